@@ -1,0 +1,1 @@
+"""DDQ: learned mixed-precision quantization for Keras, exported to TFLite."""

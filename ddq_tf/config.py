@@ -1,0 +1,188 @@
+"""What a user chooses, as frozen, validated dataclasses (stdlib only)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from ddq_tf.errors import DDQError
+from ddq_tf.targets import OpKind, Target, get_target
+
+MAX_BITS = 8
+_BUDGET_TEXT = re.compile(r"^\s*([0-9.]+)\s*(bits|bytes|b|kib|kb|mib|mb|%)?\s*$", re.IGNORECASE)
+_BYTES_PER_UNIT = {
+    "bytes": 1,
+    "b": 1,
+    "kb": 1000,
+    "kib": 1024,
+    "mb": 1000**2,
+    "mib": 1024**2,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How large the weights may be in the file; exactly one attribute is set.
+
+    Attributes:
+        fraction: of the weight bytes at 8 bits, in (0, 1].
+        size_bytes: bytes of all quantized weights together, without biases and scales.
+        average_bits: mean bits per weight, in (0, 8].
+    """
+
+    fraction: float | None = None
+    size_bytes: int | None = None
+    average_bits: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.fraction, self.size_bytes, self.average_bits) if v is not None]
+        if len(given) != 1:
+            raise DDQError(
+                "Budget needs exactly one of fraction, size_bytes, average_bits. "
+                f"Received: fraction={self.fraction!r}, size_bytes={self.size_bytes!r}, "
+                f"average_bits={self.average_bits!r}"
+            )
+        top = {"fraction": 1.0, "size_bytes": float("inf"), "average_bits": float(MAX_BITS)}
+        for name, limit in top.items():
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= limit:
+                raise DDQError(f"Budget needs 0 < {name} <= {limit:g}. Received: {name}={value!r}")
+
+    @classmethod
+    def parse(cls, value: Budget | float | str) -> Budget:
+        """Reads a budget as users write it.
+
+        Args:
+            value: a Budget; a number up to 1 (fraction of the int8 bytes) or an integer above
+                (bytes); or text such as "0.6", "60%", "4.3bits", "48000bytes", "48KiB".
+
+        Raises:
+            DDQError: if it is none of these.
+        """
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, str):
+            return cls._parse_text(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DDQError(f"budget must be a number, text or Budget. Received: budget={value!r}")
+        if value <= 1:
+            return cls(fraction=float(value))
+        if float(value).is_integer():
+            return cls(size_bytes=int(value))
+        raise DDQError(
+            "budget as a bare number is a fraction up to 1 or whole bytes; for average bits write "
+            f"Budget(average_bits={value}) or '{value}bits'. Received: budget={value!r}"
+        )
+
+    @classmethod
+    def _parse_text(cls, text: str) -> Budget:
+        match = _BUDGET_TEXT.match(text)
+        try:
+            number = float(match.group(1)) if match else float("nan")
+        except ValueError:
+            number = float("nan")
+        if match is None or number != number:
+            raise DDQError(
+                "budget must read like '0.6', '60%', '4.3bits', '48000bytes' or '48KiB'. "
+                f"Received: budget={text!r}"
+            )
+        unit = (match.group(2) or "").lower()
+        if unit == "bits":
+            return cls(average_bits=number)
+        if unit == "%":
+            return cls(fraction=number / 100)
+        if unit:
+            return cls(size_bytes=int(number * _BYTES_PER_UNIT[unit]))
+        return cls.parse(int(number) if number > 1 and number.is_integer() else number)
+
+    def bits_of(self, num_weights: int) -> float:
+        """Returns the budget in bits for a model of `num_weights` weights."""
+        if self.fraction is not None:
+            return self.fraction * num_weights * MAX_BITS
+        if self.size_bytes is not None:
+            return self.size_bytes * 8.0
+        return float(self.average_bits or 0) * num_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDQConfig:
+    """Everything that `quantize_model` may be told.
+
+    Attributes:
+        target: where the file will run; see `ddq_tf.targets.TARGETS`.
+        budget: for the weights (see `Budget.parse`), or None for no pressure on the precision.
+        precisions: weight precisions to learn over, or None for those that the target stores.
+            An operator whose storage holds only 8 bits then stays at 8.
+        activation_bits: precision of activations.
+        search_fraction: share of the training after which the gates freeze.
+        calibration_samples: values kept of each activation for choosing its initial range.
+        seed: for gate exploration and calibration sampling.
+    """
+
+    target: str = "litert"
+    budget: Budget | float | str | None = 0.6
+    precisions: tuple[int, ...] | None = None
+    activation_bits: int = 8
+    search_fraction: float = 0.5
+    calibration_samples: int = 65536
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        get_target(self.target)
+        if self.budget is not None:
+            object.__setattr__(self, "budget", Budget.parse(self.budget))
+        if self.precisions is not None:
+            self._check_precisions(self.precisions)
+        if self.activation_bits != MAX_BITS:
+            raise DDQError(f"activation_bits must be 8. Received: {self.activation_bits!r}")
+        if not 0 < self.search_fraction < 1:
+            raise DDQError(
+                "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
+                f"time to settle after. Received: search_fraction={self.search_fraction!r}"
+            )
+        if self.calibration_samples < 256:
+            raise DDQError(
+                "calibration_samples must be at least 256. "
+                f"Received: calibration_samples={self.calibration_samples!r}"
+            )
+
+    def _check_precisions(self, precisions: tuple[int, ...]) -> None:
+        allowed = range(2, MAX_BITS + 1)
+        ordered = tuple(sorted(set(precisions)))
+        if not precisions or ordered != tuple(precisions) or any(b not in allowed for b in ordered):
+            raise DDQError(
+                "precisions must be distinct, ascending and within 2..8. "
+                f"Received: precisions={precisions!r}"
+            )
+
+    @property
+    def resolved_target(self) -> Target:
+        """The target as a value object."""
+        return get_target(self.target)
+
+    def precisions_for(self, kind: OpKind, in_channels: int) -> tuple[int, ...]:
+        """Returns the precisions that a weight of this kind learns over.
+
+        XNNPACK takes INT4 FULLY_CONNECTED weights only for an even number of input channels;
+        other operators that would leave the delegate stay at 8 bits.
+        """
+        if self.precisions is not None:
+            return self.precisions
+        stored = self.resolved_target.storage_bits[kind]
+        odd = kind in (OpKind.POINTWISE, OpKind.DENSE) and in_channels % 2
+        return tuple(b for b in stored if b == MAX_BITS or not odd)
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain values from which `from_dict` restores the configuration."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> DDQConfig:
+        """Restores a configuration, for example from a saved model."""
+        fields = dict(values)
+        budget = fields.get("budget")
+        if isinstance(budget, dict):
+            fields["budget"] = Budget(**budget)
+        if isinstance(fields.get("precisions"), list | tuple):
+            fields["precisions"] = tuple(fields["precisions"])  # type: ignore[arg-type]
+        return cls(**fields)  # type: ignore[arg-type]
