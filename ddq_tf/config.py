@@ -115,7 +115,7 @@ class DDQConfig:
             An operator whose storage holds only 8 bits then stays at 8.
         activation_bits: precision of activations.
         search_fraction: share of the training after which the gates freeze.
-        calibration_samples: values kept of each activation for choosing its initial range.
+        calibration_images: how many inputs of the calibration data are used at most.
         seed: for gate exploration and calibration sampling.
     """
 
@@ -124,7 +124,7 @@ class DDQConfig:
     precisions: tuple[int, ...] | None = None
     activation_bits: int = 8
     search_fraction: float = 0.5
-    calibration_samples: int = 65536
+    calibration_images: int = 512
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -140,10 +140,10 @@ class DDQConfig:
                 "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
                 f"time to settle after. Received: search_fraction={self.search_fraction!r}"
             )
-        if self.calibration_samples < 256:
+        if self.calibration_images < 1:
             raise DDQError(
-                "calibration_samples must be at least 256. "
-                f"Received: calibration_samples={self.calibration_samples!r}"
+                "calibration_images must be at least 1. "
+                f"Received: calibration_images={self.calibration_images!r}"
             )
 
     def _check_precisions(self, precisions: tuple[int, ...]) -> None:
@@ -168,8 +168,10 @@ class DDQConfig:
         """
         if self.precisions is not None:
             return self.precisions
-        stored = self.resolved_target.storage_bits[kind]
-        odd = kind in (OpKind.POINTWISE, OpKind.DENSE) and in_channels % 2
+        target = self.resolved_target
+        stored = target.learned_bits(kind)
+        full = kind in (OpKind.POINTWISE, OpKind.DENSE) and target.fully_connected_pointwise
+        odd = full and in_channels % 2
         return tuple(b for b in stored if b == MAX_BITS or not odd)
 
     def to_dict(self) -> dict[str, object]:

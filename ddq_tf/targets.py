@@ -29,6 +29,8 @@ class Target:
         name: the name users write.
         description: one line for `--help`.
         storage_bits: for each operator kind, the weight widths in bits that the file can hold.
+        code_bits: for targets whose tool chain rewards few distinct codes in wide storage, the
+            precisions worth learning; the budget then counts code bits. None elsewhere.
         fully_connected_pointwise: whether 1x1 stride-1 convolutions become FULLY_CONNECTED, the
             only operator whose INT4 weights XNNPACK takes.
         min_runtime: the oldest LiteRT release that runs the file, by how wide its narrowest
@@ -40,6 +42,15 @@ class Target:
     storage_bits: dict[OpKind, tuple[int, ...]]
     fully_connected_pointwise: bool
     min_runtime: dict[int, str]
+    code_bits: tuple[int, ...] | None = None
+
+    def learned_bits(self, kind: OpKind) -> tuple[int, ...]:
+        """Returns the precisions worth learning for an operator kind, ascending."""
+        return self.code_bits or self.storage_bits[kind]
+
+    def counted_bits(self, kind: OpKind, bits: int) -> int:
+        """Returns what the budget counts for a weight of `bits` bits."""
+        return bits if self.code_bits else self.stored_bits(kind, bits)
 
     def stored_bits(self, kind: OpKind, bits: int) -> int:
         """Returns the narrowest stored width that holds codes of `bits` bits."""
@@ -79,6 +90,7 @@ TARGETS: dict[str, Target] = {
             storage_bits=dict.fromkeys(OpKind, (8,)),
             fully_connected_pointwise=False,
             min_runtime={8: "1.0.1"},
+            code_bits=(4, 8),
         ),
     )
 }

@@ -1,1 +1,23 @@
-"""."""
+"""Keras layers whose weights and activations are quantized with learned parameters."""
+
+from ddq_tf.layers.activation import ACTIVATION_KINDS, DDQActivation, DDQSoftmax
+from ddq_tf.layers.weighted import (
+    DDQConv2D,
+    DDQDense,
+    DDQDepthwiseConv2D,
+    DDQWeightedLayer,
+    activation_layers,
+    weighted_layers,
+)
+
+__all__ = [
+    "ACTIVATION_KINDS",
+    "DDQActivation",
+    "DDQConv2D",
+    "DDQDense",
+    "DDQDepthwiseConv2D",
+    "DDQSoftmax",
+    "DDQWeightedLayer",
+    "activation_layers",
+    "weighted_layers",
+]

@@ -1,0 +1,162 @@
+"""One flat list of layer calls for any Sequential, Functional or nested Keras model.
+
+The only file that reads Keras's private graph (`_nodes_by_depth`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ddq_tf.errors import DDQError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlatNode:
+    """One call of one layer.
+
+    Attributes:
+        layer: the Keras layer (or operation) called.
+        name: the layer's name, unique in the flat graph: prefixed with its model's where needed.
+        inputs: numbers of the tensors that it reads.
+        outputs: numbers of the tensors that it writes.
+        shapes: shapes of its inputs, None for the batch.
+        inference: whether an enclosing call said training=False.
+    """
+
+    layer: Any
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: tuple[tuple[int | None, ...], ...]
+    inference: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlatGraph:
+    """A model without nesting; nodes in an order in which they can run."""
+
+    nodes: tuple[FlatNode, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    input_names: tuple[str, ...]
+    input_shapes: tuple[tuple[int | None, ...], ...]
+
+    def consumers(self, tensor: int) -> list[FlatNode]:
+        """Returns the nodes that read a tensor."""
+        return [node for node in self.nodes if tensor in node.inputs]
+
+    def producer(self, tensor: int) -> FlatNode | None:
+        """Returns the node that writes a tensor; None for a model input."""
+        return next((node for node in self.nodes if tensor in node.outputs), None)
+
+    def sole_consumer(self, tensor: int) -> FlatNode | None:
+        """Returns the only reader of a tensor; None if it has several or is an output."""
+        readers = self.consumers(tensor)
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+
+def functional_of(model: Any) -> Any:
+    """Returns the Functional model behind a Sequential or Functional one.
+
+    Raises:
+        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model.
+    """
+    if not isinstance(model, keras.Model):
+        raise DDQError(
+            "model must be a Keras 3 model (keras.Model; tf_keras models must be re-saved with "
+            f"Keras 3). Received: {type(model).__module__}.{type(model).__name__}"
+        )
+    if isinstance(model, keras.Sequential):
+        inner = getattr(model, "_functional", None)
+        if inner is None:
+            raise DDQError(
+                f"model {model.name!r} is not built: its input shape is unknown. Start it with "
+                "keras.Input(shape) or call model.build(input_shape)."
+            )
+        return inner
+    if not hasattr(model, "_nodes_by_depth"):
+        raise DDQError(
+            f"model {model.name!r} ({type(model).__name__}) is subclassed: its graph cannot be "
+            "read. Express it as keras.Model(inputs, outputs) or keras.Sequential."
+        )
+    return model
+
+
+class _Flattener:
+    """Numbers tensors and collects nodes while walking nested models."""
+
+    def __init__(self) -> None:
+        self.nodes: list[FlatNode] = []
+        self._names: dict[str, int] = {}
+        self._count = 0
+
+    def new_tensor(self) -> int:
+        """Returns an unused tensor number."""
+        self._count += 1
+        return self._count - 1
+
+    def walk(
+        self, functional: Any, inputs: Sequence[int], prefix: str, inference: bool
+    ) -> list[int]:
+        """Appends the nodes of a model; returns the numbers of its outputs."""
+        numbers = {id(t): n for t, n in zip(functional.inputs, inputs, strict=True)}
+        for depth in sorted(functional._nodes_by_depth, reverse=True):
+            for node in functional._nodes_by_depth[depth]:
+                if not node.is_input:
+                    self._visit(node, numbers, prefix, inference)
+        return [numbers[id(tensor)] for tensor in functional.outputs]
+
+    def _visit(self, node: Any, numbers: dict[int, int], prefix: str, inference: bool) -> None:
+        layer = node.operation
+        reads = [numbers[id(tensor)] for tensor in node.arguments.keras_tensors]
+        fixed = inference or _says_inference(node.arguments.kwargs)
+        if isinstance(layer, keras.Model):
+            writes = self.walk(functional_of(layer), reads, f"{prefix}{layer.name}_", fixed)
+        else:
+            writes = [self.new_tensor() for _ in node.outputs]
+            self.nodes.append(
+                FlatNode(
+                    layer=layer,
+                    name=self._unique(layer, prefix),
+                    inputs=tuple(reads),
+                    outputs=tuple(writes),
+                    shapes=tuple(tuple(t.shape) for t in node.arguments.keras_tensors),
+                    inference=fixed,
+                )
+            )
+        numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
+
+    def _unique(self, layer: Any, prefix: str) -> str:
+        """The layer's own name, or prefixed where another layer has it already."""
+        name = layer.name
+        if self._names.setdefault(name, id(layer)) != id(layer):
+            name = f"{prefix}{name}"
+            self._names.setdefault(name, id(layer))
+        return name
+
+
+def _says_inference(kwargs: Mapping[str, Any]) -> bool:
+    return kwargs.get("training") is False
+
+
+def flatten(model: Any) -> FlatGraph:
+    """Returns the flat graph of a Sequential, Functional or nested model.
+
+    Raises:
+        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model.
+    """
+    functional = functional_of(model)
+    flattener = _Flattener()
+    inputs = [flattener.new_tensor() for _ in functional.inputs]
+    outputs = flattener.walk(functional, inputs, "", False)
+    return FlatGraph(
+        nodes=tuple(flattener.nodes),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        input_names=tuple(t._keras_history.operation.name for t in functional.inputs),
+        input_shapes=tuple(tuple(tensor.shape) for tensor in functional.inputs),
+    )

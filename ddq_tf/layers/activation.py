@@ -1,0 +1,121 @@
+"""Activations that quantize their output."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from ddq_tf.errors import DDQError
+from ddq_tf.quantizers import ActivationQuantizer
+from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
+
+Tensor = Any
+
+_CEILINGS: dict[str, float | None] = {"linear": None, "relu": None, "relu6": 6.0}
+ACTIVATION_KINDS = tuple(_CEILINGS)
+
+SOFTMAX_SCALE = 1.0 / 256.0
+
+
+class Observer(Protocol):
+    """Receives the float values of an activation while a model is being calibrated."""
+
+    def __call__(self, values: Tensor) -> None:
+        """Takes one batch."""
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQActivation(keras.layers.Layer):
+    """ReLU, ReLU6 or nothing, followed by quantization with a learned range.
+
+    The clipping of the grid *is* the activation: an unsigned grid starts at 0 (ReLU), and a range
+    kept at or below 6 ends where ReLU6 does. Only a signed grid (kind "linear") sees negatives.
+
+    Args:
+        kind: "linear", "relu" or "relu6".
+        num_bits: precision, 2..8.
+        signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
+        learned: whether the range is trained.
+    """
+
+    def __init__(
+        self,
+        kind: str = "linear",
+        num_bits: int = 8,
+        signed: bool | None = None,
+        learned: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kind not in ACTIVATION_KINDS:
+            raise DDQError(
+                f"layer {self.name!r}: kind must be one of {ACTIVATION_KINDS}. "
+                f"Received: kind={kind!r}"
+            )
+        if signed is None:
+            signed = kind == "linear"
+        if signed and kind != "linear":
+            raise DDQError(
+                f"layer {self.name!r}: {kind} has no negative values to give a signed grid. "
+                "Received: signed=True"
+            )
+        self.kind = kind
+        self.quantizer = ActivationQuantizer(
+            num_bits, signed=signed, learned=learned, ceiling=_CEILINGS[kind], name="quantizer"
+        )
+        self.observer: Observer | None = None
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the quantizer."""
+        self.quantizer.build(input_shape)
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Applies the activation and quantizes."""
+        if self.observer is None:
+            return self.quantizer(inputs)
+        outputs = self._float_activation(inputs)
+        self.observer(outputs)
+        return outputs
+
+    def _float_activation(self, inputs: Tensor) -> Tensor:
+        """The activation without quantization."""
+        if self.kind == "relu6":
+            return ops.relu6(inputs)
+        return ops.relu(inputs) if self.kind == "relu" else inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "kind": self.kind,
+            "num_bits": self.quantizer.num_bits,
+            "signed": self.quantizer.signed,
+            "learned": self.quantizer.learned,
+        }
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQSoftmax(keras.layers.Layer):
+    """Softmax over the last axis; in inference on TFLite's fixed grid of 256 steps of 1/256.
+
+    Training sees the float probabilities: a loss on the rounded ones has no gradient where a
+    probability rounds to 0.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Returns probabilities, of the inputs' shape."""
+        outputs = ops.softmax(inputs, axis=-1)
+        if training:
+            return outputs
+        return fake_quantize(outputs, as_float32(SOFTMAX_SCALE), as_float32(0), as_float32(255))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape."""
+        return input_shape

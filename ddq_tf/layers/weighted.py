@@ -1,0 +1,150 @@
+"""Convolution and dense layers with quantized kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddq_tf.layers.activation import DDQActivation
+from ddq_tf.quantizers import WeightQuantizer
+from ddq_tf.targets import OpKind
+
+Tensor = Any
+
+
+class DDQWeightedLayer:
+    """What the weighted DDQ layers share: a kernel and its `WeightQuantizer`.
+
+    Mixed in before the Keras layer. Takes the Keras layer's arguments and:
+
+    Args:
+        precisions: the weight precisions to learn over, ascending, each 2..8.
+        quantizer_seed: for exploring precisions in training.
+    """
+
+    _channel_axes = 1
+    quantizer: WeightQuantizer
+    kernel: Any
+    bias: Any
+    name: str
+
+    def __init__(
+        self,
+        *args: Any,
+        precisions: Sequence[int] = (4, 8),
+        quantizer_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.quantizer = WeightQuantizer(
+            precisions, channel_axes=self._channel_axes, seed=quantizer_seed, name="quantizer"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the kernel and its quantizer, with ranges that cover the initial kernel."""
+        super().build(input_shape)  # type: ignore[misc]
+        self.quantizer.build(self.kernel.shape)
+        self.quantizer.calibrate(ops.convert_to_numpy(self.kernel), method="max")
+
+    @property
+    def kind(self) -> OpKind:
+        """The kind of operator that targets tell apart."""
+        raise NotImplementedError
+
+    @property
+    def num_bits(self) -> int:
+        """The weight precision in force."""
+        return self.quantizer.num_bits
+
+    def integer_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (codes, scale) of the kernel; see `WeightQuantizer.export`."""
+        return self.quantizer.export(self.kernel)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),  # type: ignore[misc]
+            "precisions": list(self.quantizer.precisions),
+            "quantizer_seed": self.quantizer.seed,
+        }
+
+    def _finish(self, outputs: Tensor) -> Tensor:
+        """Adds the bias and applies the activation, as the Keras layer does."""
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        activation = self.activation  # type: ignore[attr-defined]
+        return outputs if activation is None else activation(outputs)
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQConv2D(DDQWeightedLayer, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` (channels last) with a quantized kernel.
+
+    Kernel (height, width, in_channels, filters); one range per filter.
+    """
+
+    @property
+    def kind(self) -> OpKind:
+        """POINTWISE for 1x1 kernels at stride 1, otherwise CONV."""
+        pointwise = tuple(self.kernel_size) == (1, 1) and tuple(self.strides) == (1, 1)
+        return OpKind.POINTWISE if pointwise and self.groups == 1 else OpKind.CONV
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Convolves with the quantized kernel."""
+        kernel = self.quantizer(self.kernel, training=training)
+        return self._finish(self.convolution_op(inputs, kernel))
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQDepthwiseConv2D(DDQWeightedLayer, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` (channels last) with a quantized kernel.
+
+    Kernel (height, width, in_channels, depth_multiplier); one range per output channel.
+    """
+
+    _channel_axes = 2
+
+    @property
+    def kind(self) -> OpKind:
+        """Always DEPTHWISE."""
+        return OpKind.DEPTHWISE
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Convolves each channel with its quantized kernel."""
+        outputs = ops.depthwise_conv(
+            inputs,
+            self.quantizer(self.kernel, training=training),
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+        return self._finish(outputs)
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQDense(DDQWeightedLayer, keras.layers.Dense):
+    """`keras.layers.Dense` with a quantized kernel (inputs, units); one range per unit."""
+
+    @property
+    def kind(self) -> OpKind:
+        """Always DENSE."""
+        return OpKind.DENSE
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Multiplies with the quantized kernel."""
+        return self._finish(ops.matmul(inputs, self.quantizer(self.kernel, training=training)))
+
+
+def weighted_layers(model: keras.Model) -> list[Any]:
+    """Returns the model's layers with quantized weights, in network order."""
+    return [layer for layer in model.layers if isinstance(layer, DDQWeightedLayer)]
+
+
+def activation_layers(model: keras.Model) -> list[DDQActivation]:
+    """Returns the model's activation quantizers, in network order."""
+    return [layer for layer in model.layers if isinstance(layer, DDQActivation)]

@@ -1,0 +1,74 @@
+"""Rounding to a uniform grid, with the gradients of DDQ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+
+def _sum_to_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sums out the axes over which a tensor of `shape` was broadcast (leading axes, and 1s)."""
+    x = ops.sum(x, axis=tuple(range(len(x.shape) - len(shape))))
+    ones = tuple(i for i, size in enumerate(shape) if size == 1)
+    return ops.sum(x, axis=ones, keepdims=True) if ones else x
+
+
+@ops.custom_gradient
+def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+    r"""Rounds to the nearest point of a uniform grid (ties to even) and clips at its ends.
+
+    Forward, with s the scale:
+        x_q = s * clip(round(x / s), qmin, qmax)
+    Backward (the uniform case of DDQ's nearest-level step, reconstructed; equal to LSQ):
+        dx_q/dx = 1 where qmin <= x/s <= qmax, else 0
+        dx_q/ds = clip(round(x/s), qmin, qmax) - (x/s inside, 0 outside)
+    The division is done as a multiplication with the float32 reciprocal; exporters that repeat it
+    get the same codes.
+
+    Args:
+        x: float32, any shape.
+        scale: float32 > 0; broadcasts against the trailing axes of x.
+        qmin: float32 scalar, smallest code.
+        qmax: float32 scalar, largest code.
+
+    Returns:
+        x_q: float32, the shape of x.
+    """
+    units = x * ops.reciprocal(scale)
+    codes = ops.clip(ops.round(units), qmin, qmax)
+
+    def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
+        g = args[0] if upstream is None else upstream
+        inside = ops.logical_and(units >= qmin, units <= qmax)
+        dx = ops.where(inside, g, ops.zeros_like(g))
+        dscale = _sum_to_shape(g * codes - dx * units, tuple(scale.shape))
+        return dx, dscale, ops.zeros_like(qmin), ops.zeros_like(qmax)
+
+    return codes * scale, grad
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    """Returns x unchanged; its gradient arrives multiplied by `factor`."""
+    scaled = x * factor
+    return scaled + ops.stop_gradient(x - scaled)
+
+
+def range_gradient_factor(base_range: Tensor, qmax: int, num_values: float) -> Tensor:
+    """Returns the factor on the gradient of a logarithmic range: c / base_range^2.
+
+    LSQ multiplies the gradient of s by 1/sqrt(N n), with N values on one scale and n = qmax. For
+    log s that is c = n^1.5 / sqrt(N). n is taken as at most 7 (4 bits): above, one clipped value
+    would move its range by a large part of itself. Ranges below 0.01 (dead channels) count as
+    0.01.
+    """
+    speed = float(min(qmax, 7) ** 1.5 / np.sqrt(num_values))
+    return speed / ops.maximum(ops.square(base_range), 1e-4)
+
+
+def as_float32(value: float) -> Tensor:
+    """Returns a float32 scalar tensor, as `fake_quantize` takes its code limits."""
+    return ops.convert_to_tensor(value, dtype="float32")

@@ -1,0 +1,86 @@
+"""A model's weight budget: what its layers cost at each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.config import Budget, DDQConfig
+from ddq_tf.errors import DDQError
+from ddq_tf.layers import weighted_layers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightBudget:
+    """Bits that each weighted layer can take, and the limit for their sum.
+
+    Attributes:
+        layers: the DDQ layers, in network order.
+        costs: per layer, shape (precisions,): bits stored for the whole kernel.
+        capacity_bits: the limit, or None for no limit.
+    """
+
+    layers: tuple[Any, ...]
+    costs: tuple[np.ndarray, ...]
+    capacity_bits: float | None
+
+    @property
+    def num_weights(self) -> int:
+        """Number of quantized weights of the model."""
+        return sum(layer.quantizer.num_weights for layer in self.layers)
+
+    @property
+    def used_bits(self) -> int:
+        """Bits stored at the precisions in force."""
+        pairs = zip(self.layers, self.costs, strict=True)
+        return int(sum(cost[int(layer.quantizer.choice)] for layer, cost in pairs))
+
+    @property
+    def average_bits(self) -> float:
+        """Mean stored bits per weight."""
+        return self.used_bits / self.num_weights
+
+    @property
+    def full_bits(self) -> float:
+        """Bits stored if every layer has its highest precision."""
+        return float(sum(cost[-1] for cost in self.costs))
+
+    @property
+    def least_bits(self) -> float:
+        """Bits stored if every layer has its lowest precision."""
+        return float(sum(cost[0] for cost in self.costs))
+
+
+def weight_budget(model: keras.Model, config: DDQConfig) -> WeightBudget:
+    """Returns the budget of a DDQ model.
+
+    Raises:
+        DDQError: if the budget lies below what the lowest precisions take.
+    """
+    target = config.resolved_target
+    layers = tuple(weighted_layers(model))
+    costs = tuple(
+        np.array(
+            [
+                float(layer.quantizer.num_weights * target.counted_bits(layer.kind, bits))
+                for bits in layer.quantizer.precisions
+            ]
+        )
+        for layer in layers
+    )
+    num_weights = sum(layer.quantizer.num_weights for layer in layers)
+    capacity = config.budget.bits_of(num_weights) if isinstance(config.budget, Budget) else None
+    budget = WeightBudget(layers=layers, costs=costs, capacity_bits=capacity)
+    if capacity is not None and budget.least_bits > capacity:
+        least = budget.least_bits
+        raise DDQError(
+            f"the budget is impossible: target {config.target!r} stores the {num_weights} weights "
+            f"of model {model.name!r} in at least {int(least / 8)} bytes "
+            f"({least / num_weights:.2f} bits per weight, {least / num_weights / 8:.3f} of int8). "
+            f"Received: a budget of {int(capacity / 8)} bytes. Raise the budget, or choose a "
+            "target or precisions that go lower."
+        )
+    return budget

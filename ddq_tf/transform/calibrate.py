@@ -1,0 +1,161 @@
+"""Initial ranges from the float model's own values on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddq_tf.errors import DDQError
+from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
+from ddq_tf.quantizers import optimal_activation_range
+
+_BATCH = 32
+_VALUES_KEPT = 1 << 17
+
+
+class _Sampler:
+    """Keeps a random sample of a tensor's values, and its extremes."""
+
+    def __init__(self, seed: int, per_batch: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._per_batch = per_batch
+        self._parts: list[np.ndarray] = []
+
+    def __call__(self, values: Any) -> None:
+        flat = ops.convert_to_numpy(values).reshape(-1)
+        self._parts.append(np.array([flat.min(), flat.max()]))
+        if flat.size > self._per_batch:
+            flat = flat[self._random.integers(0, flat.size, self._per_batch)]
+        self._parts.append(flat.copy())
+
+    @property
+    def values(self) -> np.ndarray:
+        """All that was kept."""
+        return np.concatenate(self._parts)
+
+
+def images_of(
+    calibration: Any, input_shape: tuple[int | None, ...], limit: int
+) -> list[np.ndarray]:
+    """Returns calibration data as checked float32 batches.
+
+    Args:
+        calibration: an array of inputs, or an iterable of batches, each an array or a tuple whose
+            first element is one (as tf.data pipelines and keras.utils.PyDataset give).
+        input_shape: the model's input shape, None for what is free.
+        limit: how many inputs to take at most.
+
+    Raises:
+        DDQError: if there are none, or one has the wrong shape or is not finite.
+    """
+    batches: list[np.ndarray] = []
+    taken = 0
+    for number, batch in enumerate(_batches(calibration)):
+        images = np.asarray(batch[: limit - taken], np.float32)
+        _check_batch(images, input_shape, number)
+        batches.append(images)
+        taken += len(images)
+        if taken >= limit:
+            break
+    if not taken:
+        raise DDQError(
+            "calibration data is empty: at least one batch of inputs is required to choose the "
+            "activation ranges. Received: none."
+        )
+    return batches
+
+
+def _batches(calibration: Any) -> Iterator[Any]:
+    if calibration is None or isinstance(calibration, str | bytes | int | float):
+        raise DDQError(
+            "calibration must be an array of inputs or an iterable of batches. "
+            f"Received: {calibration!r}"
+        )
+    if isinstance(calibration, np.ndarray) or ops.is_tensor(calibration):
+        array = ops.convert_to_numpy(calibration)
+        for start in range(0, len(array) if array.ndim else 0, _BATCH):
+            yield array[start : start + _BATCH]
+        return
+    source: Iterable[Any] = calibration
+    if not hasattr(source, "__iter__") and hasattr(source, "__getitem__"):
+        source = (calibration[i] for i in range(len(calibration)))
+    for batch in source:
+        yield batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def _check_batch(images: np.ndarray, input_shape: tuple[int | None, ...], number: int) -> None:
+    wanted = input_shape[1:]
+    fits = images.ndim == len(input_shape) and all(
+        w is None or w == g for w, g in zip(wanted, images.shape[1:], strict=True)
+    )
+    if not fits:
+        raise DDQError(
+            f"calibration batch {number} needs the shape (batch, "
+            f"{', '.join('any' if d is None else str(d) for d in wanted)}). "
+            f"Received: {images.shape}. Batches come first: pass dataset.batch(32), not single "
+            "images."
+        )
+    if not np.isfinite(images).all():
+        raise DDQError(f"calibration batch {number} holds NaN or infinite values.")
+
+
+def calibrate(model: keras.Model, batches: list[np.ndarray], seed: int) -> None:
+    """Sets every range of a DDQ model: weights by their kernels, activations by the data.
+
+    The data passes through the float network (quantizers off), so that no range depends on the
+    order of layers. A "linear" activation that never went below 0 gets an unsigned grid.
+
+    Args:
+        model: a DDQ model with its weights in place.
+        batches: inputs, as `images_of` returns them.
+        seed: for sampling values.
+
+    Raises:
+        DDQError: if an activation is not finite on the data.
+    """
+    for layer in weighted_layers(model):
+        layer.quantizer.calibrate(ops.convert_to_numpy(layer.kernel))
+    samplers = _observe(model, batches, seed)
+    broken = [name for name, s in samplers.items() if not np.isfinite(s.values).all()]
+    if broken:
+        raise DDQError(
+            "activations must be finite on the calibration data; check the input's range and the "
+            f"weights. Received NaN or infinite values first at layer {broken[0]!r}."
+        )
+    for layer in activation_layers(model):
+        _set_activation_range(layer, samplers[layer.name].values)
+
+
+def _observe(model: keras.Model, batches: list[np.ndarray], seed: int) -> dict[str, _Sampler]:
+    """Runs the float network and returns what each activation showed."""
+    per_batch = max(_VALUES_KEPT // len(batches), 256)
+    layers = activation_layers(model)
+    samplers = {layer.name: _Sampler(seed + i, per_batch) for i, layer in enumerate(layers)}
+    try:
+        for layer in layers:
+            layer.observer = samplers[layer.name]
+        for layer in weighted_layers(model):
+            layer.quantizer.bypass = True
+        for batch in batches:
+            model(batch, training=False)
+    finally:
+        for layer in layers:
+            layer.observer = None
+        for layer in weighted_layers(model):
+            layer.quantizer.bypass = False
+    return samplers
+
+
+def _set_activation_range(layer: DDQActivation, values: np.ndarray) -> None:
+    quantizer = layer.quantizer
+    if layer.kind == "linear":
+        quantizer.signed = bool(values.min() < 0)
+    if not quantizer.learned:
+        quantizer.set_range(max(float(np.abs(values).max()), 1e-6))
+        return
+    best = optimal_activation_range(values, quantizer.num_bits, signed=quantizer.signed)
+    quantizer.set_range(best)

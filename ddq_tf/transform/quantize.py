@@ -1,0 +1,76 @@
+"""`quantize_model`: the one call from a float model to a DDQ model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.graph import FlatGraph, align_biases, flatten
+from ddq_tf.search import DDQModel, weight_budget
+from ddq_tf.transform.calibrate import calibrate, images_of
+from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.supported import WEIGHTED, problems_of
+
+
+def quantize_model(
+    model: keras.Model, config: DDQConfig | None = None, calibration: Any = None
+) -> DDQModel:
+    """Returns a DDQ model that starts from a float model's weights; the original stays as it is.
+
+    Nested models are flattened. Every layer of the result is trainable, also where the original
+    was frozen (a frozen kernel could not adapt to its levels); BatchNorms keep their flag. Set
+    `trainable` afterwards to hold layers back.
+
+    Args:
+        model: a built Sequential or Functional Keras 3 model; nested ones too.
+        config: target, budget and the rest.
+        calibration: inputs as the model takes them: an array, or batches of them (a tf.data
+            pipeline with or without labels); a few hundred are plenty.
+
+    Returns:
+        A `DDQModel` with calibrated ranges, at the highest precisions, to compile and fit.
+
+    Raises:
+        DDQError: before any work starts, if the model is unbuilt or subclassed, has unsupported
+            layers (all are named), NaN weights or several inputs; if the calibration data is
+            empty or does not fit; if the budget cannot be met.
+    """
+    config = config or DDQConfig()
+    graph = flatten(model)
+    _check_model(model, graph)
+    batches = images_of(calibration, graph.input_shapes[0], config.calibration_images)
+    quantized = rebuild(graph, config, model.name)
+    weight_budget(quantized, config)
+    calibrate(quantized, batches, config.seed)
+    align_biases(quantized)
+    return quantized
+
+
+def _check_model(model: keras.Model, graph: FlatGraph) -> None:
+    """Raises one error for all that is wrong with a model."""
+    if len(graph.inputs) != 1:
+        raise DDQError(
+            f"model {model.name!r} needs exactly one input. Received: {len(graph.inputs)} inputs "
+            f"({', '.join(graph.input_names)})."
+        )
+    raise_all(f"model {model.name!r} cannot be quantized:", problems_of(graph))
+    if not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes):
+        raise DDQError(f"model {model.name!r} has no convolution or dense layer to quantize.")
+    raise_all(f"weights of model {model.name!r} must be finite:", _not_finite(graph))
+
+
+def _not_finite(graph: FlatGraph) -> list[str]:
+    found = {}
+    for node in graph.nodes:
+        for variable in node.layer.weights:
+            bad = int(np.sum(~np.isfinite(keras.ops.convert_to_numpy(variable))))
+            if bad:
+                found[variable.path] = (
+                    f"layer {node.name!r}: {bad} of {int(np.prod(variable.shape))} values of "
+                    f"{variable.name!r} are NaN or infinite"
+                )
+    return list(found.values())
