@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from ddq_tf.errors import raise_all
 
 
 class DType(enum.Enum):
@@ -32,8 +34,13 @@ class DType(enum.Enum):
             self.value, 4 if self is DType.INT4 else 2
         )
 
+    @property
+    def numpy(self) -> np.dtype:
+        """The numpy type that holds the values; INT4 and INT2 are held unpacked in int8."""
+        return np.dtype("int8" if self.bits < 8 else self.value.lower())
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Quantization:
     """Affine quantization: real = scale * (code - zero_point).
 
@@ -47,8 +54,18 @@ class Quantization:
     zero_point: int = 0
     axis: int = 0
 
+    def __eq__(self, other: object) -> bool:
+        """Whether scale (bit by bit), zero point and axis are equal."""
+        if not isinstance(other, Quantization):
+            return NotImplemented
+        return (
+            _same_array(self.scale, other.scale)
+            and self.zero_point == other.zero_point
+            and self.axis == other.axis
+        )
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Tensor:
     """A constant or an activation.
 
@@ -70,6 +87,16 @@ class Tensor:
     def is_constant(self) -> bool:
         """Whether the tensor's values are in the file."""
         return self.data is not None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether declaration and values are equal."""
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return (
+            (self.name, self.shape, self.dtype) == (other.name, other.shape, other.dtype)
+            and self.quantization == other.quantization
+            and _same_array(self.data, other.data)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,3 +145,82 @@ class Graph:
     def consumers(self, tensor_name: str) -> list[Op]:
         """Returns the ops that read a tensor."""
         return [op for op in self.ops if tensor_name in op.inputs]
+
+
+def prune(graph: Graph) -> Graph:
+    """Returns the graph without the tensors that nothing reads or writes any more."""
+    used = {*graph.inputs.values(), *graph.outputs.values()}
+    used.update(name for op in graph.ops for name in (*op.inputs, *op.outputs))
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name in used}
+    return dataclasses.replace(graph, tensors=tensors)
+
+
+def check(graph: Graph) -> None:
+    """Checks that a graph is well formed, whatever its operators mean.
+
+    Raises:
+        DDQError: listing every tensor and operator that is not.
+    """
+    problems = [
+        f"tensor {tensor.name!r}: {problem}"
+        for tensor in graph.tensors.values()
+        for problem in _tensor_problems(tensor)
+    ]
+    problems += [
+        f"tensor {tensor.name!r} is filed under the name {name!r}"
+        for name, tensor in graph.tensors.items()
+        if name != tensor.name
+    ]
+    raise_all("the integer graph is not well formed:", [*problems, *_flow_problems(graph)])
+
+
+def _tensor_problems(tensor: Tensor) -> Iterator[str]:
+    """Yields what is wrong with one tensor's declaration."""
+    if any(size < 0 for size in tensor.shape[1:]) or any(size < -1 for size in tensor.shape[:1]):
+        yield f"sizes must be >= 0 (-1 only at axis 0). Received: shape {tensor.shape}"
+    if tensor.data is not None and tensor.data.shape != tensor.shape:
+        yield f"data must have shape {tensor.shape}. Received: {tensor.data.shape}"
+    if tensor.data is not None and tensor.data.dtype != tensor.dtype.numpy:
+        yield f"data must be {tensor.dtype.numpy}. Received: {tensor.data.dtype}"
+    if tensor.quantization is None:
+        return
+    scale, axis = tensor.quantization.scale, tensor.quantization.axis
+    if scale.dtype != np.float32 or scale.ndim != 1:
+        yield f"scale must be a float32 vector. Received: {scale.dtype}, shape {scale.shape}"
+    elif not (np.isfinite(scale).all() and (scale > 0).all()):
+        yield "every scale must be positive and finite. A dead channel still needs a scale"
+    elif scale.size != 1 and not (
+        0 <= axis < len(tensor.shape) and tensor.shape[axis] == scale.size
+    ):
+        yield f"{scale.size} scales do not fit axis {axis} of shape {tensor.shape}"
+
+
+def _flow_problems(graph: Graph) -> Iterator[str]:
+    """Yields tensors that are missing, written twice, or read before they are written."""
+    for role, names in (("input", graph.inputs.values()), ("output", graph.outputs.values())):
+        for name in names:
+            if name not in graph.tensors:
+                yield f"graph {role} {name!r} is not among the tensors"
+    written = {name for name, tensor in graph.tensors.items() if tensor.is_constant}
+    written.update(graph.inputs.values())
+    for op in graph.ops:
+        label = f"{op.kind} writing {', '.join(op.outputs)}"
+        for name in op.inputs:
+            if name and name not in written:
+                yield f"{label}: input {name!r} is not written by anything before it"
+        for name in op.outputs:
+            if name not in graph.tensors:
+                yield f"{label}: output {name!r} is not among the tensors"
+            elif name in written:
+                yield f"{label}: output {name!r} is already written"
+        written.update(op.outputs)
+    for name in graph.outputs.values():
+        if name in graph.tensors and name not in written:
+            yield f"graph output {name!r} is written by nothing"
+
+
+def _same_array(left: np.ndarray | None, right: np.ndarray | None) -> bool:
+    """Whether two arrays agree in type, shape and every element."""
+    if left is None or right is None:
+        return left is right
+    return left.dtype == right.dtype and np.array_equal(left, right)

@@ -1,1 +1,7 @@
-"""."""
+"""Image classification data: loading, augmenting, batching."""
+
+from ddq_tf.data.dataset import Dataset
+from ddq_tf.data.loading import load
+from ddq_tf.data.pipeline import Augment, batches, calibration_batches, default_augment
+
+__all__ = ["Augment", "Dataset", "batches", "calibration_batches", "default_augment", "load"]

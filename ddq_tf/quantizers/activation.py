@@ -29,7 +29,8 @@ class ActivationQuantizer(keras.layers.Layer):
     Forward:
         x_q = s * clip(round(x / s), qmin, qmax),   s = alpha / qmax,
         alpha = min(base * exp(log_range), ceiling)
-    on codes {0..2^b-1} (unsigned) or {-(2^(b-1)-1)..2^(b-1)-1} (signed). Gradients as in
+    on codes {0..2^b-1} (unsigned) or {-2^(b-1)..2^(b-1)-1} (signed), which at 8 bits are where
+    INT8 saturates by itself. Gradients as in
     `fake_quantize`; that of `log_range` is scaled by `range_gradient_factor`.
 
     Args:
@@ -77,7 +78,7 @@ class ActivationQuantizer(keras.layers.Layer):
     @property
     def qmin(self) -> int:
         """The smallest code."""
-        return -self.qmax if self.signed else 0
+        return -self.qmax - 1 if self.signed else 0
 
     def scale(self, *, gradient_factor: Tensor | None = None) -> Tensor:
         """Returns s as a float32 scalar tensor."""

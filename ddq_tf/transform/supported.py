@@ -122,6 +122,8 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
     if check is None:
         names = ", ".join(sorted(t.__name__ for t in _CHECKS))
         return f"has no integer form here; supported are {names}"
+    if isinstance(layer, keras.layers.Add) and len(node.inputs) != 2:
+        return f"needs exactly two inputs; chain several. Received: {len(node.inputs)}"
     return check(layer) or _misplaced(graph, node)
 
 

@@ -1,0 +1,246 @@
+"""A training that suits float and DDQ models alike: compile, `fit`, and resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ddq_tf.errors import DDQError
+
+# Decay pulls towards 0, which means something only for kernels.
+_NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "evidence")
+_OPTIMIZERS = ("sgd", "adam", "adamw")
+_PROBABILITIES = ("softmax", "sigmoid")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train a classifier.
+
+    Attributes:
+        epochs: passes over the training data, in all, resumed ones included.
+        batch_size: images per step; for those who make the batches.
+        learning_rate: the highest, reached at the end of the warm-up.
+        warmup_fraction: share of all steps in which it rises linearly from 0, in [0, 1).
+        schedule: "cosine" (falls to 0 at the last step) or "constant".
+        optimizer: "sgd" (Nesterov momentum 0.9), "adam" or "adamw".
+        weight_decay: decoupled, times the learning rate, on kernels only; 0 for none.
+        label_smoothing: probability spread over all classes, in [0, 1).
+        seed: of Python, NumPy and the backend.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    warmup_fraction: float = 0.05
+    schedule: str = "cosine"
+    optimizer: str = "sgd"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise DDQError(f"{name} must be at least 1. Received: {getattr(self, name)!r}")
+        if not self.learning_rate > 0:
+            raise DDQError(f"learning_rate must be above 0. Received: {self.learning_rate!r}")
+        if not self.weight_decay >= 0:
+            raise DDQError(f"weight_decay must be 0 or above. Received: {self.weight_decay!r}")
+        for name in ("warmup_fraction", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DDQError(f"{name} must lie in [0, 1). Received: {getattr(self, name)!r}")
+        for name, known in (("schedule", ("cosine", "constant")), ("optimizer", _OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise DDQError(f"{name} must be one of {list(known)}. Received: {value!r}")
+
+
+def fit_classifier(
+    model: keras.Model,
+    train: tf.data.Dataset,
+    validation: tf.data.Dataset | None,
+    config: TrainConfig,
+    *,
+    steps_per_epoch: int,
+    from_logits: bool | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+) -> keras.callbacks.History:
+    """Compiles and trains a classifier with cross-entropy.
+
+    Args:
+        model: from images to (batch, classes), logits or probabilities.
+        train: batches of (images, int labels (batch,)); repeated as often as needed.
+        validation: like `train`, evaluated after each epoch, or None.
+        config: the recipe.
+        steps_per_epoch: batches per epoch.
+        from_logits: whether the model gives logits; None looks (`outputs_logits`).
+        checkpoint_dir: folder for `history.csv` and, until the training is complete, a backup:
+            the same call after an interruption resumes at the first unfinished epoch (with
+            weights and optimizer as they were; the order of the data starts anew).
+        callbacks: further Keras callbacks.
+        verbose: as for `keras.Model.fit`.
+
+    Returns:
+        The Keras history of the epochs trained by this call.
+
+    Raises:
+        DDQError: if an argument does not fit, or the model's output tells neither way.
+    """
+    if steps_per_epoch < 1:
+        raise DDQError(f"steps_per_epoch must be at least 1. Received: {steps_per_epoch!r}")
+    if from_logits is None:
+        from_logits = outputs_logits(model)
+    keras.utils.set_random_seed(config.seed)
+    if config.label_smoothing:
+        # The sparse loss cannot smooth.
+        train = _one_hot(train, model)
+        validation = None if validation is None else _one_hot(validation, model)
+        loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(
+            from_logits, config.label_smoothing
+        )
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    model.compile(
+        optimizer=make_optimizer(config, config.epochs * steps_per_epoch),
+        loss=loss,
+        metrics=["accuracy"],
+    )
+    keeping = _keeping(checkpoint_dir)
+    try:
+        return model.fit(
+            train.repeat(),
+            validation_data=validation,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=[*keeping, *callbacks],
+            shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
+            verbose=verbose,  # type: ignore[arg-type]
+        )
+    finally:
+        _close(keeping)
+
+
+def make_optimizer(config: TrainConfig, total_steps: int) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of a recipe, its schedule laid over `total_steps` steps."""
+    rate: Any = _schedule(config, total_steps)
+    decay = config.weight_decay or None
+    if config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    elif config.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate, weight_decay=decay)
+    else:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=list(_NEVER_DECAYED))
+    return optimizer
+
+
+def outputs_logits(model: keras.Model) -> bool:
+    """Returns whether a classifier ends in logits, not in probabilities.
+
+    Goes back from the output to the first softmax or sigmoid (probabilities) or the first layer
+    with a kernel (logits); layers between, such as quantizers, pooling and reshapes, keep what
+    they are given. Layers tell by their attribute `activation`, softmax layers by their name.
+
+    Raises:
+        DDQError: if the model is not functional or sequential, or has several outputs.
+    """
+    outputs = getattr(model, "outputs", None) or ()
+    if len(outputs) != 1:
+        raise DDQError(
+            f"model {model.name!r} must be a built functional or sequential model with one output "
+            "to tell whether it gives logits; otherwise pass from_logits=True or False. "
+            f"Received: {type(model).__name__} with {len(outputs)} known outputs"
+        )
+    tensor = outputs[0]
+    while True:
+        # The only record of what made a tensor; keras.Model.summary reads it too.
+        operation, node_index, _ = tensor._keras_history
+        if isinstance(operation, keras.Model):
+            return outputs_logits(operation)
+        if _gives_probabilities(operation):
+            return False
+        inputs = operation._inbound_nodes[node_index].input_tensors
+        if getattr(operation, "kernel", None) is not None or len(inputs) != 1:
+            return True
+        tensor = inputs[0]
+
+
+def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
+    """Returns the share of images whose largest output is that of their label, in 0..1.
+
+    Args:
+        model: from images to (batch, classes); need not be compiled.
+        batches: (images, int labels (batch,)), one epoch.
+
+    Raises:
+        DDQError: if there are no images.
+    """
+    correct = count = 0
+    for images, labels in batches:
+        outputs = np.asarray(model.predict_on_batch(images))
+        correct += int(np.sum(outputs.argmax(axis=-1) == np.asarray(labels)))
+        count += len(outputs)
+    if not count:
+        raise DDQError("accuracy needs at least one batch of images. Received: none")
+    return correct / count
+
+
+def _schedule(
+    config: TrainConfig, total_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    warmup = min(round(config.warmup_fraction * total_steps), total_steps - 1)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate,
+        decay_steps=total_steps - warmup,
+        alpha=0.0 if config.schedule == "cosine" else 1.0,
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def _gives_probabilities(operation: Any) -> bool:
+    """Returns whether a layer or operation ends in softmax or sigmoid."""
+    activation = getattr(operation, "activation", None)
+    names = (
+        type(operation).__name__,
+        activation if isinstance(activation, str) else getattr(activation, "__name__", ""),
+    )
+    return any(name.lower().endswith(_PROBABILITIES) for name in names)
+
+
+def _one_hot(batches: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
+    """Turns int labels (batch,) into float32 (batch, classes)."""
+    classes = model.output_shape[-1]
+    return batches.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
+
+
+def _keeping(
+    checkpoint_dir: str | os.PathLike[str] | None,
+) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that keep what an interruption would lose."""
+    if checkpoint_dir is None:
+        return []
+    folder = Path(checkpoint_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        keras.callbacks.BackupAndRestore(str(folder / "backup"), double_checkpoint=True),
+        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
+    ]
+
+
+def _close(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Closes log files, which Keras leaves open when training is interrupted."""
+    for callback in callbacks:
+        file = getattr(callback, "csv_file", None)
+        if file is not None:
+            file.close()

@@ -1,0 +1,301 @@
+"""Runs .tflite files in stock LiteRT and tells what XNNPACK took over."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from ddq_tf.errors import DDQError
+
+Model = bytes | str | os.PathLike[str]
+
+_DELEGATE = "DELEGATE"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """An input or output of a model.
+
+    Attributes:
+        index: the interpreter's number for it.
+        shape: -1 at axis 0 where the batch is dynamic.
+        dtype: numpy type of the codes, or float32.
+        scale: of one step of the codes; None where the tensor is not quantized.
+        zero_point: the code of 0.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: np.float32 | None
+    zero_point: int
+
+    def quantize(self, values: np.ndarray) -> np.ndarray:
+        """Returns the nearest codes, halves to even; what is out of range saturates.
+
+        Args:
+            values: real numbers, any shape.
+        """
+        if self.scale is None:
+            return np.asarray(values, self.dtype)
+        limits = np.iinfo(self.dtype)
+        codes = np.rint(np.asarray(values, np.float32) / self.scale) + self.zero_point
+        return np.clip(codes, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, codes: np.ndarray) -> np.ndarray:
+        """Returns the real numbers that codes stand for, float32."""
+        if self.scale is None:
+            return np.asarray(codes, np.float32)
+        return (np.asarray(codes, np.float32) - np.float32(self.zero_point)) * self.scale
+
+
+class Runner:
+    """A model, ready to run on whole data sets.
+
+    Attributes:
+        inputs: by the signature's names.
+        outputs: likewise.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        delegate: bool = True,
+        num_threads: int = 1,
+        batch_size: int = 32,
+    ):
+        """Loads a model.
+
+        Args:
+            model: the content of a .tflite file, or its path.
+            delegate: whether XNNPACK may take over ops, as in every default runtime. Otherwise
+                the built-in kernels run, which round differently.
+            num_threads: used by each op.
+            batch_size: how many examples run at once; files with a fixed batch overrule it.
+
+        Raises:
+            DDQError: if this is no .tflite file, or holds what the runtime refuses.
+        """
+        self._interpreter = _load(model, delegate=delegate, num_threads=num_threads)
+        self.inputs, self.outputs = _interface(self._interpreter)
+        batches = {info.shape[0] for info in self.inputs.values() if info.shape}
+        self._fixed_batch = max(batches, default=-1)
+        self._batch_size = batch_size if self._fixed_batch < 0 else self._fixed_batch
+
+    @property
+    def input(self) -> TensorInfo:
+        """The only input; for models with several use `inputs`."""
+        return _only(self.inputs, "input")
+
+    @property
+    def output(self) -> TensorInfo:
+        """The only output; for models with several use `outputs`."""
+        return _only(self.outputs, "output")
+
+    def run(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a data set through the model, batch by batch.
+
+        Args:
+            inputs: codes of the input's own dtype, shape (examples, ...); by name if the model
+                has several inputs. `TensorInfo.quantize` makes them from real numbers.
+
+        Returns:
+            The codes of every output, shape (examples, ...), by name.
+
+        Raises:
+            DDQError: if the inputs do not fit the model.
+        """
+        if not isinstance(inputs, Mapping):
+            _only(self.inputs, "input")
+            inputs = {next(iter(self.inputs)): inputs}
+        examples = self._checked_examples(inputs)
+        batches = []
+        for start in range(0, examples, self._batch_size):
+            stop = start + self._batch_size
+            batches.append(self._run_batch({name: x[start:stop] for name, x in inputs.items()}))
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
+
+    def quantize_input(self, values: np.ndarray) -> np.ndarray:
+        """Returns real numbers as codes of the only input."""
+        return self.input.quantize(values)
+
+    def dequantize(self, codes: np.ndarray) -> np.ndarray:
+        """Returns codes of the only output as real numbers, float32."""
+        return self.output.dequantize(codes)
+
+    def _checked_examples(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """Returns the number of examples."""
+        if set(inputs) != set(self.inputs):
+            raise DDQError(f"the inputs are {sorted(self.inputs)}. Received: {sorted(inputs)}")
+        for name, values in inputs.items():
+            info = self.inputs[name]
+            if values.dtype != info.dtype or values.shape[1:] != info.shape[1:]:
+                raise DDQError(
+                    f"input {name!r} takes {info.dtype} of shape (examples, "
+                    f"{', '.join(map(str, info.shape[1:]))}). Received: {values.dtype} of shape "
+                    f"{values.shape}. TensorInfo.quantize makes codes of real numbers"
+                )
+        sizes = {values.shape[0] for values in inputs.values()}
+        if len(sizes) != 1 or 0 in sizes:
+            raise DDQError(f"inputs need equally many examples, at least one. Received: {sizes}")
+        examples = sizes.pop()
+        if self._fixed_batch > 0 and examples % self._fixed_batch:
+            raise DDQError(
+                f"the file takes batches of exactly {self._fixed_batch}. "
+                f"Received: {examples} examples. Pass a multiple"
+            )
+        return examples
+
+    def _run_batch(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs one batch."""
+        interpreter = self._interpreter
+        details = {item["index"]: item for item in interpreter.get_input_details()}
+        try:
+            for name, values in inputs.items():
+                index = self.inputs[name].index
+                if tuple(details[index]["shape"]) != values.shape:
+                    interpreter.resize_tensor_input(index, values.shape)
+            # Without a change of shape this returns at once.
+            interpreter.allocate_tensors()
+            for name, values in inputs.items():
+                interpreter.set_tensor(self.inputs[name].index, np.ascontiguousarray(values))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise DDQError(f"the LiteRT runtime cannot run this model: {error}") from error
+        return {name: interpreter.get_tensor(info.index) for name, info in self.outputs.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Delegation:
+    """What XNNPACK took over of a model.
+
+    Attributes:
+        partitions: how many connected parts; between two, tensors leave and re-enter XNNPACK.
+        delegated_ops: how many operators are in them.
+        total_ops: how many operators the file has.
+        undelegated: the others, each as "KIND (operator <index>)".
+    """
+
+    partitions: int
+    delegated_ops: int
+    total_ops: int
+    undelegated: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole model runs as one part in XNNPACK."""
+        return self.partitions == 1 and not self.undelegated
+
+
+def delegation(model: Model) -> Delegation:
+    """Asks the runtime which operators its default delegate, XNNPACK, runs.
+
+    Args:
+        model: the content of a .tflite file, or its path.
+
+    Raises:
+        DDQError: if this is no .tflite file, or holds what the runtime refuses.
+    """
+    # A delegated graph keeps its operators in the list and adds one DELEGATE per partition,
+    # which names the tensors that enter and leave it; there is no public way to ask for either.
+    nodes = _load(model, delegate=True, num_threads=1)._get_ops_details()
+    ops = [node for node in nodes if node["op_name"] != _DELEGATE]
+    parts = [node for node in nodes if node["op_name"] == _DELEGATE]
+    delegated = {index for part in parts for index in _ops_within(part, ops)}
+    return Delegation(
+        partitions=len(parts),
+        delegated_ops=len(delegated),
+        total_ops=len(ops),
+        undelegated=tuple(
+            f"{op['op_name']} (operator {op['index']})"
+            for op in ops
+            if op["index"] not in delegated
+        ),
+    )
+
+
+def _ops_within(part: Mapping[str, Any], ops: list[dict[str, Any]]) -> set[int]:
+    """Returns the operators of a partition: those between its outputs and its inputs."""
+    producer = {int(tensor): op for op in ops for tensor in op["outputs"]}
+    entering = {int(tensor) for tensor in part["inputs"]}
+    found: set[int] = set()
+    pending = [int(tensor) for tensor in part["outputs"]]
+    while pending:
+        tensor = pending.pop()
+        op = producer.get(tensor)
+        if op is not None and tensor not in entering and op["index"] not in found:
+            found.add(op["index"])
+            pending.extend(int(name) for name in op["inputs"])
+    return found
+
+
+def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
+    """Returns an interpreter with its tensors allocated."""
+    content = model if isinstance(model, bytes) else _content(Path(model))
+    if content[4:8] != b"TFL3":
+        raise DDQError(
+            f"a .tflite file has b'TFL3' at byte 4. Received: {content[4:8]!r} in "
+            f"{len(content)} bytes"
+        )
+    resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        interpreter = Interpreter(
+            model_content=content,
+            num_threads=num_threads,
+            experimental_op_resolver_type=resolver,
+        )
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise DDQError(f"the LiteRT runtime refuses this model: {error}") from error
+    return interpreter
+
+
+def _content(path: Path) -> bytes:
+    """Returns the content of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DDQError(f"cannot read the model {str(path)!r}: {error.strerror}") from error
+
+
+def _interface(
+    interpreter: Interpreter,
+) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
+    """Returns inputs and outputs by the signature's names, else by the tensors' own."""
+    if interpreter.get_signature_list():
+        signature = interpreter.get_signature_runner()
+        inputs, outputs = signature.get_input_details(), signature.get_output_details()
+    else:
+        inputs = {item["name"]: item for item in interpreter.get_input_details()}
+        outputs = {item["name"]: item for item in interpreter.get_output_details()}
+    return (
+        {name: _tensor_info(details) for name, details in inputs.items()},
+        {name: _tensor_info(details) for name, details in outputs.items()},
+    )
+
+
+def _tensor_info(details: Mapping[str, Any]) -> TensorInfo:
+    """Returns what the interpreter tells of a tensor."""
+    scales = details["quantization_parameters"]["scales"]
+    zero_points = details["quantization_parameters"]["zero_points"]
+    return TensorInfo(
+        index=int(details["index"]),
+        shape=tuple(int(size) for size in details["shape_signature"]),
+        dtype=np.dtype(details["dtype"]),
+        scale=np.float32(scales[0]) if len(scales) else None,
+        zero_point=int(zero_points[0]) if len(zero_points) else 0,
+    )
+
+
+def _only(infos: Mapping[str, TensorInfo], role: str) -> TensorInfo:
+    """Returns the single element."""
+    if len(infos) != 1:
+        raise DDQError(f"the model must have one {role}; pass them by name. It has {list(infos)}")
+    return next(iter(infos.values()))

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from ddq_tf.errors import DDQError
+from ddq_tf.export import tflite
+from ddq_tf.export.interpreter import Runner, delegation
+from ddq_tf.export.ir import DType
+from tests.export.graphs import Builder, small_network
+
+
+def test_interface_and_batches(tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(tflite.write(small_network()))
+    runner = Runner(path, batch_size=4)
+    assert runner.input.shape == (-1, 8, 8, 3)
+    assert runner.input.dtype == np.int8
+    assert (runner.input.scale, runner.input.zero_point) == (np.float32(0.02), -5)
+    codes = runner.quantize_input(np.random.default_rng(0).normal(0, 1, (6, 8, 8, 3)))
+    together = runner.run(codes)["logits"]
+    assert together.shape == (6, 5)
+    for position in range(6):
+        alone = runner.run({"image": codes[position : position + 1]})["logits"]
+        np.testing.assert_array_equal(alone[0], together[position])
+    np.testing.assert_allclose(runner.dequantize(together), (together - 3.0) * 0.05, rtol=1e-6)
+
+
+def test_quantize_rounds_halves_to_even_and_saturates():
+    info = Runner(tflite.write(small_network())).input
+    steps = np.array([0.5, 1.5, -0.5, 900, -900])
+    assert info.quantize(steps * info.scale).tolist() == [-5, -3, -5, 127, -128]
+
+
+def test_delegation_names_what_is_left_out():
+    make = Builder()
+    image = make.tensor((-1, 4, 4, 2), scale=0.1)
+    before = make.op("ADD", (image, image), (-1, 4, 4, 2), 0.2)
+    between = make.op("RELU", (before,), (-1, 4, 4, 2), 0.2)
+    after = make.op("ADD", (between, before), (-1, 4, 4, 2), 0.2)
+    last = make.op("ADD", (after, image), (-1, 4, 4, 2), 0.2)
+    found = delegation(tflite.write(make.graph({"x": image}, {"y": last})))
+    assert found.undelegated == ("RELU (operator 1)",)
+    assert (found.partitions, found.delegated_ops, found.total_ops) == (2, 3, 4)
+    assert not found.is_complete
+
+
+def test_int4_convolution_leaves_the_delegate():
+    make = Builder()
+    image = make.tensor((-1, 4, 4, 2), scale=0.1)
+    output = make.weighted("CONV_2D", image, (2, 3, 3, 2), (-1, 2, 2, 2), limit=7, dtype=DType.INT4)
+    assert delegation(tflite.write(make.graph({"x": image}, {"y": output}))).partitions == 0
+
+
+@pytest.mark.parametrize("call", [Runner, delegation])
+def test_no_model(call, tmp_path):
+    with pytest.raises(DDQError, match="TFL3"):
+        call(b"not a model")
+    with pytest.raises(DDQError, match="cannot read"):
+        call(tmp_path / "absent.tflite")
+    with pytest.raises(DDQError, match="refuses"):
+        call(tflite.write(small_network())[:900])
+
+
+def test_wrong_inputs():
+    runner = Runner(tflite.write(small_network()))
+    with pytest.raises(DDQError, match="quantize makes codes"):
+        runner.run(np.zeros((1, 8, 8, 3), np.float32))
+    with pytest.raises(DDQError, match=r"inputs are \['image'\]"):
+        runner.run({"picture": np.zeros((1, 8, 8, 3), np.int8)})
+    with pytest.raises(DDQError, match="at least one"):
+        runner.run(np.zeros((0, 8, 8, 3), np.int8))
