@@ -1,4 +1,48 @@
 """Export of trained DDQ models to TFLite, and the proof that the file computes what was trained."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 if __name__ != "ddq_tf.export":
     raise ImportError("import this package as ddq_tf.export, not from the checkout's top level")
+
+if TYPE_CHECKING:
+    from ddq_tf.export.evaluate import tflite_accuracy
+    from ddq_tf.export.exporter import ExportResult, export_tflite
+    from ddq_tf.export.interpreter import Delegation, Runner, delegation
+    from ddq_tf.export.stock import stock_int8
+    from ddq_tf.export.verify import Verification, verify
+
+__all__ = [
+    "Delegation",
+    "ExportResult",
+    "Runner",
+    "Verification",
+    "delegation",
+    "export_tflite",
+    "stock_int8",
+    "tflite_accuracy",
+    "verify",
+]
+
+# Loaded on first use: lowering and the stock converter need Keras, the rest does not.
+_HOMES = {
+    "Delegation": "interpreter",
+    "ExportResult": "exporter",
+    "Runner": "interpreter",
+    "Verification": "verify",
+    "delegation": "interpreter",
+    "export_tflite": "exporter",
+    "stock_int8": "stock",
+    "tflite_accuracy": "evaluate",
+    "verify": "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module when it is first asked for."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"ddq_tf.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'ddq_tf.export' has no attribute {name!r}")

@@ -61,7 +61,7 @@ def export_tflite(
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
     min_runtime = chosen.min_runtime[_narrowest(graph)]
     graph = dataclasses.replace(
-        graph, metadata={**graph.metadata, "min_runtime_version": min_runtime}
+        graph, metadata={**graph.metadata, "ddq_tf.min_runtime": min_runtime}
     )
     data = tflite.write(graph, keep_names=keep_names)
     atomic_write_bytes(Path(path), data)

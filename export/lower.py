@@ -155,9 +155,7 @@ class _Lowering:
                 name = self.declare(f"{inner.name}_{dtype.value}", inner.shape, dtype, outside)
                 self.emit(kind, (inner.name,), name, source=inner.name)
             outputs[self.names[tensor]] = name
-        return Graph(
-            tensors=self.tensors, ops=tuple(self.ops), inputs=self.inputs, outputs=outputs
-        )
+        return Graph(tensors=self.tensors, ops=tuple(self.ops), inputs=self.inputs, outputs=outputs)
 
     # Building blocks
 
@@ -222,8 +220,8 @@ class _Lowering:
             self._mean(node, keep_dims=bool(layer.keepdims))
         elif type(layer) in _MOVERS:
             _MOVERS[type(layer)](self, node)
-        else:
-            self.names.setdefault(node.outputs[0], self.names[node.inputs[0]])
+        elif node.outputs[0] not in self.names:
+            self.names[node.outputs[0]] = self.names[node.inputs[0]]
 
     def _quantizer(self, node: FlatNode) -> None:
         """Nothing, where the operator before writes this grid already; else QUANTIZE."""

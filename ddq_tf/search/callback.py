@@ -38,19 +38,27 @@ class PrecisionSearch(keras.callbacks.Callback):
         super().__init__()
         self.config = config
         self._budget: WeightBudget | None = None
+        self._started = False
         self._epoch = 0
         self._next_update = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Starts exploring, unless the choice is final already."""
-        model = self.model
-        self._budget = None if is_frozen(model) else weight_budget(model, self.config)
-        self._next_update = 0.0
-        self._set_exploration(_EXPLORE)
+        """Forgets an earlier training."""
+        self._started = False
+        self._budget = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Remembers the epoch."""
+        """Starts exploring, unless the choice is final already.
+
+        Not before the first epoch: only then have all callbacks restored what they saved.
+        """
         self._epoch = epoch
+        if not self._started:
+            self._started = True
+            self._next_update = 0.0
+            if not is_frozen(self.model):
+                self._budget = weight_budget(self.model, self.config)
+            self._set_exploration(_EXPLORE)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Chooses anew when it is time."""
