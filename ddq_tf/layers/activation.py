@@ -72,10 +72,10 @@ class DDQActivation(keras.layers.Layer):
         self.quantizer.build(input_shape)
         self.built = True
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Applies the activation and quantizes."""
         if self.observer is None:
-            return self.quantizer(inputs)
+            return self.quantizer(inputs, training=training)
         outputs = self._float_activation(inputs)
         self.observer(outputs)
         return outputs

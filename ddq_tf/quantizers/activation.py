@@ -16,6 +16,7 @@ from ddq_tf.quantizers.fake_quant import (
     scale_gradient,
 )
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
+from ddq_tf.quantizers.native import has_native_fake_quant, native_fake_quantize
 
 Tensor = Any
 
@@ -90,11 +91,13 @@ class ActivationQuantizer(keras.layers.Layer):
             alpha = ops.minimum(alpha, self.ceiling)
         return alpha * float(np.float32(1.0 / self.qmax))
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
         base = ops.convert_to_tensor(self.base_range)
         factor = range_gradient_factor(base, self.qmax, self._num_values)
         scale = self.scale(gradient_factor=factor)
+        if training and has_native_fake_quant(self.num_bits):
+            return native_fake_quantize(inputs, scale, self.qmin, self.qmax)
         return fake_quantize(inputs, scale, as_float32(self.qmin), as_float32(self.qmax))
 
     def set_range(self, value: float) -> None:
