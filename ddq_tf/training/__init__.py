@@ -1,5 +1,6 @@
 """Training float and DDQ classifiers."""
 
+from ddq_tf.training.callbacks import BitwidthLogger
 from ddq_tf.training.recipe import (
     TrainConfig,
     accuracy,
@@ -8,4 +9,11 @@ from ddq_tf.training.recipe import (
     outputs_logits,
 )
 
-__all__ = ["TrainConfig", "accuracy", "fit_classifier", "make_optimizer", "outputs_logits"]
+__all__ = [
+    "BitwidthLogger",
+    "TrainConfig",
+    "accuracy",
+    "fit_classifier",
+    "make_optimizer",
+    "outputs_logits",
+]

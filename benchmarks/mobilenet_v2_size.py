@@ -1,0 +1,87 @@
+"""File size of keras.applications.MobileNetV2 1.0/224/1000 at 4 bits, against stock int8.
+
+    python benchmarks/mobilenet_v2_size.py
+
+Random weights with BatchNorm statistics drawn so that activations stay alive (size does not depend
+on them). Both files are made in one run. Writes benchmarks/results/mobilenet_v2_size.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from provenance import write_result
+
+import ddq_tf
+
+SEED = 0
+
+
+def lively_mobilenet_v2() -> keras.Model:
+    """Returns the model with random kernels and BatchNorm statistics measured on random data."""
+    keras.utils.set_random_seed(SEED)
+    model = keras.applications.MobileNetV2(weights=None)
+    rng = np.random.default_rng(SEED)
+    images = rng.uniform(-1, 1, (8, 224, 224, 3)).astype("float32")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+    return model
+
+
+def main() -> None:
+    """Measures and writes the result."""
+    model = lively_mobilenet_v2()
+    images = np.random.default_rng(SEED + 1).uniform(-1, 1, (16, 224, 224, 3)).astype("float32")
+    start = time.perf_counter()
+    q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(budget=0.6), calibration=images)
+    quantize_s = time.perf_counter() - start
+    for layer in q.weight_budget.layers:
+        layer.quantizer.choice.assign(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mobilenet_v2.tflite"
+        export_s = []
+        for _ in range(3):
+            start = time.perf_counter()
+            result = ddq_tf.export.export_tflite(q, path)
+            export_s.append(time.perf_counter() - start)
+        check = ddq_tf.export.verify(q, result, [images])
+        start = time.perf_counter()
+        stock = ddq_tf.export.stock_int8(model, [images[:4]])
+        stock_s = time.perf_counter() - start
+    ratio = result.size_bytes / len(stock)
+    write_result(
+        "mobilenet_v2_size",
+        {
+            "ddq_size_bytes": result.size_bytes,
+            "stock_int8_size_bytes": len(stock),
+            "ratio": ratio,
+            "average_bits": q.weight_budget.average_bits,
+            "xnnpack_partitions": check.delegation.partitions,
+            "delegated_ops": check.delegation.delegated_ops,
+            "total_ops": check.delegation.total_ops,
+            "undelegated": list(check.delegation.undelegated),
+            "weight_codes_identical": check.weight_codes_identical,
+            "min_runtime": result.min_runtime,
+            "quantize_model_s": quantize_s,
+            "export_s": sorted(export_s)[1],
+            "stock_converter_s": stock_s,
+        },
+        seed=SEED,
+    )
+    print(f"DDQ {result.size_bytes} bytes, stock int8 {len(stock)}: {ratio:.3f}")
+    print(f"export {sorted(export_s)[1]:.2f} s, stock converter {stock_s:.1f} s")
+    print(check)
+
+
+if __name__ == "__main__":
+    main()

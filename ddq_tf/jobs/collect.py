@@ -1,0 +1,108 @@
+"""Fills the records of a report from a DDQ model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.config import Budget, DDQConfig
+from ddq_tf.export.verify import Verification
+from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
+from ddq_tf.quantizers.grid import signed_qmax
+from ddq_tf.report import ActivationReport, Agreement, LayerReport, WeightHistogram
+from ddq_tf.search import DDQModel
+from ddq_tf.targets import Target
+
+
+def layer_reports(model: DDQModel, target: Target | None = None) -> tuple[LayerReport, ...]:
+    """Returns what each weighted layer learned, in network order.
+
+    Args:
+        model: a DDQ model.
+        target: whose stored widths count; None for the model's own.
+    """
+    chosen = target or model.ddq_config.resolved_target
+    return tuple(_layer_report(layer, chosen) for layer in weighted_layers(model))
+
+
+def _layer_report(layer: Any, target: Target) -> LayerReport:
+    codes, scale = layer.integer_weights()
+    kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
+    stored_bits = target.stored_bits(layer.kind, layer.num_bits)
+    qmax = signed_qmax(layer.num_bits)
+    steps = np.asarray(scale, np.float64)
+    energy = float(np.mean(np.square(kernel)))
+    error = float(np.mean(np.square(kernel - codes * steps)))
+    return LayerReport(
+        name=layer.name,
+        kind=layer.kind.value,
+        kernel_shape=kernel.shape,
+        num_weights=kernel.size,
+        precisions=layer.quantizer.precisions,
+        num_bits=layer.num_bits,
+        stored_bits=stored_bits,
+        size_bytes=math.ceil(kernel.size * stored_bits / 8),
+        rms_error=math.sqrt(error / energy) if energy else 0.0,
+        scale_min=steps.min(),
+        scale_max=steps.max(),
+        histogram=WeightHistogram.measure(
+            kernel / (steps * qmax), np.arange(-qmax, qmax + 1) / qmax
+        ),
+    )
+
+
+def activation_reports(model: DDQModel) -> tuple[ActivationReport, ...]:
+    """Returns the grid of each quantized activation, in network order."""
+    return tuple(_activation_report(layer) for layer in activation_layers(model))
+
+
+def _activation_report(layer: DDQActivation) -> ActivationReport:
+    quantizer = layer.quantizer
+    scale = float(quantizer.export_scale())
+    return ActivationReport(
+        name=layer.name,
+        kind=layer.kind,
+        num_bits=quantizer.num_bits,
+        scale=scale,
+        # Codes in the file are int8; an unsigned grid starts at the lowest.
+        zero_point=0 if quantizer.signed else -128,
+        range_min=scale * quantizer.qmin,
+        range_max=scale * quantizer.qmax,
+    )
+
+
+def agreement(verification: Verification) -> Agreement:
+    """Returns a verification as the report's record."""
+    fields = {f.name: getattr(verification, f.name) for f in dataclasses.fields(Verification)}
+    delegation = fields.pop("delegation")
+    return Agreement(
+        **fields,
+        delegated_ops=delegation.delegated_ops,
+        total_ops=delegation.total_ops,
+        partitions=delegation.partitions,
+        undelegated=delegation.undelegated,
+    )
+
+
+def budget_text(config: DDQConfig) -> str:
+    """Returns a budget in words, "" for none."""
+    budget = config.budget
+    if not isinstance(budget, Budget):
+        return ""
+    if budget.fraction is not None:
+        return f"{budget.fraction * 100:g} % of int8"
+    if budget.size_bytes is not None:
+        return f"{budget.size_bytes:,} bytes"
+    return f"{budget.average_bits:g} bits per weight"
+
+
+def budget_average_bits(model: DDQModel) -> float | None:
+    """Returns a model's budget as mean bits per weight, None for none."""
+    budget = model.weight_budget
+    if budget.capacity_bits is None:
+        return None
+    return budget.capacity_bits / budget.num_weights

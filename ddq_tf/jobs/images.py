@@ -1,0 +1,174 @@
+"""A data set opened for a model: its image size, its input range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ddq_tf import data
+from ddq_tf.data import Augment, Dataset
+from ddq_tf.errors import DDQError
+from ddq_tf.layers import activation_layers
+
+DEFAULT_INPUT_RANGE = (-1.0, 1.0)
+MODEL_INPUT_RANGES = {"resnet8": (0.0, 255.0)}  # as published by MLPerf Tiny
+_KNOWN_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
+_RANGE_TOLERANCE = 0.05
+# What is held out must not depend on the seed of a training, or test images would be trained on.
+_SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What a user says about the data.
+
+    Attributes:
+        spec: as `ddq_tf.data.load` takes it.
+        input_range: values that pixels 0 and 255 become; None for what the model file notes or
+            its input quantizer shows, else (-1, 1).
+        batch_size: images per batch.
+        limit: at most so many images of each split; None for all.
+    """
+
+    spec: str
+    input_range: tuple[float, float] | None = None
+    batch_size: int = 128
+    limit: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """An open data set as a model takes it."""
+
+    dataset: Dataset
+    input_range: tuple[float, float]
+    batch_size: int
+    limit: int | None = None
+
+    def count(self, split: str) -> int:
+        """Returns the number of images in use."""
+        size = self.dataset.source(split).size
+        return size if self.limit is None else min(size, self.limit)
+
+    def batches(self, split: str) -> tf.data.Dataset:
+        """Returns (float32 images, int labels), in order, whole."""
+        return data.batches(
+            self.dataset,
+            split,
+            batch_size=self.batch_size,
+            input_range=self.input_range,
+            limit=self.limit,
+        )
+
+    def training(self, augment: Augment | None, seed: int) -> tuple[tf.data.Dataset, int]:
+        """Returns shuffled, augmented batches, and how many there are in an epoch."""
+        train = data.batches(
+            self.dataset,
+            "train",
+            batch_size=self.batch_size,
+            input_range=self.input_range,
+            augment=augment,
+            shuffle=True,
+            seed=seed,
+            drop_remainder=True,
+            limit=self.limit,
+        )
+        return train, max(self.count("train") // self.batch_size, 1)
+
+    def calibration(self, num_samples: int, seed: int = 0) -> list[np.ndarray]:
+        """Returns batches of random training images."""
+        return data.calibration_batches(
+            self.dataset, num_samples=num_samples, input_range=self.input_range, seed=seed
+        )
+
+
+def open_images(
+    options: DataOptions,
+    *,
+    input_shape: tuple[int | None, ...],
+    num_classes: int | None = None,
+    input_range: tuple[float, float] | None = None,
+) -> Images:
+    """Opens a data set for a model.
+
+    Args:
+        options: what the user said.
+        input_shape: of the model, (batch, height, width, channels).
+        num_classes: outputs of the model; None where they do not matter.
+        input_range: what the model is known to take, if the user says nothing.
+
+    Raises:
+        DDQError: if the data cannot be read, or do not fit the model.
+    """
+    sides = tuple(input_shape[1:3])
+    if len(input_shape) != 4 or input_shape[3] != 3:
+        raise DDQError(
+            "the model must take images (batch, height, width, 3) to run on a data set. "
+            f"Received: input shape {tuple(input_shape)}"
+        )
+    square = sides[0] is not None and sides[0] == sides[1]
+    dataset = data.load(options.spec, image_size=sides[0] if square else None, seed=_SPLIT_SEED)
+    shown = dataset.image_shape[:2]
+    if any(side not in (None, found) for side, found in zip(sides, shown, strict=True)):
+        raise DDQError(
+            f"the model takes images of {sides[0]}x{sides[1]} px; those of {options.spec} have "
+            f"{shown[0]}x{shown[1]}"
+        )
+    if num_classes is not None and num_classes < len(dataset.class_names):
+        raise DDQError(
+            f"the model tells {num_classes} classes apart; {options.spec} has "
+            f"{len(dataset.class_names)}. Choose the data that it was trained on"
+        )
+    return Images(
+        dataset=dataset,
+        input_range=options.input_range or input_range or DEFAULT_INPUT_RANGE,
+        batch_size=options.batch_size,
+        limit=options.limit,
+    )
+
+
+def open_for_model(
+    options: DataOptions, model: keras.Model, notes: dict[str, Any] | None = None
+) -> Images:
+    """Opens a data set for a Keras model.
+
+    Args:
+        options: what the user said.
+        model: with one input and one output.
+        notes: those of the model's file (`loading.read_notes`).
+
+    Raises:
+        DDQError: if the data cannot be read, or do not fit the model.
+    """
+    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not all(isinstance(shape, tuple) and shape for shape in shapes):
+        raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    noted = (notes or {}).get("input_range")
+    return open_images(
+        options,
+        input_shape=shapes[0] or (),
+        num_classes=(shapes[1] or ())[-1],
+        input_range=tuple(noted) if noted else _learned_range(model),
+    )
+
+
+def range_of_grid(scale: float, qmin: int, qmax: int) -> tuple[float, float] | None:
+    """Returns the usual input range that an input's grid was made for, if one fits."""
+    low, high = scale * qmin, scale * qmax
+    for known in _KNOWN_RANGES:
+        reach = _RANGE_TOLERANCE * max(map(abs, known))
+        if abs(low - known[0]) <= reach and abs(high - known[1]) <= reach:
+            return known
+    return None
+
+
+def _learned_range(model: keras.Model) -> tuple[float, float] | None:
+    """Returns what the input quantizer of a DDQ model shows."""
+    for layer in activation_layers(model)[:1]:
+        quantizer = layer.quantizer
+        return range_of_grid(float(quantizer.export_scale()), quantizer.qmin, quantizer.qmax)
+    return None

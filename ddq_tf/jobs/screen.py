@@ -1,0 +1,75 @@
+"""Where a job tells what it is doing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_ItemT = TypeVar("_ItemT")
+
+
+class Screen:
+    """A console, or silence.
+
+    Args:
+        console: where to; None says nothing.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+
+    @property
+    def fit_verbose(self) -> int:
+        """What `keras.Model.fit` takes as `verbose`: a moving bar, a line per epoch, or nothing."""
+        if self.console is None:
+            return 0
+        return 1 if self.console.is_terminal else 2
+
+    def heading(self, text: str) -> None:
+        """Announces a stage."""
+        if self.console is not None:
+            self.console.print(f"\n[bold]{escape(text)}[/bold]", highlight=False)
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        if self.console is not None:
+            self.console.print(escape(text), highlight=False)
+
+    def track(
+        self, items: Iterable[_ItemT], words: str, *, count: int, per_item: int = 1
+    ) -> Iterator[_ItemT]:
+        """Passes items on, under a bar that vanishes at the end; on terminals only.
+
+        Args:
+            items: what is worked through.
+            words: what the work is.
+            count: how many things there are in all.
+            per_item: how many things an item holds.
+        """
+        if self.console is None or not self.console.is_terminal:
+            yield from items
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(escape(words), total=math.ceil(count / per_item))
+            for item in items:
+                yield item
+                progress.advance(task)
