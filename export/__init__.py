@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddq_tf.export.exporter import ExportResult, export_tflite
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
     from ddq_tf.export.stock import stock_int8
-    from ddq_tf.export.verify import Verification, verify
+    from ddq_tf.export.verification import Verification, verify
 
 __all__ = [
     "Delegation",
@@ -27,17 +27,18 @@ __all__ = [
     "verify",
 ]
 
-# Loaded on first use: lowering and the stock converter need Keras, the rest does not.
+# Loaded on first use: lowering and the stock converter need Keras, the rest does not. No module may
+# bear the name of what it holds: once imported, it would hide it.
 _HOMES = {
     "Delegation": "interpreter",
     "ExportResult": "exporter",
     "Runner": "interpreter",
-    "Verification": "verify",
+    "Verification": "verification",
     "delegation": "interpreter",
     "export_tflite": "exporter",
     "stock_int8": "stock",
     "tflite_accuracy": "evaluate",
-    "verify": "verify",
+    "verify": "verification",
 }
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 layers = keras.layers
+array = keras.ops.convert_to_numpy
 
 
 def images(count: int = 48, shape: tuple[int, ...] = (8, 8, 3), seed: int = 0) -> np.ndarray:
@@ -36,7 +37,7 @@ def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     for variable in model.variables:
         if variable.dtype != "float32":
             continue
-        values, name = np.array(variable), variable.name
+        values, name = array(variable), variable.name
         if name in ("moving_variance",):
             values = rng.uniform(0.3, 2, values.shape)
         elif name == "gamma":

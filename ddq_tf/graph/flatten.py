@@ -91,7 +91,7 @@ class _Flattener:
 
     def __init__(self) -> None:
         self.nodes: list[FlatNode] = []
-        self._names: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self._count = 0
 
     def new_tensor(self) -> int:
@@ -131,12 +131,14 @@ class _Flattener:
         numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
 
     def _unique(self, layer: Any, prefix: str) -> str:
-        """The layer's own name, or prefixed where another layer has it already."""
-        name = layer.name
-        if self._names.setdefault(name, id(layer)) != id(layer):
-            name = f"{prefix}{name}"
-            self._names.setdefault(name, id(layer))
-        return name
+        """The layer's own name; prefixed, then numbered, where another layer has it already."""
+        if id(layer) not in self._names:
+            name, count = layer.name, 1
+            while name in self._names.values():
+                name = f"{prefix}{layer.name}" if count == 1 else f"{prefix}{layer.name}_{count}"
+                count += 1
+            self._names[id(layer)] = name
+        return self._names[id(layer)]
 
 
 def _says_inference(kwargs: Mapping[str, Any]) -> bool:

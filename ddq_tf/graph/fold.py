@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
-from ddq_tf.layers import DDQActivation, DDQDepthwiseConv2D, DDQSoftmax, DDQWeightedLayer
+from ddq_tf.graph.flatten import FlatGraph, FlatNode
+from ddq_tf.layers import DDQActivation, DDQDepthwiseConv2D, DDQSoftmax
 from ddq_tf.layers.activation import SOFTMAX_SCALE
 
 INT32_MAX = 2**31 - 1
@@ -51,8 +51,8 @@ class FoldedLayer:
     bias: np.ndarray
 
 
-def grid_of(graph: FlatGraph, tensor: int) -> Grid:
-    """Returns the grid that a tensor of a DDQ model lies on.
+def source_of(graph: FlatGraph, tensor: int) -> DDQActivation | DDQSoftmax:
+    """Returns the layer whose grid a tensor of a DDQ model lies on.
 
     Layers that only move values (pooling, padding, reshaping) keep the grid of their input.
     """
@@ -61,9 +61,15 @@ def grid_of(graph: FlatGraph, tensor: int) -> Grid:
         node = graph.producer(node.inputs[0])
     if node is None:
         raise ValueError(f"tensor {tensor} has no quantizer before it")
-    if isinstance(node.layer, DDQSoftmax):
+    return node.layer
+
+
+def grid_of(graph: FlatGraph, tensor: int) -> Grid:
+    """Returns the grid that a tensor of a DDQ model lies on."""
+    layer = source_of(graph, tensor)
+    if isinstance(layer, DDQSoftmax):
         return Grid(scale=np.float32(SOFTMAX_SCALE), qmin=0, qmax=255)
-    quantizer = node.layer.quantizer
+    quantizer = layer.quantizer
     return Grid(scale=quantizer.export_scale(), qmin=quantizer.qmin, qmax=quantizer.qmax)
 
 
@@ -73,7 +79,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     codes, scale = layer.integer_weights()
     channels = int(np.prod(scale.shape))
     scale = scale.reshape(channels).astype(np.float64)
-    bias = np.zeros(channels) if layer.bias is None else _array(layer.bias)
+    bias = np.zeros(channels) if layer.bias is None else as_float64(layer.bias)
     after = graph.sole_consumer(node.outputs[0])
     if after is None or not isinstance(after.layer, keras.layers.BatchNormalization):
         return FoldedLayer(
@@ -101,44 +107,12 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
 
 def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
-    gamma = _array(layer.gamma) if layer.scale else np.ones(channels)
-    beta = _array(layer.beta) if layer.center else np.zeros(channels)
-    gain = gamma / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
-    return gain, beta - gain * _array(layer.moving_mean)
+    gamma = as_float64(layer.gamma) if layer.scale else np.ones(channels)
+    beta = as_float64(layer.beta) if layer.center else np.zeros(channels)
+    gain = gamma / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+    return gain, beta - gain * as_float64(layer.moving_mean)
 
 
-def align_biases(model: keras.Model) -> None:
-    """Moves every folded bias to the nearest value that the integer file can hold.
-
-    A bias is an int32 in units of input scale times weight scale. Unaligned, its rounding shifts
-    an accumulator by up to half a unit, which at 4 bits flips about one output code in 200. The
-    shift is applied where it is free: to beta, to the moving mean of a BatchNorm without beta, or
-    to the layer's own bias. Repeating it changes nothing more.
-    """
-    graph = flatten(model)
-    done: set[int] = set()
-    for node in graph.nodes:
-        if isinstance(node.layer, DDQWeightedLayer) and id(node.layer) not in done:
-            done.add(id(node.layer))
-            _align(graph, node)
-
-
-def _align(graph: FlatGraph, node: FlatNode) -> None:
-    folded = fold(graph, node)
-    unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
-    units = folded.bias / unit
-    representable = np.abs(units) < INT32_MAX
-    shift = np.where(representable, (np.rint(units) - units) * unit, 0.0)
-    norm, layer = folded.batch_norm, node.layer
-    if norm is not None and norm.center:
-        norm.beta.assign(_array(norm.beta) + shift)
-    elif norm is not None:
-        gain, _ = batch_norm_affine(norm, shift.size)
-        moved = np.divide(shift, gain, out=np.zeros_like(shift), where=gain != 0)
-        norm.moving_mean.assign(_array(norm.moving_mean) - moved)
-    elif layer.bias is not None:
-        layer.bias.assign(_array(layer.bias) + shift)
-
-
-def _array(variable: Any) -> np.ndarray:
+def as_float64(variable: Any) -> np.ndarray:
+    """Returns a Keras variable's values."""
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)

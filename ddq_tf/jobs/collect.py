@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from ddq_tf.config import Budget, DDQConfig
-from ddq_tf.export.verify import Verification
+from ddq_tf.export.verification import Verification
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.report import ActivationReport, Agreement, LayerReport, WeightHistogram

@@ -19,7 +19,7 @@ MODEL_INPUT_RANGES = {"resnet8": (0.0, 255.0)}  # as published by MLPerf Tiny
 _KNOWN_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
 _RANGE_TOLERANCE = 0.05
 # What is held out must not depend on the seed of a training, or test images would be trained on.
-_SPLIT_SEED = 0
+SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def open_images(
             f"Received: input shape {tuple(input_shape)}"
         )
     square = sides[0] is not None and sides[0] == sides[1]
-    dataset = data.load(options.spec, image_size=sides[0] if square else None, seed=_SPLIT_SEED)
+    dataset = data.load(options.spec, image_size=sides[0] if square else None, seed=SPLIT_SEED)
     shown = dataset.image_shape[:2]
     if any(side not in (None, found) for side, found in zip(sides, shown, strict=True)):
         raise DDQError(
@@ -144,14 +144,14 @@ def open_for_model(
     Raises:
         DDQError: if the data cannot be read, or do not fit the model.
     """
-    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not all(isinstance(shape, tuple) and shape for shape in shapes):
+    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not (isinstance(takes, tuple) and isinstance(gives, tuple) and takes and gives):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
     noted = (notes or {}).get("input_range")
     return open_images(
         options,
-        input_shape=shapes[0] or (),
-        num_classes=(shapes[1] or ())[-1],
+        input_shape=takes,
+        num_classes=gives[-1],
         input_range=tuple(noted) if noted else _learned_range(model),
     )
 

@@ -94,9 +94,7 @@ def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
     if path.suffix.lower() != suffix:
         raise DDQError(f"the file to write must end in {suffix}. Received: {str(path)!r}")
     if not path.parent.is_dir() or path.is_dir():
-        raise DDQError(
-            f"the file to write must lie in an existing folder. Received: {str(path)!r}"
-        )
+        raise DDQError(f"the file to write must lie in an existing folder. Received: {str(path)!r}")
     if not os.access(path.parent, os.W_OK):
         raise DDQError(f"the folder of {str(path)!r} cannot be written to")
     return path

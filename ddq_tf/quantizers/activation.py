@@ -11,6 +11,7 @@ from keras import ops
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.fake_quant import (
     as_float32,
+    clip_above,
     fake_quantize,
     range_gradient_factor,
     scale_gradient,
@@ -88,7 +89,7 @@ class ActivationQuantizer(keras.layers.Layer):
             log_range = scale_gradient(log_range, gradient_factor)
         alpha = ops.convert_to_tensor(self.base_range) * ops.exp(log_range)
         if self.ceiling is not None:
-            alpha = ops.minimum(alpha, self.ceiling)
+            alpha = clip_above(alpha, as_float32(self.ceiling))
         return alpha * float(np.float32(1.0 / self.qmax))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -104,6 +105,10 @@ class ActivationQuantizer(keras.layers.Layer):
         """Sets the range, for example from calibration; `value` > 0."""
         self.base_range.assign(value)
         self.log_range.assign(0.0)
+
+    def rescale(self, factor: float) -> None:
+        """Multiplies the range, up to the ceiling."""
+        self.set_range(float(self.export_scale()) * self.qmax * factor)
 
     def export_scale(self) -> np.float32:
         """Returns s as the forward pass uses it."""

@@ -45,16 +45,33 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tenso
         g = args[0] if upstream is None else upstream
         inside = ops.logical_and(units >= qmin, units <= qmax)
         dx = ops.where(inside, g, ops.zeros_like(g))
-        dscale = _sum_to_shape(g * codes - dx * units, tuple(scale.shape))
+        # Chosen, not multiplied by 0: units outside may have overflowed to infinity.
+        rounding = ops.where(inside, codes - units, codes)
+        dscale = _sum_to_shape(g * rounding, tuple(scale.shape))
         return dx, dscale, ops.zeros_like(qmin), ops.zeros_like(qmax)
 
     return codes * scale, grad
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x unchanged; its gradient arrives multiplied by `factor`."""
+    """Returns x unchanged, to the last bit; its gradient arrives multiplied by `factor`."""
     scaled = x * factor
-    return scaled + ops.stop_gradient(x - scaled)
+    return ops.stop_gradient(x) + (scaled - ops.stop_gradient(scaled))
+
+
+@ops.custom_gradient
+def clip_above(x: Tensor, ceiling: Tensor) -> Tensor:
+    """Returns min(x, ceiling); above the ceiling only gradients that lower x pass.
+
+    A plain minimum has no gradient there: an x that once went above would never learn again.
+    """
+
+    def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
+        g = args[0] if upstream is None else upstream
+        passes = ops.logical_or(x <= ceiling, g > 0)
+        return ops.where(passes, g, ops.zeros_like(g)), ops.zeros_like(ceiling)
+
+    return ops.minimum(x, ceiling), grad
 
 
 def range_gradient_factor(base_range: Tensor, qmax: int, num_values: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from ddq_tf.config import DDQConfig
-from ddq_tf.graph import align_biases
+from ddq_tf.graph import align
 from ddq_tf.search.budget import WeightBudget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
 
@@ -28,7 +28,7 @@ class DDQModel(keras.Model):
         """`keras.Model.fit`, with a `PrecisionSearch` among the callbacks.
 
         The search comes first, so that other callbacks see its `weight_bits` in the logs. At the
-        end biases move to values that the integer file can hold (`graph.align_biases`).
+        end scales and biases move to values that leave no doubt in integers (`graph.align`).
         """
         if isinstance(callbacks, keras.callbacks.CallbackList):
             given = list(callbacks.callbacks)
@@ -39,7 +39,7 @@ class DDQModel(keras.Model):
         if not any(isinstance(callback, PrecisionSearch) for callback in given):
             given.insert(0, PrecisionSearch(self.ddq_config))
         history = super().fit(*args, callbacks=given, **kwargs)
-        align_biases(self)
+        align(self)
         return history
 
     @property

@@ -24,14 +24,17 @@ class BitwidthLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets an earlier training."""
-        self.bits = {layer.name: [] for layer in weighted_layers(self.model)}
+        self.bits = {layer.name: [] for layer in self._layers()}
         self.average_bits = []
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the precisions in force."""
         used = total = 0
-        for layer in weighted_layers(self.model):
+        for layer in self._layers():
             self.bits[layer.name].append(layer.num_bits)
             used += layer.num_bits * layer.quantizer.num_weights
             total += layer.quantizer.num_weights
         self.average_bits.append(used / max(total, 1))
+
+    def _layers(self) -> list[Any]:
+        return [] if self.model is None else weighted_layers(self.model)

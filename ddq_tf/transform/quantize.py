@@ -9,7 +9,7 @@ import numpy as np
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import FlatGraph, align_biases, flatten
+from ddq_tf.graph import FlatGraph, align, flatten
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate, images_of
 from ddq_tf.transform.rebuild import rebuild
@@ -46,7 +46,7 @@ def quantize_model(
     quantized = rebuild(graph, config, model.name)
     weight_budget(quantized, config)
     calibrate(quantized, batches, config.seed)
-    align_biases(quantized)
+    align(quantized)
     return quantized
 
 

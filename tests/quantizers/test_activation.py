@@ -6,6 +6,7 @@ import tensorflow as tf
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers import ActivationQuantizer
 from tests.quantizers import twin
+from tests.toys import array
 
 
 def quantizer_of(limit=2.0, **kwargs):
@@ -27,7 +28,7 @@ def test_inference_equals_numpy(bits, signed):
     assert (quantizer.qmin, quantizer.qmax) == (qmin, qmax)
     scale = quantizer.export_scale()
     assert scale == np.float32(2) * np.float32(1 / qmax)
-    output = np.array(quantizer(values()))
+    output = array(quantizer(values()))
     np.testing.assert_array_equal(output, twin.forward(values(), scale, qmin, qmax)[0])
 
 
@@ -35,7 +36,7 @@ def test_inference_equals_numpy(bits, signed):
 @pytest.mark.parametrize("limit", [0.3, 2.0, 5.7])
 def test_training_at_8_bits_agrees_with_inference_up_to_ties(limit, signed):
     quantizer = quantizer_of(limit, signed=signed)
-    trained, inferred = np.array(quantizer(values(), training=True)), np.array(quantizer(values()))
+    trained, inferred = array(quantizer(values(), training=True)), array(quantizer(values()))
     steps = (trained - inferred) / quantizer.export_scale()
     # The fused kernel rounds halves up and computes the grid's ends in float32.
     assert np.mean(np.abs(steps) < 0.01) > 0.999
@@ -47,7 +48,7 @@ def gradients(quantizer, x, upstream):
     with tf.GradientTape() as tape:
         tape.watch(x)
         loss = tf.reduce_sum(quantizer(x, training=True) * upstream)
-    return [np.array(g) for g in tape.gradient(loss, [x, quantizer.log_range.value])]
+    return [array(g) for g in tape.gradient(loss, [x, quantizer.log_range.value])]
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -68,7 +69,7 @@ def test_gradients_equal_numpy(bits, signed):
 def test_a_ceiling_limits_the_range_and_lets_it_come_back(bits):
     quantizer = quantizer_of(5.0, num_bits=bits, signed=False, ceiling=6.0)
     quantizer.log_range.assign(0.5)
-    top = np.array(quantizer(np.full((1, 8, 8, 4), 50, np.float32)))
+    top = array(quantizer(np.full((1, 8, 8, 4), 50, np.float32)))
     np.testing.assert_allclose(top, 6, rtol=1e-6)
     x = np.full((1, 8, 8, 4), 50, np.float32)
     _, wants_less = gradients(quantizer, x, np.ones_like(x))

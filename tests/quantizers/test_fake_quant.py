@@ -78,12 +78,12 @@ def test_scale_per_channel(shape, scale_shape):
     check(rng.normal(0, 1, shape).astype(np.float32), scale, -3, 3)
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.25, 3.0])
+@pytest.mark.parametrize("factor", [0.0, 0.25, 3e4])
 def test_scale_gradient_leaves_the_value(factor):
     x = tf.Variable(np.float32(1 / 3))
     with tf.GradientTape() as tape:
         y = scale_gradient(tf.convert_to_tensor(x), factor)
-    assert y.numpy() == pytest.approx(1 / 3, rel=1e-6)
+    assert y.numpy() == np.float32(1 / 3)
     assert tape.gradient(y, x).numpy() == np.float32(factor)
 
 

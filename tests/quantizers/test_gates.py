@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from ddq_tf.quantizers import WeightQuantizer, gates
 from tests.quantizers import twin
+from tests.toys import array
 
 PRECISIONS = (2, 4, 8)
 OPTIMIZERS = {
@@ -24,7 +25,7 @@ class Toy:
         self.slope = rng.normal(0, 1, (20, 3)).astype(np.float32)
         self.quantizer = WeightQuantizer(PRECISIONS)
         self.quantizer.build((20, 3))
-        self.quantizer.calibrate(np.array(self.kernel))
+        self.quantizer.calibrate(array(self.kernel))
         self.optimizer = optimizer
         self.variables = [self.kernel, *self.quantizer.trainable_variables]
         optimizer.build(self.variables)
@@ -32,7 +33,7 @@ class Toy:
     def step(self, choice):
         """One training step at a precision; returns -dL/dG of every gate, from numpy."""
         self.quantizer.choice.assign(choice)
-        kernel = np.array(self.kernel)
+        kernel = array(self.kernel)
         levels = [twin.quantized_weight(self.quantizer, kernel, i) for i in range(len(PRECISIONS))]
         with tf.GradientTape() as tape:
             output = self.quantizer(self.kernel, training=True)
@@ -43,7 +44,7 @@ class Toy:
 
     @property
     def evidence(self):
-        return np.array(self.quantizer.evidence)
+        return array(self.quantizer.evidence)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -91,7 +92,7 @@ def test_loss_saved(lower, upper, expected):
 def test_the_mean_of_both_ends_finds_the_saving_of_a_quadratic_loss():
     """At the optimum x* the true saving of Q1 over Q0 is (|Q0-x*|^2 - |Q1-x*|^2) / 2."""
     toy = Toy(keras.optimizers.SGD(0.0))
-    kernel = np.array(toy.kernel)
+    kernel = array(toy.kernel)
     levels = [twin.quantized_weight(toy.quantizer, kernel, i) for i in range(3)]
     for choice in (0, 1, 2):
         toy.slope = levels[choice] - kernel

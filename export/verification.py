@@ -14,10 +14,12 @@ import numpy as np
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.exporter import ExportResult
-from ddq_tf.export.interpreter import Delegation, Runner, TensorInfo, delegation
+from ddq_tf.export.interpreter import Delegation, Runner, delegation
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
+from ddq_tf.graph import flatten, grid_of
+from ddq_tf.graph.fold import Grid
 from ddq_tf.targets import Target, get_target
 
 
@@ -64,17 +66,19 @@ def verify(
     """
     content = _content(file)
     runner = Runner(content, num_threads=num_threads)
+    grid = _output_grid(model)
     equal = total = same_top = samples = max_lsb = 0
     for batch in batches:
         images = np.asarray(batch[0] if isinstance(batch, tuple | list) else batch, np.float32)
-        expected = _codes(np.asarray(model(images, training=False)), runner.output)
+        expected = _codes(np.asarray(model(images, training=False)), grid)
         received = next(iter(runner.run(runner.quantize_input(images)).values()))
         if expected.shape != received.shape:
             raise DDQError(
                 f"the file needs outputs of the model's shape {expected.shape[1:]}. "
                 f"Received: {received.shape[1:]}. It was exported from another model"
             )
-        difference = np.abs(expected.astype(np.int64) - received.astype(np.int64))
+        received = _codes(runner.dequantize(received), grid)
+        difference = np.abs(expected - received)
         equal += int(np.sum(difference == 0))
         total += difference.size
         max_lsb = max(max_lsb, int(difference.max()))
@@ -112,9 +116,16 @@ def _target(model: Any, file: Any, target: str | None) -> Target:
     return get_target(target or (config.target if config else "litert"))
 
 
-def _codes(values: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """Keras outputs as the file's codes; float outputs stay comparable to 1/1000 of their step."""
-    return info.quantize(values) if info.scale is not None else values
+def _output_grid(model: keras.Model) -> Grid:
+    """The grid of the model's output, whatever type the file shows it in."""
+    graph = flatten(model)
+    return grid_of(graph, graph.outputs[0])
+
+
+def _codes(values: np.ndarray, grid: Grid) -> np.ndarray:
+    """Real numbers as codes of a grid, int64."""
+    codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale))
+    return np.clip(codes, grid.qmin, grid.qmax).astype(np.int64)
 
 
 def _same_weights(model: keras.Model, written: Graph, target: Target) -> bool:

@@ -1,0 +1,459 @@
+"""The sub-commands of `ddq`: their flags, and what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ddq_tf import command_line as line
+from ddq_tf.command_line import Call, Command, Flag, Outcome
+from ddq_tf.config import DDQConfig
+from ddq_tf.targets import TARGETS
+
+_OPTIMIZERS = ("sgd", "adam", "adamw")
+_TRAIN_RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
+_TUNE_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}
+_TYPES = ("int8", "uint8", "float32")
+_MODELS = ("mobilenet_v2", "resnet8")  # those of ddq_tf.models, which takes seconds to import
+
+
+def _demo(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.report import text
+
+    result = jobs.run_demo(
+        call.flags["out"],
+        fast=call.flags["fast"],
+        seed=call.flags["seed"],
+        command=call.command,
+        screen=jobs.Screen(call.console),
+    )
+    call.console.print()
+    text.render(result.report, call.console)
+    rows = [(name, f"{seconds:.0f} s") for name, seconds in result.wall_s.items()]
+    _summary(call, [*rows, ("report", f"{result.folder / 'report.html'}")])
+    return Outcome(results=result.results)
+
+
+def _train(call: Call) -> Outcome:
+    from ddq_tf import jobs
+
+    flags = call.flags
+    options = {
+        name: flags[name]
+        for name in ("alpha", "output_stride", "batch_norm_momentum")
+        if flags[name] is not None
+    }
+    trained = jobs.train_float(
+        flags["model"],
+        _data_options(flags),
+        _train_config(flags, _TRAIN_RATES),
+        out=flags["out"],
+        image_size=flags["image_size"],
+        model_options=options,
+        augment=flags["augment"],
+        checkpoint_dir=flags["checkpoint_dir"],
+        screen=jobs.Screen(call.console),
+    )
+    _summary(
+        call,
+        [
+            ("model", f"{trained.model.name}, {trained.num_params:,} parameters"),
+            *_accuracy_rows(trained),
+            ("input range", _range_words(trained.images.input_range)),
+            ("saved", str(trained.path)),
+        ],
+    )
+    return Outcome(results=trained.results)
+
+
+def _quantize(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.jobs.quantize import history_path
+    from ddq_tf.report import text
+
+    flags = call.flags
+    config = DDQConfig(
+        target=flags["target"],
+        budget=None if flags["budget"] == "none" else flags["budget"],
+        precisions=flags["precisions"],
+        search_fraction=flags["search_fraction"],
+        seed=flags["seed"],
+    )
+    quantized = jobs.quantize_float(
+        call.files[0],
+        _data_options(flags),
+        config,
+        _train_config(flags, _TUNE_RATES),
+        out=flags["out"],
+        augment=flags["augment"],
+        checkpoint_dir=flags["checkpoint_dir"],
+        screen=jobs.Screen(call.console),
+    )
+    call.console.print()
+    text.render(jobs.layers_report(quantized), call.console)
+    _summary(
+        call,
+        [
+            *_accuracy_rows(quantized),
+            ("input range", _range_words(quantized.images.input_range)),
+            ("saved", f"{quantized.path}, {history_path(quantized.path).name}"),
+        ],
+    )
+    return Outcome(results=quantized.results)
+
+
+def _export(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.jobs.export import export_results
+
+    flags = call.flags
+    result = jobs.export_file(
+        call.files[0],
+        flags["out"],
+        target=flags["target"],
+        input_type=flags["input_type"],
+        output_type=flags["output_type"],
+        keep_names=flags["keep_names"],
+    )
+    results = export_results(result)
+    ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
+    _summary(
+        call,
+        [
+            ("saved", str(result.path)),
+            ("size", f"{result.size_bytes:,} bytes"),
+            ("target", result.target.name),
+            ("runs on", f"LiteRT {result.min_runtime} or later"),
+            ("operators", ops),
+        ],
+    )
+    return Outcome(results=results)
+
+
+def _verify(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.jobs.collect import agreement
+    from ddq_tf.report import wording
+
+    flags = call.flags
+    found = agreement(
+        jobs.verify_file(
+            call.files[0],
+            call.files[1],
+            _data_options(flags),
+            split=flags["split"],
+            target=flags["target"],
+            screen=jobs.Screen(call.console),
+        )
+    )
+    least = flags["min_agreement"]
+    is_ok = found.weight_codes_identical and found.top1_agreement >= least
+    for flawless, sentence in wording.agreement_lines(found):
+        call.console.print(Text(f"{'ok  ' if flawless else 'note'} {sentence}"))
+    verdict = "passed" if is_ok else "FAILED"
+    rule = f"all weight codes equal, at least {wording.percent(least)} equal answers"
+    call.console.print(Text(f"{verdict}: {rule}", style="bold green" if is_ok else "bold red"))
+    return Outcome(results={**found.to_dict(), "passed": is_ok}, is_ok=is_ok)
+
+
+def _evaluate(call: Call) -> Outcome:
+    from ddq_tf import jobs
+
+    evaluation = jobs.evaluate_file(
+        call.files[0],
+        _data_options(call.flags),
+        split=call.flags["split"],
+        screen=jobs.Screen(call.console),
+    )
+    _summary(
+        call,
+        [
+            ("model", f"{evaluation.path}, {evaluation.size_bytes:,} bytes, {evaluation.runtime}"),
+            ("data", f"{evaluation.data}, {evaluation.split} split"),
+            ("input range", _range_words(evaluation.input_range)),
+            ("accuracy", f"{_percent(evaluation.accuracy)} of {evaluation.num_samples:,} images"),
+        ],
+    )
+    return Outcome(results=evaluation.results)
+
+
+def _report(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.report import text
+
+    flags, path = call.flags, call.files[0]
+    jobs.check_report_path(flags["out"])
+    subject = jobs.subject_of_files(
+        path,
+        tflite=flags["tflite"],
+        float_model=flags["float"],
+        options=_data_options(flags) if flags["data"] else None,
+        split=flags["split"],
+        target=flags["target"],
+    )
+    report = jobs.make_report(subject, command=call.command, screen=jobs.Screen(call.console))
+    page, values = jobs.save_report(report, flags["out"])
+    text.render(report, call.console)
+    _summary(call, [("saved", f"{page}, {values.name}")])
+    return Outcome(results=report.to_dict())
+
+
+def _data_options(flags: Mapping[str, Any]) -> Any:
+    from ddq_tf.jobs import DataOptions
+
+    return DataOptions(
+        spec=flags["data"],
+        input_range=flags["input_range"],
+        batch_size=flags["batch_size"],
+        limit=flags["limit"],
+    )
+
+
+def _train_config(flags: Mapping[str, Any], rates: Mapping[str, float]) -> Any:
+    from ddq_tf.training import TrainConfig
+
+    rate = flags["learning_rate"]
+    return TrainConfig(
+        epochs=flags["epochs"],
+        batch_size=flags["batch_size"],
+        learning_rate=rates[flags["optimizer"]] if rate is None else rate,
+        optimizer=flags["optimizer"],
+        weight_decay=flags["weight_decay"],
+        label_smoothing=flags["label_smoothing"],
+        seed=flags["seed"],
+    )
+
+
+def _accuracy_rows(result: Any) -> list[tuple[str, str]]:
+    return [
+        (f"{split} accuracy", f"{_percent(share)} of {result.images.count(split):,} images")
+        for split, share in result.accuracy.items()
+    ]
+
+
+def _percent(share: float) -> str:
+    from ddq_tf.report import wording
+
+    return wording.percent(share)
+
+
+def _range_words(values: tuple[float, float]) -> str:
+    return f"{values[0]:g} to {values[1]:g}"
+
+
+def _summary(call: Call, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints a table of two columns."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    call.console.print(table)
+
+
+_COMMON = (
+    line.text("json", "FILE", "also write the results as JSON, with versions, machine and commit"),
+    line.choice(
+        "verbosity", "what to log to stderr", ("error", "warning", "info", "debug"), "warning"
+    ),
+)
+_SEED = line.integer("seed", "N", "makes a run repeatable", 0, low=0)
+_LIMIT = line.integer("limit", "N", "use at most N images of each split, for a quick try")
+_OUT_MODEL = line.text("out", "FILE.keras", "the file to write", required=True)
+_TARGET_WORDS = "where the file will run: " + "; ".join(
+    f"{target.name} ({target.description})" for target in TARGETS.values()
+)
+
+
+def _data_flags(*, batch_size: int, required: bool = True, range_by: str = "") -> tuple[Flag, ...]:
+    by_default = range_by or (
+        "what the model was trained with, as far as its file shows it, else -1,1"
+    )
+    return (
+        line.text(
+            "data",
+            "SPEC",
+            "digits (always at hand), cifar10, fashion_mnist, tfrecord:TRAIN[,TEST], folder:PATH "
+            "(one folder per class) or tfds:NAME",
+            required=required,
+        ),
+        line.pair(
+            "input_range",
+            f"values that pixels 0 and 255 become. By default {by_default}",
+        ),
+        line.integer("batch_size", "N", "images per batch", batch_size),
+        _LIMIT,
+    )
+
+
+def _recipe_flags(*, epochs: int, optimizer: str, rates: Mapping[str, float]) -> tuple[Flag, ...]:
+    words = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    return (
+        line.integer("epochs", "N", "passes over the training images", epochs),
+        line.choice("optimizer", "how weights are updated", _OPTIMIZERS, optimizer),
+        line.number(
+            "learning_rate",
+            "RATE",
+            f"the highest; rises over 5 % of the steps, then falls as a cosine (default: {words})",
+        ),
+        line.number("weight_decay", "RATE", "decoupled, on kernels only", 0.0),
+        line.number("label_smoothing", "SHARE", "spread over all classes", 0.0, high=1.0),
+        line.switch("augment", "shift training images, and mirror them unless digits", True),
+        _SEED,
+        line.text(
+            "checkpoint_dir",
+            "FOLDER",
+            "keeps a backup there: the same command after an interruption resumes",
+        ),
+    )
+
+
+_SPLIT = line.choice("split", "which images", ("train", "val", "test"), "test")
+_TARGET = line.choice("target", f"{_TARGET_WORDS}. By default the model's own", tuple(TARGETS))
+
+_ALL = (
+    Command(
+        name="demo",
+        summary="The whole way on scikit-learn's digits, in minutes.",
+        notes=(
+            "Trains MobileNetV2 (alpha 0.35), learns 4 and 8 bit precisions within 60 % of the "
+            "int8 bytes, exports, verifies, and compares with float and stock int8. Interrupted, "
+            "the same command resumes the training that was under way."
+        ),
+        flags=(
+            line.text("out", "FOLDER", "for models, file and report", "runs/demo"),
+            line.switch("fast", "a quarter of the training: shows the way, not the accuracy"),
+            _SEED,
+            *_COMMON,
+        ),
+        example="ddq demo --out=runs/demo",
+        run=_demo,
+    ),
+    Command(
+        name="train",
+        summary="Train a float model from scratch.",
+        flags=(
+            *_data_flags(batch_size=128, range_by="-1,1 (resnet8: 0,255)"),
+            _OUT_MODEL,
+            line.choice("model", "which network", _MODELS, "mobilenet_v2"),
+            line.number("alpha", "WIDTH", "width multiplier (mobilenet_v2)"),
+            line.integer(
+                "output_stride", "8|16|32", "how far images shrink (mobilenet_v2; by image size)"
+            ),
+            line.number(
+                "batch_norm_momentum",
+                "SHARE",
+                "of the moving statistics; by default it suits the number of steps",
+                high=1.0,
+            ),
+            line.integer("image_size", "PIXELS", "resize images to this side"),
+            *_recipe_flags(epochs=20, optimizer="sgd", rates=_TRAIN_RATES),
+            *_COMMON,
+        ),
+        example="ddq train --data=digits --alpha=0.35 --optimizer=adam --out=float.keras",
+        run=_train,
+    ),
+    Command(
+        name="quantize",
+        summary="Learn precisions and weights within a size budget (DDQ).",
+        files=("FLOAT.keras",),
+        notes=(
+            "Takes any .keras or .h5 classifier with supported layers. Writes the DDQ model and, "
+            "beside it, FILE.history.json with loss, accuracy and bits per epoch."
+        ),
+        flags=(
+            *_data_flags(batch_size=64),
+            _OUT_MODEL,
+            line.text(
+                "budget",
+                "SIZE",
+                "for the weights: 0.6 or 60% (of their int8 bytes), 4.3bits (per weight), 48KiB, "
+                "48000bytes, or none",
+                "0.6",
+            ),
+            line.choice("target", _TARGET_WORDS, tuple(TARGETS), "litert"),
+            line.whole_numbers(
+                "precisions", "4,8", "bits to learn over; by default those that the target stores"
+            ),
+            line.number(
+                "search_fraction",
+                "SHARE",
+                "of the training after which the precisions are final",
+                0.5,
+                high=1.0,
+            ),
+            *_recipe_flags(epochs=15, optimizer="sgd", rates=_TUNE_RATES),
+            *_COMMON,
+        ),
+        example="ddq quantize float.keras --data=digits --budget=0.6 --out=ddq.keras",
+        run=_quantize,
+    ),
+    Command(
+        name="export",
+        summary="Write a DDQ model as an integer-only .tflite file.",
+        files=("DDQ.keras",),
+        flags=(
+            line.text("out", "FILE.tflite", "the file to write", required=True),
+            _TARGET,
+            line.choice("input_type", "of the file's input", _TYPES, "int8"),
+            line.choice("output_type", "of the file's output", _TYPES, "int8"),
+            line.switch("keep_names", "keep the names of inner tensors, for looking at the file"),
+            *_COMMON,
+        ),
+        example="ddq export ddq.keras --out=ddq.tflite",
+        run=_export,
+    ),
+    Command(
+        name="verify",
+        summary="Check that a .tflite file computes what was trained.",
+        files=("DDQ.keras", "FILE.tflite"),
+        notes=(
+            "Exit code 1 if a weight code differs from the trained one, or if file and model give "
+            "the same answer for too few images."
+        ),
+        flags=(
+            *_data_flags(batch_size=64),
+            _SPLIT,
+            line.number("min_agreement", "SHARE", "of equal answers, for success", 0.99, high=1.0),
+            _TARGET,
+            *_COMMON,
+        ),
+        example="ddq verify ddq.keras ddq.tflite --data=digits",
+        run=_verify,
+    ),
+    Command(
+        name="evaluate",
+        summary="Measure the accuracy of a .keras, .h5 or .tflite file.",
+        files=("MODEL",),
+        flags=(*_data_flags(batch_size=64), _SPLIT, *_COMMON),
+        example="ddq evaluate ddq.tflite --data=digits --split=test",
+        run=_evaluate,
+    ),
+    Command(
+        name="report",
+        summary="Put everything known of a DDQ model on one HTML page.",
+        files=("DDQ.keras",),
+        notes=(
+            "With --data, accuracies are measured and the file is verified; with --float too, the "
+            "stock int8 converter's file is made and measured as the baseline. Writes JSON beside "
+            "the page."
+        ),
+        flags=(
+            line.text("out", "FILE.html", "the page to write", "report.html"),
+            line.text("tflite", "FILE", "its exported file; by default it is exported anew"),
+            line.text("float", "FILE", "the float model that it came from"),
+            *_data_flags(batch_size=64, required=False),
+            _SPLIT,
+            _TARGET,
+            *_COMMON,
+        ),
+        example="ddq report ddq.keras --float=float.keras --data=digits --out=report.html",
+        run=_report,
+    ),
+)
+COMMANDS = {command.name: command for command in _ALL}

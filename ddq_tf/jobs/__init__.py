@@ -1,0 +1,52 @@
+"""The work behind the `ddq` commands, one function each; silent unless given a `Screen`."""
+
+from ddq_tf.jobs.demo import DemoResult, run_demo
+from ddq_tf.jobs.export import export_file
+from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs.loading import (
+    load_ddq_model,
+    load_float_model,
+    load_model,
+    read_notes,
+    save_model,
+)
+from ddq_tf.jobs.measure import Evaluation, evaluate_file, verify_file
+from ddq_tf.jobs.quantize import Quantized, quantize_float
+from ddq_tf.jobs.report import (
+    Subject,
+    check_report_path,
+    layers_report,
+    make_report,
+    save_report,
+    subject_of_files,
+)
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.jobs.train import Trained, train_float
+
+__all__ = [
+    "DataOptions",
+    "DemoResult",
+    "Evaluation",
+    "Images",
+    "Quantized",
+    "Screen",
+    "Subject",
+    "Trained",
+    "check_report_path",
+    "evaluate_file",
+    "export_file",
+    "layers_report",
+    "load_ddq_model",
+    "load_float_model",
+    "load_model",
+    "make_report",
+    "open_for_model",
+    "quantize_float",
+    "read_notes",
+    "run_demo",
+    "save_model",
+    "save_report",
+    "subject_of_files",
+    "train_float",
+    "verify_file",
+]

@@ -1,0 +1,181 @@
+"""Accuracies and the comparison of file and model, with progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ddq_tf.errors import DDQError
+from ddq_tf.export.evaluate import tflite_accuracy
+from ddq_tf.export.interpreter import Runner
+from ddq_tf.export.verification import Verification, verify
+from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images, range_of_grid
+from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.search import DDQModel
+from ddq_tf.training import accuracy
+
+
+def keras_accuracy(model: keras.Model, images: Images, split: str, screen: Screen) -> float:
+    """Returns the accuracy of a Keras model, in [0, 1]."""
+    return accuracy(model, _tracked(images, split, screen, f"{model.name} in Keras"))
+
+
+def litert_accuracy(content: bytes, images: Images, split: str, screen: Screen) -> float:
+    """Returns the accuracy of a .tflite file's content in LiteRT, in [0, 1]."""
+    return tflite_accuracy(content, _tracked(images, split, screen, "file in LiteRT"))
+
+
+def compare(
+    model: DDQModel,
+    content: bytes,
+    images: Images,
+    split: str,
+    screen: Screen,
+    *,
+    target: str | None = None,
+) -> Verification:
+    """Compares a DDQ model with its file; see `ddq_tf.export.verify`."""
+    return verify(
+        model, content, _tracked(images, split, screen, "Keras against LiteRT"), target=target
+    )
+
+
+def _tracked(images: Images, split: str, screen: Screen, words: str) -> Any:
+    return screen.track(
+        images.batches(split), words, count=images.count(split), per_item=images.batch_size
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The accuracy of a model file.
+
+    Attributes:
+        path: the file.
+        runtime: "Keras" or "LiteRT".
+        size_bytes: of the file.
+        data: it was measured on.
+        split: likewise.
+        input_range: that was used.
+        num_samples: images.
+        accuracy: in [0, 1].
+    """
+
+    path: str
+    runtime: str
+    size_bytes: int
+    data: str
+    split: str
+    input_range: tuple[float, float]
+    num_samples: int
+    accuracy: float
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        return dataclasses.asdict(self)
+
+
+def evaluate_file(
+    path: str | os.PathLike[str],
+    options: DataOptions,
+    *,
+    split: str = "test",
+    screen: Screen | None = None,
+) -> Evaluation:
+    """Measures the accuracy of a .keras, .h5 or .tflite file.
+
+    Args:
+        path: the file.
+        options: the data.
+        split: "train", "val" or "test".
+        screen: where to tell what is going on.
+
+    Raises:
+        DDQError: if the file or the data cannot be used.
+    """
+    screen, path = screen or Screen(), Path(path)
+    if path.suffix.lower() == ".tflite":
+        content = read_tflite(path)
+        images = _open_for_tflite(content, options)
+        measured = litert_accuracy(content, images, split, screen)
+    else:
+        model = load_model(path)
+        images = open_for_model(options, model, read_notes(path))
+        measured = keras_accuracy(model, images, split, screen)
+    return Evaluation(
+        path=str(path),
+        runtime="LiteRT" if path.suffix.lower() == ".tflite" else "Keras",
+        size_bytes=path.stat().st_size,
+        data=options.spec,
+        split=split,
+        input_range=images.input_range,
+        num_samples=images.count(split),
+        accuracy=measured,
+    )
+
+
+def verify_file(
+    model_path: str | os.PathLike[str],
+    file_path: str | os.PathLike[str],
+    options: DataOptions,
+    *,
+    split: str = "test",
+    target: str | None = None,
+    screen: Screen | None = None,
+) -> Verification:
+    """Compares a saved DDQ model with its exported file.
+
+    Args:
+        model_path: the DDQ .keras file.
+        file_path: the .tflite file.
+        options: the data to run both on.
+        split: "train", "val" or "test".
+        target: what the file was written for; None for the model's own.
+        screen: where to tell what is going on.
+
+    Raises:
+        DDQError: if a file or the data cannot be used, or the file is of another model.
+    """
+    model = load_ddq_model(model_path)
+    content = read_tflite(file_path)
+    images = open_for_model(options, model, read_notes(model_path))
+    return compare(model, content, images, split, screen or Screen(), target=target)
+
+
+def read_tflite(path: str | os.PathLike[str]) -> bytes:
+    """Returns the content of a .tflite file that LiteRT runs.
+
+    Raises:
+        DDQError: naming the file, if it is missing or none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DDQError(f"the .tflite file does not exist. Received: {str(path)!r}")
+    content = path.read_bytes()
+    try:
+        Runner(content)
+    except DDQError as error:
+        raise DDQError(f"{str(path)!r} is no .tflite file that runs: {error}") from error
+    return content
+
+
+def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
+    """Opens a data set for a file; its input's grid shows the range."""
+    runner = Runner(content)
+    info, known = runner.input, None
+    if info.scale is not None:
+        low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
+        scale, zero = float(info.scale), info.zero_point
+        known = range_of_grid(scale, low - zero, high - zero)
+    return open_images(
+        options,
+        input_shape=(None, *info.shape[1:]),
+        num_classes=runner.output.shape[-1],
+        input_range=known,
+    )

@@ -1,0 +1,181 @@
+"""`ddq quantize`: a float model becomes a DDQ model that meets a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ddq_tf import data
+from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError
+from ddq_tf.files import atomic_write_bytes
+from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
+from ddq_tf.jobs.measure import keras_accuracy
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.jobs.train import check_finite
+from ddq_tf.report import codec
+from ddq_tf.search import DDQModel
+from ddq_tf.training import BitwidthLogger, TrainConfig, fit_classifier
+from ddq_tf.transform import quantize_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A trained DDQ model and what was measured of it.
+
+    Attributes:
+        model: itself.
+        path: the file it was saved in.
+        images: the data it was trained on.
+        accuracy: by split, in [0, 1].
+        average_bits: stored bits per weight.
+        weights_size_bytes: stored bytes of all quantized weights.
+        bits: precision by layer.
+        history: per-epoch values by name.
+        bits_history: per-epoch precision by layer.
+    """
+
+    model: DDQModel = dataclasses.field(repr=False)
+    path: Path
+    images: Images = dataclasses.field(repr=False)
+    accuracy: dict[str, float]
+    average_bits: float
+    weights_size_bytes: int
+    bits: dict[str, int]
+    history: dict[str, list[float]] = dataclasses.field(repr=False)
+    bits_history: dict[str, list[int]] = dataclasses.field(repr=False)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        kept = ("accuracy", "average_bits", "weights_size_bytes", "bits", "history", "bits_history")
+        return {
+            "path": str(self.path),
+            "data": self.images.dataset.name,
+            "input_range": self.images.input_range,
+            "num_samples": {split: self.images.count(split) for split in self.accuracy},
+            **{name: getattr(self, name) for name in kept},
+        }
+
+
+def quantize_float(
+    source: str | os.PathLike[str] | keras.Model,
+    options: DataOptions,
+    ddq: DDQConfig,
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike[str],
+    augment: bool = True,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    screen: Screen | None = None,
+) -> Quantized:
+    """Quantizes a float classifier, trains precisions and weights, and saves the result.
+
+    Writes `out` and, beside it, the training history (see `history_path`).
+
+    Args:
+        source: the float model, or its .keras or .h5 file.
+        options: the data.
+        ddq: target, budget and the rest.
+        config: the recipe; its batch size must be that of `options`.
+        out: the .keras file to write.
+        augment: whether training images are shifted and, where that makes sense, mirrored.
+        checkpoint_dir: see `fit_classifier`.
+        screen: where to tell what is going on.
+
+    Raises:
+        DDQError: if model, data, budget or file cannot be had; before any training.
+    """
+    screen = screen or Screen()
+    out = check_output(out, ".keras")
+    model, notes = _opened(source)
+    images = open_for_model(options, model, notes)
+    quantized = quantize_model(model, ddq, images.calibration(ddq.calibration_images, ddq.seed))
+    changes = data.default_augment(images.dataset.name) if augment else None
+    train, steps = images.training(changes, config.seed)
+    screen.heading(
+        f"Learning the precisions of {model.name} on {images.count('train'):,} images of "
+        f"{images.dataset.name}, {config.epochs} epochs"
+    )
+    bits = BitwidthLogger()
+    history = fit_classifier(
+        quantized,
+        train,
+        images.batches("val"),
+        config,
+        steps_per_epoch=steps,
+        checkpoint_dir=checkpoint_dir,
+        callbacks=[bits],
+        verbose=screen.fit_verbose,
+    )
+    check_finite(history, config)
+    noted = {"input_range": images.input_range, "data": images.dataset.name, "seed": config.seed}
+    save_model(quantized, out, noted)
+    result = _measured(quantized, out, images, history, bits, screen)
+    _save_history(result)
+    return result
+
+
+def history_path(model_path: str | os.PathLike[str]) -> Path:
+    """Returns where the training history of a saved DDQ model lies."""
+    return Path(model_path).with_suffix(".history.json")
+
+
+def load_history(
+    model_path: str | os.PathLike[str],
+) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """Returns the (history, bits_history) of a saved DDQ model; empty if there is none.
+
+    Raises:
+        DDQError: if the file beside the model is broken.
+    """
+    path = history_path(model_path)
+    if not path.is_file():
+        return {}, {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            {key: [float(v) for v in series] for key, series in values["history"].items()},
+            {key: [int(v) for v in series] for key, series in values["bits_history"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DDQError(f"cannot read the training history {str(path)!r}: {error}") from error
+
+
+def _opened(source: Any) -> tuple[keras.Model, dict[str, Any]]:
+    if isinstance(source, keras.Model):
+        return source, {}
+    return load_float_model(source), read_notes(source)
+
+
+def _measured(
+    model: DDQModel,
+    path: Path,
+    images: Images,
+    history: keras.callbacks.History,
+    bits: BitwidthLogger,
+    screen: Screen,
+) -> Quantized:
+    budget = model.weight_budget
+    return Quantized(
+        model=model,
+        path=path,
+        images=images,
+        accuracy={split: keras_accuracy(model, images, split, screen) for split in ("val", "test")},
+        average_bits=budget.average_bits,
+        weights_size_bytes=budget.used_bits // 8,
+        bits={layer.name: layer.num_bits for layer in budget.layers},
+        history={key: [float(v) for v in values] for key, values in history.history.items()},
+        bits_history=bits.bits,
+    )
+
+
+def _save_history(result: Quantized) -> None:
+    values = codec.encode({"history": result.history, "bits_history": result.bits_history})
+    atomic_write_bytes(history_path(result.path), f"{json.dumps(values, indent=1)}\n".encode())

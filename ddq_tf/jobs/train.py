@@ -1,0 +1,159 @@
+"""`ddq train`: a float model from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ddq_tf import data, models
+from ddq_tf.errors import DDQError
+from ddq_tf.jobs.images import (
+    DEFAULT_INPUT_RANGE,
+    MODEL_INPUT_RANGES,
+    SPLIT_SEED,
+    DataOptions,
+    Images,
+)
+from ddq_tf.jobs.loading import check_output, save_model
+from ddq_tf.jobs.measure import keras_accuracy
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.training import TrainConfig, fit_classifier
+
+_SMALLEST_MOMENTUM = 0.9
+_HORIZON = 50  # steps of moving statistics in a training; as 0.999 has in 50,000 steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained float model and what was measured of it.
+
+    Attributes:
+        model: itself.
+        path: the file it was saved in.
+        images: the data it was trained on.
+        num_params: how many parameters it has.
+        accuracy: by split, in [0, 1].
+        history: per-epoch values by name.
+    """
+
+    model: keras.Model = dataclasses.field(repr=False)
+    path: Path
+    images: Images = dataclasses.field(repr=False)
+    num_params: int
+    accuracy: dict[str, float]
+    history: dict[str, list[float]] = dataclasses.field(repr=False)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        return {
+            "path": str(self.path),
+            "data": self.images.dataset.name,
+            "input_range": self.images.input_range,
+            "num_params": self.num_params,
+            "accuracy": self.accuracy,
+            "num_samples": {split: self.images.count(split) for split in self.accuracy},
+            "history": self.history,
+        }
+
+
+def train_float(
+    name: str,
+    options: DataOptions,
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike[str],
+    image_size: int | None = None,
+    model_options: dict[str, Any] | None = None,
+    augment: bool = True,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    screen: Screen | None = None,
+) -> Trained:
+    """Builds a model by name, trains it and saves it as a .keras file.
+
+    Args:
+        name: a key of `ddq_tf.models.MODELS`.
+        options: the data; an input range of None is what the model was published with.
+        config: the recipe; its batch size must be that of `options`.
+        out: the .keras file to write.
+        image_size: side in pixels; None for that of the data.
+        model_options: for the builder, such as alpha.
+        augment: whether training images are shifted and, where that makes sense, mirrored.
+        checkpoint_dir: see `fit_classifier`.
+        screen: where to tell what is going on.
+
+    Raises:
+        DDQError: if the model, the data or the file cannot be had; before any training.
+    """
+    screen = screen or Screen()
+    out = check_output(out, ".keras")
+    _check_options(name, model_options or {})
+    dataset = data.load(options.spec, image_size=image_size, seed=SPLIT_SEED)
+    images = Images(
+        dataset=dataset,
+        input_range=options.input_range or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
+        batch_size=config.batch_size,
+        limit=options.limit,
+    )
+    changes = data.default_augment(dataset.name) if augment else None
+    train, steps = images.training(changes, config.seed)
+    keras.utils.set_random_seed(config.seed)
+    builder = {"batch_norm_momentum": _momentum(name, config.epochs * steps)}
+    builder.update(model_options or {})
+    model = models.build(name, dataset.image_shape, len(dataset.class_names), **builder)
+    screen.heading(
+        f"Training {model.name} on {images.count('train'):,} images of {dataset.name}, "
+        f"{config.epochs} epochs"
+    )
+    history = fit_classifier(
+        model,
+        train,
+        images.batches("val"),
+        config,
+        steps_per_epoch=steps,
+        checkpoint_dir=checkpoint_dir,
+        verbose=screen.fit_verbose,
+    )
+    check_finite(history, config)
+    notes = {"input_range": images.input_range, "data": dataset.name, "seed": config.seed}
+    save_model(model, out, notes)
+    return Trained(
+        model=model,
+        path=out,
+        images=images,
+        num_params=model.count_params(),
+        accuracy={split: keras_accuracy(model, images, split, screen) for split in ("val", "test")},
+        history={key: [float(v) for v in values] for key, values in history.history.items()},
+    )
+
+
+def check_finite(history: keras.callbacks.History, config: TrainConfig) -> None:
+    """Raises DDQError if a training ended in a loss that is no number."""
+    losses = history.history.get("loss") or [0.0]
+    if not math.isfinite(losses[-1]):
+        raise DDQError(
+            f"the training diverged: its loss is {losses[-1]}. Nothing was saved. Lower the "
+            f"learning rate. Received: learning_rate={config.learning_rate!r}"
+        )
+
+
+def _check_options(name: str, model_options: dict[str, Any]) -> None:
+    """Rejects options that the model's builder does not know."""
+    if name not in models.MODELS:
+        raise DDQError(f"model must be one of {sorted(models.MODELS)}. Received: model={name!r}")
+    known = inspect.signature(models.MODELS[name]).parameters
+    foreign = sorted(set(model_options) - set(known))
+    if foreign:
+        raise DDQError(f"model {name!r} has no {' and no '.join(foreign)}; leave it out")
+
+
+def _momentum(name: str, total_steps: int) -> float:
+    """Returns a BatchNorm momentum whose statistics settle well within the training."""
+    default = inspect.signature(models.MODELS[name]).parameters["batch_norm_momentum"].default
+    return min(default, max(_SMALLEST_MOMENTUM, 1 - _HORIZON / total_steps))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from ddq_tf import Budget, DDQConfig, DDQError, quantize_model
+from ddq_tf.search import weight_budget
+from tests.toys import images, mixed_net
+
+SIZES = {"conv": 3 * 3 * 3 * 8, "expand": 8 * 16, "project": 16 * 8, "logits": 8 * 4}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return quantize_model(mixed_net(), DDQConfig(budget=None), images(8))
+
+
+def test_counts_what_the_target_stores(model):
+    budget = weight_budget(model, DDQConfig(budget=0.9))
+    costs = dict(zip((layer.name for layer in budget.layers), budget.costs, strict=True))
+    assert list(costs) == list(SIZES)
+    assert costs["conv"].tolist() == [SIZES["conv"] * 8]  # litert stores it at 8 bits only
+    for name in ("expand", "project", "logits"):
+        assert costs[name].tolist() == [SIZES[name] * 4, SIZES[name] * 8]
+    assert budget.num_weights == sum(SIZES.values())
+    assert budget.full_bits == budget.used_bits == 8 * budget.num_weights
+    assert budget.average_bits == 8
+    assert budget.least_bits == 8 * SIZES["conv"] + 4 * (budget.num_weights - SIZES["conv"])
+
+
+@pytest.mark.parametrize(
+    ("budget", "bits"),
+    [
+        (0.9, 0.9 * 8 * 504),
+        (Budget(average_bits=7), 7 * 504),
+        (Budget(size_bytes=450), 450 * 8),
+        (None, None),
+    ],
+)
+def test_capacity(model, budget, bits):
+    capacity = weight_budget(model, DDQConfig(budget=budget)).capacity_bits
+    assert capacity == (None if bits is None else pytest.approx(bits))
+
+
+def test_the_choice_changes_what_is_used(model):
+    budget = weight_budget(model, DDQConfig(budget=None))
+    budget.layers[1].quantizer.choice.assign(0)
+    try:
+        assert budget.used_bits == 8 * 504 - 4 * SIZES["expand"]
+    finally:
+        budget.layers[1].quantizer.choice.assign(1)
+
+
+def test_an_impossible_budget_names_the_least(model):
+    least = (8 * SIZES["conv"] + 4 * (504 - SIZES["conv"])) // 8
+    with pytest.raises(DDQError, match=rf"impossible.*'mixed'.*at least {least} bytes"):
+        weight_budget(model, DDQConfig(budget=0.5))
+    with pytest.raises(DDQError, match="impossible"):
+        quantize_model(mixed_net(), DDQConfig(budget=0.5), images(8))
+
+
+def test_code_bits_count_where_the_target_rewards_them():
+    config = DDQConfig(target="litert-int8", precisions=(3, 8), budget=None)
+    model = quantize_model(mixed_net(), config, images(8))
+    for cost, size in zip(model.weight_budget.costs, SIZES.values(), strict=True):
+        np.testing.assert_array_equal(cost, [3 * size, 8 * size])
