@@ -17,7 +17,7 @@ import numpy as np
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.graph import FlatGraph, FlatNode, FoldedLayer, flatten, fold, grid_of
-from ddq_tf.graph.fold import INT32_MAX, Grid
+from ddq_tf.graph.fold import INT32_MAX, Grid, is_finite
 from ddq_tf.layers import (
     DDQActivation,
     DDQDense,
@@ -81,6 +81,8 @@ def _problems(graph: FlatGraph) -> list[str]:
 
 def _problem(graph: FlatGraph, node: FlatNode) -> str | None:
     layer = node.layer
+    if not is_finite(layer):
+        return "holds NaN or infinite values: the training diverged"
     if isinstance(layer, DDQWeightedLayer):
         if keras.activations.serialize(layer.activation) != "linear":
             return "needs activation='linear' and a DDQActivation after it"

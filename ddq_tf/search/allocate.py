@@ -31,6 +31,8 @@ def allocate(
     room = capacity - cheapest
     if room <= 0:
         return [0] * len(costs)
+    if sum(float(c[-1]) for c in costs) <= capacity:  # rounded up, these might not fit
+        return [len(c) - 1 for c in costs]
     extra = [np.ceil((c - c[0]) / room * _UNITS - 1e-9).astype(np.int64) for c in costs]
     filled = [_with_fill(v, c) for v, c in zip(values, costs, strict=True)]
     return _knapsack(filled, extra)

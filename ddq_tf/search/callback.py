@@ -84,6 +84,12 @@ class PrecisionSearch(keras.callbacks.Callback):
         if self._budget is not None:
             self._freeze()
 
+    def finish(self) -> None:
+        """Makes the choice final, also if another callback has restored an earlier state since."""
+        if not is_frozen(self.model):
+            self._budget = weight_budget(self.model, self.config)
+            self._freeze()
+
     def _choose(self, descent: float) -> None:
         """Brings the best choice within the present limit into force."""
         budget = self._budget

@@ -39,6 +39,9 @@ class DDQModel(keras.Model):
         if not any(isinstance(callback, PrecisionSearch) for callback in given):
             given.insert(0, PrecisionSearch(self.ddq_config))
         history = super().fit(*args, callbacks=given, **kwargs)
+        for callback in given:
+            if isinstance(callback, PrecisionSearch):
+                callback.finish()
         align(self)
         return history
 

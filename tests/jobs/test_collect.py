@@ -1,0 +1,64 @@
+"""The records of a report against the model that they describe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ddq_tf.jobs import collect
+from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.targets import get_target
+
+
+def test_layer_reports_describe_every_weighted_layer(quantized: Any) -> None:
+    layers = weighted_layers(quantized.model)
+    reports = collect.layer_reports(quantized.model)
+    assert [r.name for r in reports] == [layer.name for layer in layers]
+    target = get_target("litert-compact")
+    for report, layer in zip(reports, layers, strict=True):
+        codes, scale = layer.integer_weights()
+        assert report.num_bits == layer.num_bits
+        assert report.kernel_shape == codes.shape
+        assert report.stored_bits == target.stored_bits(layer.kind, layer.num_bits)
+        assert report.size_bytes == math.ceil(codes.size * report.stored_bits / 8)
+        assert (report.scale_min, report.scale_max) == (float(scale.min()), float(scale.max()))
+    used_bits = quantized.model.weight_budget.used_bits
+    assert sum(r.num_weights * r.stored_bits for r in reports) == used_bits
+
+
+def test_the_histogram_counts_the_codes(quantized: Any) -> None:
+    layers = weighted_layers(quantized.model)
+    for layer, report in zip(layers, collect.layer_reports(quantized.model), strict=True):
+        codes, _ = layer.integer_weights()
+        qmax = 2 ** (layer.num_bits - 1) - 1
+        expected = np.bincount(codes.ravel().astype(int) + qmax, minlength=2 * qmax + 1)
+        # Kernel values at the middle of two levels may round either way.
+        difference = np.abs(np.array(report.histogram.level_counts) - expected).sum()
+        assert difference <= 0.01 * codes.size
+        assert sum(report.histogram.counts) == codes.size
+
+
+def test_the_error_is_relative(quantized: Any) -> None:
+    reports = collect.layer_reports(quantized.model)
+    assert all(0 < report.rms_error < (0.02 if report.num_bits == 8 else 0.5) for report in reports)
+
+
+def test_another_target_stores_other_widths(quantized: Any) -> None:
+    reports = collect.layer_reports(quantized.model, get_target("litert-int8"))
+    assert {report.stored_bits for report in reports} == {8}
+
+
+def test_activation_reports_have_the_grid_of_the_file(quantized: Any) -> None:
+    reports = collect.activation_reports(quantized.model)
+    assert len(reports) == len(activation_layers(quantized.model))
+    for report in reports:
+        low = report.scale * (-128 - report.zero_point)
+        assert report.range_min == low
+        assert report.range_max == report.scale * (127 - report.zero_point)
+
+
+def test_budget_words(quantized: Any) -> None:
+    assert collect.budget_text(quantized.model.ddq_config) == "70 % of int8"
+    assert collect.budget_average_bits(quantized.model) == 0.7 * 8

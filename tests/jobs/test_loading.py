@@ -1,0 +1,88 @@
+"""Model files in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ddq_tf import DDQError, DDQModel, jobs
+from ddq_tf.jobs.loading import check_output
+
+
+def test_a_saved_model_keeps_its_outputs_and_notes(quantized: Any) -> None:
+    images = next(iter(quantized.images.batches("test")))[0]
+    model = jobs.load_ddq_model(quantized.path)
+    assert isinstance(model, DDQModel)
+    np.testing.assert_array_equal(
+        np.asarray(model(images, training=False)),
+        np.asarray(quantized.model(images, training=False)),
+    )
+    assert jobs.read_notes(quantized.path)["input_range"] == [0.0, 255.0]
+
+
+def test_keras_reads_the_file_itself(trained: Any) -> None:
+    assert isinstance(keras.models.load_model(trained.path, compile=False), keras.Model)
+
+
+def test_files_of_others_have_no_notes(tmp_path: Path, trained: Any) -> None:
+    trained.model.save(tmp_path / "plain.keras")
+    assert jobs.read_notes(tmp_path / "plain.keras") == {}
+    assert jobs.read_notes(tmp_path / "absent.keras") == {}
+
+
+def test_an_interrupted_save_leaves_the_old_file(
+    tmp_path: Path, trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"old")
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.save_model(trained.model, path, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"\x89HDF\r\n\x1a\n"])
+def test_broken_files_are_named(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DDQError, match=f"broken{suffix}"):
+        jobs.load_model(path)
+
+
+def test_truncated_files_are_named(tmp_path: Path, trained: Any) -> None:
+    path = tmp_path / "half.keras"
+    content = trained.path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DDQError, match=r"half\.keras"):
+        jobs.load_model(path)
+
+
+def test_float_and_ddq_are_told_apart(trained: Any, quantized: Any) -> None:
+    with pytest.raises(DDQError, match="holds a float model"):
+        jobs.load_ddq_model(trained.path)
+    with pytest.raises(DDQError, match="holds a DDQ model"):
+        jobs.load_float_model(quantized.path)
+
+
+def test_keras_2_depthwise_models_load(shared_dir: Path) -> None:
+    model = jobs.load_model(shared_dir / "models/mlperf_tiny/vww_96.h5")
+    kinds = {type(layer) for layer in model.layers}
+    assert keras.layers.DepthwiseConv2D in kinds
+    assert model.output_shape == (None, 2)
+
+
+def test_outputs_are_checked_early(tmp_path: Path) -> None:
+    with pytest.raises(DDQError, match=r"must end in \.keras"):
+        check_output(tmp_path / "a.h5", ".keras")
+    with pytest.raises(DDQError, match="existing folder"):
+        check_output(tmp_path / "absent" / "a.keras", ".keras")

@@ -1,0 +1,308 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ddq_tf import DDQConfig, DDQError, quantize_model
+from ddq_tf.graph import flatten
+from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
+from tests.toys import array, compiled, images, labels, mixed_net, shake
+
+K = keras.layers
+FREE = DDQConfig(budget=None)
+X = images(48)
+
+
+def quantized(model, calibration=X, config=FREE):
+    return quantize_model(model, config, calibration)
+
+
+def relative_error(received, expected):
+    return np.sqrt(np.mean((received - expected) ** 2) / np.mean(expected**2))
+
+
+def test_weights_are_copied_and_the_original_stays_bitwise():
+    model = shake(mixed_net())
+    before, config = [w.copy() for w in model.get_weights()], model.get_config()
+    q = quantized(model)
+    for layer in weighted_layers(q):
+        np.testing.assert_array_equal(array(layer.kernel), array(model.get_layer(layer.name).kernel))
+    for name in ("gamma", "moving_mean", "moving_variance"):
+        ours, theirs = (getattr(m.get_layer("norm"), name) for m in (q, model))
+        np.testing.assert_array_equal(array(ours), array(theirs))
+    compiled(q).train_on_batch(X, labels(48))
+    assert model.get_config() == config
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_biases_move_by_half_a_step_at_most():
+    model = shake(mixed_net())
+    q = quantized(model)
+    graph = flatten(q)
+    node = next(n for n in graph.nodes if n.name == "logits")
+    grid = graph.producer(node.inputs[0]).layer.quantizer.export_scale()
+    _, scale = node.layer.integer_weights()
+    moved = np.abs(array(q.get_layer("logits").bias) - array(model.get_layer("logits").bias))
+    assert (moved <= 0.501 * grid * scale).all()
+
+
+def test_an_8_bit_model_is_close_to_the_float_model():
+    """Nine tensors rounded to 255 steps add noise of about 0.5 % of their signal each."""
+    model = shake(mixed_net())
+    error = relative_error(array(quantized(model)(X)), array(model(X)))
+    assert 0 < error < 0.03
+
+
+def test_calibration_is_determined_by_the_seed_and_free_of_side_effects():
+    model = shake(mixed_net())
+    first, second = quantized(model), quantized(model)
+    for one, two in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert all(layer.observer is None for layer in activation_layers(first))
+    assert not any(layer.quantizer.bypass for layer in weighted_layers(first))
+
+
+def as_dataset(with_labels):
+    parts = (X, labels(48)) if with_labels else X
+    return tf.data.Dataset.from_tensor_slices(parts).batch(16)
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return X[16 * index : 16 * index + 16], labels(16)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        lambda: tf.constant(X),
+        lambda: as_dataset(True),
+        lambda: as_dataset(False),
+        lambda: [X[:16], X[16:32], X[32:]],
+        lambda: ((X[i : i + 16], labels(16)) for i in (0, 16, 32)),
+        Sequence,
+    ],
+    ids=["tensor", "labelled dataset", "dataset", "list", "generator", "PyDataset"],
+)
+def test_calibration_takes_every_common_form_of_data(calibration):
+    # 48 images are sampled whole, so that the batching makes no difference.
+    expected = quantized(mixed_net()).get_weights()
+    received = quantized(mixed_net(), calibration()).get_weights()
+    for one, two in zip(expected, received, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_calibration_takes_no_more_images_than_told():
+    taken = []
+
+    def batches():
+        for start in range(0, 48, 8):
+            taken.append(start)
+            yield X[start : start + 8]
+
+    config = DDQConfig(budget=None, calibration_images=12)
+    received = quantized(mixed_net(), batches(), config)
+    assert taken == [0, 8]
+    expected = quantized(mixed_net(), X[:12])
+    np.testing.assert_allclose(array(received(X)), array(expected(X)), rtol=0.05, atol=0.02)
+
+
+def test_the_grid_of_a_linear_tensor_is_unsigned_where_it_never_falls_below_0():
+    q = quantized(mixed_net(), np.abs(X))
+    signed = {layer.name: layer.quantizer.signed for layer in activation_layers(q)}
+    assert not signed["image_quant"]
+    assert not signed["relu"]
+    assert signed["project_quant"]
+    # pool and add see a sum with negative values
+    assert signed["logits_quant"]
+
+
+def test_the_input_range_covers_the_data_and_is_not_learned():
+    layer = quantized(mixed_net()).get_layer("image_quant")
+    assert float(layer.quantizer.base_range) == pytest.approx(np.abs(X).max())
+    assert not layer.trainable_variables
+
+
+def test_an_all_zero_calibration_gives_a_model_that_computes_and_trains():
+    q = compiled(quantized(mixed_net(), np.zeros_like(X)))
+    assert np.isfinite(array(q(X))).all()
+    assert np.isfinite(q.train_on_batch(X, labels(48)))
+
+
+def test_frozen_layers_become_trainable_but_batch_norms_keep_their_flag():
+    model = mixed_net()
+    model.trainable = False
+    q = quantized(model)
+    assert all(layer.trainable for layer in q.layers if layer.name != "norm")
+    assert not q.get_layer("norm").trainable
+
+
+def test_a_batch_norm_called_for_inference_stays_in_inference():
+    inner = keras.Sequential(
+        [keras.Input((8, 8, 3)), K.Conv2D(4, 1), K.BatchNormalization(name="inner")], name="base"
+    )
+    inputs = keras.Input((8, 8, 3))
+    x = inner(inputs, training=False)
+    x = K.BatchNormalization(name="outer")(K.Conv2D(4, 1)(x))
+    q = compiled(quantized(keras.Model(inputs, K.Dense(4)(K.GlobalAveragePooling2D()(x)))))
+    before = {n: array(q.get_layer(n).moving_mean).copy() for n in ("inner", "outer")}
+    aligned = array(q.get_layer("inner").moving_variance).copy()
+    q.train_on_batch(X, labels(48))
+    np.testing.assert_array_equal(array(q.get_layer("inner").moving_mean), before["inner"])
+    np.testing.assert_array_equal(array(q.get_layer("inner").moving_variance), aligned)
+    assert (array(q.get_layer("outer").moving_mean) != before["outer"]).any()
+
+
+def test_a_shared_layer_stays_shared():
+    inputs = keras.Input((8, 8, 3))
+    conv = K.Conv2D(3, 3, padding="same", name="conv")
+    model = shake(keras.Model(inputs, conv(K.ReLU()(conv(inputs)))))
+    q = quantized(model)
+    assert len(weighted_layers(q)) == 1
+    assert relative_error(array(q(X)), array(model(X))) < 0.03
+
+
+def test_layers_of_one_name_in_nested_models_go_through():
+    def base(name):
+        return keras.Sequential(
+            [keras.Input((8, 8, 3)), K.Conv2D(3, 1, name="conv"), K.ReLU(name="act")], name=name
+        )
+
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), base("a"), base("b"), K.Conv2D(3, 1, name="conv")]
+    )
+    q = quantized(shake(model))
+    assert relative_error(array(q(X)), array(model(X))) < 0.03
+
+
+def test_nested_mobilenet_v2_goes_through():
+    base = keras.applications.MobileNetV2(
+        (32, 32, 3), alpha=0.35, weights=None, include_top=False, pooling="avg"
+    )
+    base.trainable = False
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, K.Dense(3, "softmax")(K.Dropout(0.2)(base(inputs, training=False))))
+    x = images(8, (32, 32, 3))
+    q = quantize_model(model, DDQConfig(budget=0.7), x)
+    kernels = (K.Conv2D, K.DepthwiseConv2D, K.Dense)
+    floats = [n for n in flatten(model).nodes if isinstance(n.layer, kernels)]
+    assert len(weighted_layers(q)) == len(floats) == 53
+    assert q.weight_budget.num_weights == sum(int(np.prod(n.layer.kernel.shape)) for n in floats)
+    # 66 tensors are rounded; only their order of magnitude matters here.
+    assert np.abs(array(q(x)) - array(model(x))).max() < 0.05
+
+
+# Refusals
+
+
+class Odd(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+class MyConv(K.Conv2D):
+    pass
+
+
+def net(*middle, shape=(8, 8, 3)):
+    return keras.Sequential([keras.Input(shape), *middle], name="mine")
+
+
+def two_inputs():
+    a, b = keras.Input((4, 4, 3), name="left"), keras.Input((4, 4, 3), name="right")
+    return keras.Model([a, b], K.Conv2D(2, 1)(K.Add()([a, b])), name="mine")
+
+
+def with_nan():
+    model = net(K.Conv2D(4, 3, name="broken"))
+    model.get_layer("broken").kernel.assign(np.full((3, 3, 3, 4), np.nan))
+    return model
+
+
+def many_adds():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, K.Conv2D(2, 1)(K.Add(name="sum")([inputs] * 3)))
+
+
+REFUSED = {
+    "subclassed": (Odd, "subclassed"),
+    "unbuilt": (lambda: keras.Sequential([K.Dense(2)]), "not built"),
+    "no keras": (lambda: "model", "Keras 3 model"),
+    "two inputs": (two_inputs, r"exactly one input.*2 inputs.*left, right"),
+    "nothing to do": (lambda: net(K.Flatten()), "no convolution or dense layer"),
+    "nan": (with_nan, r"(?s)finite.*'broken': 108 of 108 values of 'kernel'"),
+    "user's layer": (lambda: net(MyConv(2, 1, name="own")), r"'own' \(MyConv\)"),
+    "groups": (lambda: net(K.Conv2D(6, 3, groups=3, name="g")), "'g'.*groups=1"),
+    "activation": (lambda: net(K.Conv2D(6, 3, activation="gelu", name="g")), "'g'.*'gelu'"),
+    "leaky": (lambda: net(K.Conv2D(6, 3), K.ReLU(negative_slope=0.1, name="l")), "'l'.*0.1"),
+    "batch norm first": (lambda: net(K.BatchNormalization(name="b"), K.Conv2D(2, 1)), "'b'.*follow"),
+    "relu first": (lambda: net(K.ReLU(name="r"), K.Conv2D(2, 1)), "'r'.*model's input"),
+    "three summands": (many_adds, "'sum'.*exactly two.*3"),
+    "softmax axis": (lambda: net(K.Conv2D(2, 1), K.Softmax(axis=1, name="s")), "'s'.*last axis"),
+    "upsampling": (lambda: net(K.Conv2D(2, 1), K.UpSampling2D(name="u")), "'u'.*supported are"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses_models(case):
+    make, words = REFUSED[case]
+    with pytest.raises(DDQError, match=words):
+        quantize_model(make(), FREE, X)
+
+
+def test_all_unsupported_layers_are_named_at_once():
+    model = net(
+        K.Conv2D(4, 3, activation="selu", name="one"),
+        K.LeakyReLU(name="two"),
+        K.Conv2DTranspose(4, 3, name="three"),
+        K.LayerNormalization(name="four"),
+    )
+    with pytest.raises(DDQError) as error:
+        quantized(model)
+    assert all(f"layer {name!r}" in str(error.value) for name in ("one", "two", "three", "four"))
+    assert len(str(error.value).splitlines()) == 5
+
+
+def test_refuses_a_model_that_is_quantized_already():
+    with pytest.raises(DDQError, match="quantized already"):
+        quantized(quantized(mixed_net()))
+
+
+def nan_image():
+    x = X.copy()
+    x[40, 0, 0, 0] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (None, "array of inputs or an iterable.*None"),
+        ("images/", "array of inputs or an iterable.*images/"),
+        (X[:0], "empty"),
+        ([], "empty"),
+        (X[0], r"shape \(batch, 8, 8, 3\)"),
+        (X[..., :1], r"Received: \(32, 8, 8, 1\)"),
+        (list(X), "pass dataset.batch"),
+        (nan_image(), "batch 1 holds NaN"),
+    ],
+    ids=["none", "path", "no rows", "no batches", "one image", "channels", "images", "nan"],
+)
+def test_refuses_calibration_data(calibration, words):
+    with pytest.raises(DDQError, match=words):
+        quantized(mixed_net(), calibration)
+
+
+def test_refuses_activations_that_overflow():
+    model = mixed_net()
+    model.get_layer("project").kernel.assign(np.full((1, 1, 16, 8), 3e38))
+    with np.errstate(all="ignore"), pytest.raises(DDQError, match=r"finite.*'project_quant'"):
+        quantized(model)
+
+
+def test_the_observers_are_gone_after_a_refusal():
+    assert DDQActivation().observer is None
