@@ -14,6 +14,7 @@ from ddq_tf.quantizers.fake_quant import (
     clip_above,
     fake_quantize,
     range_gradient_factor,
+    range_gradient_speed,
     scale_gradient,
 )
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
@@ -95,7 +96,7 @@ class ActivationQuantizer(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
         base = ops.convert_to_tensor(self.base_range)
-        factor = range_gradient_factor(base, self.qmax, self._num_values)
+        factor = range_gradient_factor(base, range_gradient_speed(self.qmax, self._num_values))
         scale = self.scale(gradient_factor=factor)
         if training and has_native_fake_quant(self.num_bits):
             return native_fake_quantize(inputs, scale, self.qmin, self.qmax)

@@ -18,7 +18,9 @@ def squared_error(values, limit, qmin, qmax):
 
 
 @given(
-    weights=hnp.arrays(np.float32, st.tuples(st.integers(1, 20), st.integers(1, 4)), elements=_FLOATS),
+    weights=hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 20), st.integers(1, 4)), elements=_FLOATS
+    ),
     bits=st.integers(2, 8),
 )
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ddq_tf.quantizers import fake_quantize, scale_gradient
-from ddq_tf.quantizers.fake_quant import as_float32, clip_above, range_gradient_factor
+from ddq_tf.quantizers.fake_quant import (
+    as_float32,
+    clip_above,
+    range_gradient_factor,
+    range_gradient_speed,
+)
 from tests.quantizers import twin
 
 TIES = [k + 0.5 for k in range(-9, 9)]
@@ -59,7 +64,9 @@ def test_ties_round_to_even():
 
 
 @given(
-    x=hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-9, 9, width=32)),
+    x=hnp.arrays(
+        np.float32, hnp.array_shapes(max_dims=3, max_side=6), elements=st.floats(-9, 9, width=32)
+    ),
     scale=st.floats(0.0625, 4, width=32),
     bits=st.integers(2, 8),
 )
@@ -70,7 +77,8 @@ def test_equals_numpy_on_any_shape(x, scale, bits):
 
 
 @pytest.mark.parametrize(
-    ("shape", "scale_shape"), [((3, 3, 4, 5), (5,)), ((3, 3, 4, 2), (4, 2)), ((6, 5), (1, 5)), ((1,), (1,))]
+    ("shape", "scale_shape"),
+    [((3, 3, 4, 5), (5,)), ((3, 3, 4, 2), (4, 2)), ((6, 5), (1, 5)), ((1,), (1,))],
 )
 def test_scale_per_channel(shape, scale_shape):
     rng = np.random.default_rng(0)
@@ -90,7 +98,7 @@ def test_scale_gradient_leaves_the_value(factor):
 @pytest.mark.parametrize(("qmax", "counted"), [(1, 1), (7, 7), (127, 7), (255, 7)])
 def test_range_gradient_factor(qmax, counted):
     base = tf.constant([0.5, 1e-9], tf.float32)
-    factor = range_gradient_factor(base, qmax, 64).numpy()
+    factor = range_gradient_factor(base, range_gradient_speed(qmax, 64)).numpy()
     np.testing.assert_allclose(factor, counted**1.5 / 8 / np.array([0.25, 1e-4]), rtol=1e-6)
 
 

@@ -40,7 +40,10 @@ class Toy:
             loss = tf.reduce_sum(output * self.slope)
         gradients = tape.gradient(loss, [v.value for v in self.variables])
         self.optimizer.apply(gradients, self.variables)
-        return [-np.sum(self.slope * (b - a), dtype=np.float64) for a, b in zip(levels, levels[1:], strict=False)]
+        return [
+            -np.sum(self.slope * (b - a), dtype=np.float64)
+            for a, b in zip(levels, levels[1:], strict=False)
+        ]
 
     @property
     def evidence(self):
