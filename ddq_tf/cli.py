@@ -6,14 +6,13 @@ TensorFlow is imported only once a command has work for it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import ddq_tf
 from ddq_tf.command_line import Call, Command, Outcome, suggestion
 from ddq_tf.commands import COMMANDS
 from ddq_tf.errors import DDQError
+from ddq_tf.quiet import silenced
 
 _DONE, _FAILED, _BAD_INPUT, _BUG, _INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -100,21 +100,8 @@ def _execute(command: Command, flags: Mapping[str, Any], files: Sequence[str], t
 def _import_quietly() -> None:
     """Imports TensorFlow without its greetings, which it writes past Python to descriptor 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silenced():
+    with silenced():
         import ddq_tf.jobs  # noqa: F401
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _overview() -> str:

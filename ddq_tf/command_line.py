@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from rich.console import Console
 
 from ddq_tf.errors import DDQError
+
+if TYPE_CHECKING:
+    from ddq_tf.jobs.screen import Screen
 
 _WIDTH = 80
 _INDENT = 26
@@ -150,6 +154,13 @@ class Call:
     command: str
     console: Console
 
+    @property
+    def screen(self) -> Screen:
+        """Where jobs tell what they do."""
+        from ddq_tf.jobs.screen import Screen
+
+        return Screen(self.console)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -203,7 +214,7 @@ class Command:
             hint = suggestion(f"--{error.flagname}", known)
             raise DDQError(f"unknown flag --{error.flagname}.{hint} {self._more()}") from error
         except flags.Error as error:
-            raise DDQError(f"{error}. {self._more()}") from error
+            raise DDQError(f"{_plain(str(error))}. {self._more()}") from error
         chosen = {flag.name: values[flag.name].value for flag in self.flags}
         missing = [f.name for f in self.flags if f.required and not chosen[f.name]]
         if missing:
@@ -242,6 +253,12 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     """Returns " Did you mean ...?" if something known resembles a word, else ""."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def _plain(message: str) -> str:
+    """Returns a message of absl without Python's words for it."""
+    message = re.sub(r"invalid literal for int\(\) .*", "give a whole number", message)
+    return re.sub(r"could not convert string to float.*", "give a number", message)
 
 
 def _flag_help(flag: Flag) -> str:

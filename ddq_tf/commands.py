@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from ddq_tf import command_line as line
@@ -30,12 +28,12 @@ def _demo(call: Call) -> Outcome:
         fast=call.flags["fast"],
         seed=call.flags["seed"],
         command=call.command,
-        screen=jobs.Screen(call.console),
+        screen=call.screen,
     )
     call.console.print()
     text.render(result.report, call.console)
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.wall_s.items()]
-    _summary(call, [*rows, ("report", f"{result.folder / 'report.html'}")])
+    call.screen.table([*rows, ("report", f"{result.folder / 'report.html'}")])
     return Outcome(results=result.results)
 
 
@@ -57,10 +55,9 @@ def _train(call: Call) -> Outcome:
         model_options=options,
         augment=flags["augment"],
         checkpoint_dir=flags["checkpoint_dir"],
-        screen=jobs.Screen(call.console),
+        screen=call.screen,
     )
-    _summary(
-        call,
+    call.screen.table(
         [
             ("model", f"{trained.model.name}, {trained.num_params:,} parameters"),
             *_accuracy_rows(trained),
@@ -92,12 +89,11 @@ def _quantize(call: Call) -> Outcome:
         out=flags["out"],
         augment=flags["augment"],
         checkpoint_dir=flags["checkpoint_dir"],
-        screen=jobs.Screen(call.console),
+        screen=call.screen,
     )
     call.console.print()
     text.render(jobs.layers_report(quantized), call.console)
-    _summary(
-        call,
+    call.screen.table(
         [
             *_accuracy_rows(quantized),
             ("input range", _range_words(quantized.images.input_range)),
@@ -122,8 +118,7 @@ def _export(call: Call) -> Outcome:
     )
     results = export_results(result)
     ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
-    _summary(
-        call,
+    call.screen.table(
         [
             ("saved", str(result.path)),
             ("size", f"{result.size_bytes:,} bytes"),
@@ -148,7 +143,7 @@ def _verify(call: Call) -> Outcome:
             _data_options(flags),
             split=flags["split"],
             target=flags["target"],
-            screen=jobs.Screen(call.console),
+            screen=call.screen,
         )
     )
     least = flags["min_agreement"]
@@ -168,10 +163,9 @@ def _evaluate(call: Call) -> Outcome:
         call.files[0],
         _data_options(call.flags),
         split=call.flags["split"],
-        screen=jobs.Screen(call.console),
+        screen=call.screen,
     )
-    _summary(
-        call,
+    call.screen.table(
         [
             ("model", f"{evaluation.path}, {evaluation.size_bytes:,} bytes, {evaluation.runtime}"),
             ("data", f"{evaluation.data}, {evaluation.split} split"),
@@ -196,10 +190,10 @@ def _report(call: Call) -> Outcome:
         split=flags["split"],
         target=flags["target"],
     )
-    report = jobs.make_report(subject, command=call.command, screen=jobs.Screen(call.console))
+    report = jobs.make_report(subject, command=call.command, screen=call.screen)
     page, values = jobs.save_report(report, flags["out"])
     text.render(report, call.console)
-    _summary(call, [("saved", f"{page}, {values.name}")])
+    call.screen.table([("saved", f"{page}, {values.name}")])
     return Outcome(results=report.to_dict())
 
 
@@ -244,16 +238,6 @@ def _percent(share: float) -> str:
 
 def _range_words(values: tuple[float, float]) -> str:
     return f"{values[0]:g} to {values[1]:g}"
-
-
-def _summary(call: Call, rows: Sequence[tuple[str, str]]) -> None:
-    """Prints a table of two columns."""
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    call.console.print(table)
 
 
 _COMMON = (
@@ -327,7 +311,7 @@ _ALL = (
         ),
         flags=(
             line.text("out", "FOLDER", "for models, file and report", "runs/demo"),
-            line.switch("fast", "a quarter of the training: shows the way, not the accuracy"),
+            line.switch("fast", "a third of the training: shows the way, not the accuracy"),
             _SEED,
             *_COMMON,
         ),

@@ -186,9 +186,7 @@ def test_a_bug_shows_its_trace(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_help_has_an_example_and_fits(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_help_has_an_example_and_fits(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([name, "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"ddq {name} " in printed.split("Example:")[1]

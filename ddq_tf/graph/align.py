@@ -28,6 +28,7 @@ from ddq_tf.graph.fold import (
     batch_norm_affine,
     fold,
     grid_of,
+    is_finite,
     source_of,
 )
 from ddq_tf.layers import DDQActivation, DDQWeightedLayer
@@ -40,9 +41,11 @@ def align(model: keras.Model) -> None:
     """Moves a DDQ model's scales and biases to tie-free values; see the module's text.
 
     Weight codes stay as they are: a kernel moves together with its range. Repeating it changes
-    nothing more.
+    nothing more. A model that diverged, with NaN or infinite values, stays as it is.
     """
     graph = flatten(model)
+    if not all(is_finite(node.layer) for node in graph.nodes):
+        return
     _align_additions(graph)
     for node in graph.nodes:
         if _is_mean(graph, node):
@@ -65,7 +68,7 @@ def odd_fraction(values: np.ndarray) -> np.ndarray:
         float64, the same shape; within a relative 1e-3, mostly far closer.
     """
     values = np.asarray(values, np.float64)
-    limit = np.maximum(_LARGEST, 3 / values)
+    limit = np.maximum(_LARGEST, 3.01 / values)  # a little more than 3: 3/q itself must stay
     best = np.zeros_like(values)
     best_error = np.full(values.shape, np.inf)
     numerators = int(np.ceil(np.max(limit * values, initial=1.0)))

@@ -113,6 +113,12 @@ def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray
     return gain, beta - gain * as_float64(layer.moving_mean)
 
 
+def is_finite(layer: keras.layers.Layer) -> bool:
+    """Returns whether all that a layer computes with is finite."""
+    used = [variable for variable in layer.weights if variable.name != "evidence"]
+    return all(np.isfinite(as_float64(variable)).all() for variable in used)
+
+
 def as_float64(variable: Any) -> np.ndarray:
     """Returns a Keras variable's values."""
     return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)

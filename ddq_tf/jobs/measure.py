@@ -16,6 +16,7 @@ from ddq_tf.export.verification import Verification, verify
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images, range_of_grid
 from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.quiet import silenced
 from ddq_tf.search import DDQModel
 from ddq_tf.training import accuracy
 
@@ -159,15 +160,25 @@ def read_tflite(path: str | os.PathLike[str]) -> bytes:
         raise DDQError(f"the .tflite file does not exist. Received: {str(path)!r}")
     content = path.read_bytes()
     try:
-        Runner(content)
+        load_quietly(content)
     except DDQError as error:
         raise DDQError(f"{str(path)!r} is no .tflite file that runs: {error}") from error
     return content
 
 
+def load_quietly(content: bytes) -> Runner:
+    """Returns a runner for a .tflite file's content; LiteRT's greeting, once a process, is lost.
+
+    Raises:
+        DDQError: if it is none.
+    """
+    with silenced():
+        return Runner(content)
+
+
 def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
     """Opens a data set for a file; its input's grid shows the range."""
-    runner = Runner(content)
+    runner = load_quietly(content)
     info, known = runner.input, None
     if info.scale is not None:
         low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)

@@ -100,8 +100,8 @@ def quantize_float(
     changes = data.default_augment(images.dataset.name) if augment else None
     train, steps = images.training(changes, config.seed)
     screen.heading(
-        f"Learning the precisions of {model.name} on {images.count('train'):,} images of "
-        f"{images.dataset.name}, {config.epochs} epochs"
+        f"DDQ on {model.name}: {images.count('train'):,} images of {images.dataset.name}, "
+        f"{config.epochs} epochs"
     )
     bits = BitwidthLogger()
     history = fit_classifier(

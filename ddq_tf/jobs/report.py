@@ -15,7 +15,7 @@ from ddq_tf.export.stock import stock_int8
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes
-from ddq_tf.jobs.measure import compare, keras_accuracy, litert_accuracy, read_tflite
+from ddq_tf.jobs.measure import compare, keras_accuracy, litert_accuracy, load_quietly, read_tflite
 from ddq_tf.jobs.quantize import Quantized, load_history
 from ddq_tf.jobs.record import now, versions
 from ddq_tf.jobs.screen import Screen
@@ -79,6 +79,7 @@ def make_report(
     """
     screen, model = screen or Screen(), subject.model
     content = subject.content or _exported(model, subject.target)
+    load_quietly(content)
     if subject.float_model is not None and (
         subject.float_model.input_shape != model.input_shape
         or subject.float_model.output_shape != model.output_shape

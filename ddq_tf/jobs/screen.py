@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -16,6 +17,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 _ItemT = TypeVar("_ItemT")
 
@@ -46,6 +49,17 @@ class Screen:
         """Prints a line."""
         if self.console is not None:
             self.console.print(escape(text), highlight=False)
+
+    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Prints names and values in two columns."""
+        if self.console is None:
+            return
+        table = Table(box=box.SIMPLE, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows:
+            table.add_row(name, Text(value))
+        self.console.print(table)
 
     def track(
         self, items: Iterable[_ItemT], words: str, *, count: int, per_item: int = 1

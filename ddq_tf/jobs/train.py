@@ -94,21 +94,13 @@ def train_float(
     screen = screen or Screen()
     out = check_output(out, ".keras")
     _check_options(name, model_options or {})
-    dataset = data.load(options.spec, image_size=image_size, seed=SPLIT_SEED)
-    images = Images(
-        dataset=dataset,
-        input_range=options.input_range or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
-        batch_size=config.batch_size,
-        limit=options.limit,
-    )
+    images = _open(name, options, config, image_size)
+    dataset = images.dataset
     changes = data.default_augment(dataset.name) if augment else None
     train, steps = images.training(changes, config.seed)
-    keras.utils.set_random_seed(config.seed)
-    builder = {"batch_norm_momentum": _momentum(name, config.epochs * steps)}
-    builder.update(model_options or {})
-    model = models.build(name, dataset.image_shape, len(dataset.class_names), **builder)
+    model = _build(name, images, config, steps, model_options or {})
     screen.heading(
-        f"Training {model.name} on {images.count('train'):,} images of {dataset.name}, "
+        f"Training {model.name}: {images.count('train'):,} images of {dataset.name}, "
         f"{config.epochs} epochs"
     )
     history = fit_classifier(
@@ -131,6 +123,26 @@ def train_float(
         accuracy={split: keras_accuracy(model, images, split, screen) for split in ("val", "test")},
         history={key: [float(v) for v in values] for key, values in history.history.items()},
     )
+
+
+def _open(name: str, options: DataOptions, config: TrainConfig, image_size: int | None) -> Images:
+    """Opens the data, with the input range that the model was published with unless told."""
+    return Images(
+        dataset=data.load(options.spec, image_size=image_size, seed=SPLIT_SEED),
+        input_range=options.input_range or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
+        batch_size=config.batch_size,
+        limit=options.limit,
+    )
+
+
+def _build(
+    name: str, images: Images, config: TrainConfig, steps: int, model_options: dict[str, Any]
+) -> keras.Model:
+    """Builds the model for the data."""
+    keras.utils.set_random_seed(config.seed)
+    dataset = images.dataset
+    chosen = {"batch_norm_momentum": _momentum(name, config.epochs * steps), **model_options}
+    return models.build(name, dataset.image_shape, len(dataset.class_names), **chosen)
 
 
 def check_finite(history: keras.callbacks.History, config: TrainConfig) -> None:

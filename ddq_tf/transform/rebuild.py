@@ -191,7 +191,9 @@ def _own_variables(layer: Any) -> list[Any]:
 def _config_of(node: FlatNode) -> dict[str, Any]:
     """The layer's configuration for a trainable copy in float32 under its flat name."""
     fields = dict(node.layer.get_config())
-    fields.update(name=node.name, trainable=True, dtype="float32")
+    fields.update(name=node.name, dtype="float32")
+    if "trainable" in fields:  # SpatialDropout2D neither tells nor takes it
+        fields["trainable"] = True
     fields.pop("batch_input_shape", None)
     return fields
 

@@ -10,15 +10,17 @@ from ddq_tf.export.passes import (
     explicit_padding,
     narrow_storage,
     pointwise_to_fully_connected,
+    unit_scales,
 )
 from ddq_tf.targets import Target
 
-# The order matters only for the last two: narrow_storage asks whether a pointwise convolution
-# has become a FULLY_CONNECTED.
+# From the second pass on the order matters: narrow_storage asks whether a pointwise convolution has
+# become a FULLY_CONNECTED, and unit_scales whether XNNPACK takes an op with its weights' type.
 _PASSES = (
     explicit_padding.run,
     pointwise_to_fully_connected.run,
     narrow_storage.run,
+    unit_scales.run,
 )
 
 

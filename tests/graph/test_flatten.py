@@ -124,5 +124,5 @@ def test_refuses(model, words):
 def test_refuses_a_subclassed_model_inside():
     inner = Subclassed(name="inner")
     inputs = keras.Input((8, 8, 3))
-    with pytest.raises(DDQError, match="'inner'.*subclassed"):
+    with pytest.raises(DDQError, match=r"'inner'.*subclassed"):
         flatten(keras.Model(inputs, K.ReLU()(inner(inputs))))

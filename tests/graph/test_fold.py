@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from ddq_tf.graph import align_biases, flatten, fold, grid_of
+from ddq_tf.graph import align, flatten, fold, grid_of
 from ddq_tf.layers import DDQActivation, DDQConv2D, DDQDense, DDQDepthwiseConv2D, DDQSoftmax
 from tests.toys import array, shake
 
@@ -100,22 +100,23 @@ def folded_units(model):
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("layer", LAYERS)
+WITH_BIAS = [(a, b) for a in LAYERS for b in NORMS if (a, b) != ("conv without bias", "none")]
+
+
+@pytest.mark.parametrize(("layer", "norm"), WITH_BIAS)
 def test_aligned_biases_are_integers_and_stay(layer, norm):
-    if layer == "conv without bias" and norm == "none":
-        pytest.skip("has no bias")
     model = net(LAYERS[layer], **NORMS[norm])
     before = folded_units(model)
     assert np.abs(before - np.rint(before)).max() > 0.05
-    align_biases(model)
+    align(model)
     after = folded_units(model)
     # The bias lives in float32: 1e-3 of a unit holds for biases up to some 30,000 units.
     assert np.abs(after).max() < 3e4
     assert np.abs(after - np.rint(after)).max() < 1e-3
-    assert np.abs(after - before).max() <= 0.501
+    # Half a unit, and the thousandth by which the unit itself may move.
+    assert (np.abs(after - before) <= 0.501 + 1.1e-3 * np.abs(before)).all()
     weights = model.get_weights()
-    align_biases(model)
+    align(model)
     np.testing.assert_array_equal(np.rint(folded_units(model)), np.rint(after))
     for one, two in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6, rtol=1e-6)
@@ -125,7 +126,7 @@ def test_a_dead_batch_norm_channel_folds_and_aligns():
     model = net(LAYERS["conv"])
     norm = model.get_layer("norm")
     norm.gamma.assign([0, 1, 0, 1, -1, 1])
-    align_biases(model)
+    align(model)
     graph = flatten(model)
     folded = fold(graph, next(n for n in graph.nodes if n.name == "layer"))
     assert (folded.scale > 0).all()

@@ -34,6 +34,7 @@ def test_the_histogram_counts_the_codes(quantized: Any) -> None:
         codes, _ = layer.integer_weights()
         qmax = 2 ** (layer.num_bits - 1) - 1
         expected = np.bincount(codes.ravel().astype(int) + qmax, minlength=2 * qmax + 1)
+        assert report.histogram is not None
         # Kernel values at the middle of two levels may round either way.
         difference = np.abs(np.array(report.histogram.level_counts) - expected).sum()
         assert difference <= 0.01 * codes.size

@@ -36,7 +36,7 @@ def test_usual_ranges_are_recognised(scale: float, qmin: int, qmax: int, expecte
 
 def test_models_that_do_not_fit_are_refused() -> None:
     options = jobs.DataOptions(spec="digits")
-    with pytest.raises(DDQError, match="tells 2 classes apart; 'digits' has 10|has 10"):
+    with pytest.raises(DDQError, match="tells 2 classes apart"):
         open_images(options, input_shape=(None, 8, 8, 3), num_classes=2)
     with pytest.raises(DDQError, match="must take images"):
         open_images(options, input_shape=(None, 640))

@@ -61,9 +61,7 @@ def test_unsupported_layers_are_refused_before_training(tmp_path: Path) -> None:
     x = keras.layers.Flatten()(keras.layers.LayerNormalization(name="odd")(image))
     model = keras.Model(image, keras.layers.Dense(10)(x))
     with pytest.raises(DDQError, match="'odd'"):
-        jobs.quantize_float(
-            model, _OPTIONS, DDQConfig(), TrainConfig(), out=tmp_path / "ddq.keras"
-        )
+        jobs.quantize_float(model, _OPTIONS, DDQConfig(), TrainConfig(), out=tmp_path / "ddq.keras")
     assert not list(tmp_path.iterdir())
 
 

@@ -17,7 +17,11 @@ from tests.toys import array, compiled, images, labels
 
 K = keras.layers
 CASES = {
-    "conv": (DDQConv2D, K.Conv2D, {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same"}),
+    "conv": (
+        DDQConv2D,
+        K.Conv2D,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same"},
+    ),
     "dilated": (DDQConv2D, K.Conv2D, {"filters": 4, "kernel_size": 3, "dilation_rate": 2}),
     "pointwise": (DDQConv2D, K.Conv2D, {"filters": 4, "kernel_size": 1, "use_bias": False}),
     "relu": (DDQConv2D, K.Conv2D, {"filters": 4, "kernel_size": 1, "activation": "relu"}),

@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -41,8 +43,7 @@ class Toy:
         gradients = tape.gradient(loss, [v.value for v in self.variables])
         self.optimizer.apply(gradients, self.variables)
         return [
-            -np.sum(self.slope * (b - a), dtype=np.float64)
-            for a, b in zip(levels, levels[1:], strict=False)
+            -np.sum(self.slope * (b - a), dtype=np.float64) for a, b in itertools.pairwise(levels)
         ]
 
     @property

@@ -1,0 +1,118 @@
+"""The integer graph computed in numpy, element for element what LiteRT with XNNPACK computes.
+
+XNNPACK's kernels for one op all round alike, on x86 and ARM; so each op has one exact rule, which
+is written at its kernel here. Ops whose rule is not known, or that XNNPACK leaves to LiteRT's
+built-in kernels which round differently from machine to machine, are refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from ddq_tf.errors import DDQError
+from ddq_tf.export.ir import DType, Graph, Op, Tensor
+from ddq_tf.export.simulation import elementwise, movers, weighted
+from ddq_tf.export.simulation.operand import Kernel, Operand, refuse
+
+__all__ = ["simulate", "with_all_outputs"]
+
+KERNELS: Mapping[str, Kernel] = {
+    "ADD": elementwise.add,
+    "AVERAGE_POOL_2D": movers.average_pool_2d,
+    "CONCATENATION": movers.concatenate,
+    "CONV_2D": weighted.conv_2d,
+    "DEPTHWISE_CONV_2D": weighted.depthwise_conv_2d,
+    "DEPTH_TO_SPACE": movers.depth_to_space,
+    "DEQUANTIZE": elementwise.dequantize,
+    "EXPAND_DIMS": movers.reshape,
+    "FULLY_CONNECTED": weighted.fully_connected,
+    "LOGISTIC": elementwise.logistic,
+    "MAXIMUM": elementwise.extremum,
+    "MAX_POOL_2D": movers.max_pool_2d,
+    "MEAN": elementwise.mean,
+    "MINIMUM": elementwise.extremum,
+    "MUL": elementwise.multiply,
+    "PAD": movers.pad_image,
+    "PADV2": movers.pad_image,
+    "QUANTIZE": elementwise.quantize,
+    "RELU": elementwise.clamp,
+    "RELU6": elementwise.clamp,
+    "RELU_N1_TO_1": elementwise.clamp,
+    "RESHAPE": movers.reshape,
+    "RESIZE_NEAREST_NEIGHBOR": movers.resize_nearest_neighbor,
+    "SLICE": movers.cut,
+    "SOFTMAX": elementwise.softmax,
+    "SPACE_TO_DEPTH": movers.space_to_depth,
+    "SQUEEZE": movers.reshape,
+    "STRIDED_SLICE": movers.cut_strided,
+    "SUB": elementwise.add,
+    "TANH": elementwise.tanh,
+    "TRANSPOSE": movers.transpose,
+}
+
+_CHANGES_TYPE = ("QUANTIZE", "DEQUANTIZE")
+
+
+def simulate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Computes a graph.
+
+    Args:
+        graph: well formed; see `ddq_tf.export.ir.check`.
+        inputs: codes (real numbers for FLOAT32 inputs) under the signature's names, in the
+            declared types and shapes; any batch where the batch is dynamic.
+
+    Returns:
+        The values of the graph's outputs, under the signature's names.
+
+    Raises:
+        DDQError: if the inputs do not fit, or naming an op whose exact rule is not known.
+    """
+    if set(inputs) != set(graph.inputs):
+        raise DDQError(f"the inputs are {sorted(graph.inputs)}. Received: {sorted(inputs)}")
+    values = {
+        name: tensor.data for name, tensor in graph.tensors.items() if tensor.data is not None
+    }
+    for name, tensor_name in graph.inputs.items():
+        values[tensor_name] = _checked(name, inputs[name], graph.tensors[tensor_name])
+    for op in graph.ops:
+        values[op.outputs[0]] = _run(op, graph, values)
+    return {name: values[tensor_name] for name, tensor_name in graph.outputs.items()}
+
+
+def with_all_outputs(graph: Graph) -> Graph:
+    """Returns the graph with the result of every op as an output, under the tensor's name.
+
+    The file of such a graph is still one XNNPACK partition and computes the same codes.
+    """
+    results = {name: name for op in graph.ops for name in op.outputs}
+    return dataclasses.replace(graph, outputs=results)
+
+
+def _checked(name: str, values: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Returns the values of an input."""
+    fits = len(values.shape) == len(tensor.shape) and all(
+        declared in (-1, size) for declared, size in zip(tensor.shape, values.shape, strict=True)
+    )
+    if values.dtype != tensor.dtype.numpy or not fits:
+        raise DDQError(
+            f"input {name!r} takes {tensor.dtype.numpy} of shape {tensor.shape}. "
+            f"Received: {values.dtype} of shape {values.shape}"
+        )
+    return values
+
+
+def _run(op: Op, graph: Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the values that an op writes."""
+    kernel = KERNELS.get(op.kind)
+    if kernel is None:
+        raise refuse(op, "its exact rule is not known")
+    tensors = [graph.tensors[name] for name in op.inputs if name]
+    output = graph.tensors[op.outputs[0]]
+    if op.kind not in _CHANGES_TYPE and (tensors[0].dtype, output.dtype) != (DType.INT8,) * 2:
+        received = f"{tensors[0].dtype.value} to {output.dtype.value}"
+        raise refuse(op, f"activations must be INT8. Received: {received}")
+    operands = [Operand(tensor=tensor, values=values[tensor.name]) for tensor in tensors]
+    return kernel(op, operands, output)

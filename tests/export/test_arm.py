@@ -1,0 +1,159 @@
+"""Files compute the same codes under XNNPACK on ARM as on this machine, bit for bit.
+
+Runs an emulated core with dot products (Cortex-A76) and one without (Cortex-A53): XNNPACK has other
+kernels for each. `tests/arm64/setup.sh DIR` makes the emulator, DDQ_ARM64=DIR names it.
+
+MEAN is the one operator here that needs care. ARM multiplies and adds in one rounding (fma), x86 in
+two, so the last bit of the float that is rounded to a code may differ; that shows where it lies on
+the middle of two codes. The exporter never writes such scales: `graph.align` makes each multiplier
+a fraction with an odd denominator q, whose multiples stay 1/2q away from every middle. The graphs
+below, made by hand, keep to that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import ddq_tf
+from ddq_tf.export import tflite
+from ddq_tf.export.interpreter import Runner, delegation
+from ddq_tf.export.ir import DType, Graph
+from tests.export.graphs import Builder
+from tests.toys import images, shake
+
+CORES = ("cortex-a76", "cortex-a53")
+SCRIPT = Path(__file__).parents[1] / "arm64" / "run_models.py"
+EXAMPLES = 40
+SHAPE = (-1, 7, 7, 24)
+MEAN_SCALE = 0.1 / 49 * 37 / 5  # so that 0.1 / (49 * MEAN_SCALE) is 5/37
+
+
+def fully_connected(dtype: DType, limit: int) -> Graph:
+    make = Builder(1)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
+    shape = (*SHAPE[:3], 40)
+    output = make.weighted(
+        "FULLY_CONNECTED", image, (40, 24), shape, dtype=dtype, limit=limit, keep_num_dims=True
+    )
+    return make.graph({"image": image}, {"codes": output})
+
+
+def convolution() -> Graph:
+    make = Builder(2)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=-17)
+    output = make.weighted(
+        "CONV_2D",
+        image,
+        (16, 3, 3, 24),
+        (-1, 4, 4, 16),
+        padding="SAME",
+        stride_h=2,
+        stride_w=2,
+        fused_activation_function="RELU6",
+        zero_point=-128,
+        scale=6 / 255,
+    )
+    return make.graph({"image": image}, {"codes": output})
+
+
+def depthwise() -> Graph:
+    make = Builder(3)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=-128)
+    output = make.weighted("DEPTHWISE_CONV_2D", image, (1, 3, 3, 24), SHAPE, axis=3, padding="SAME")
+    return make.graph({"image": image}, {"codes": output})
+
+
+def addition() -> Graph:
+    make = Builder(4)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
+    other = make.weighted(
+        "FULLY_CONNECTED", image, (24, 24), SHAPE, dtype=DType.INT4, limit=7, keep_num_dims=True
+    )
+    output = make.op("ADD", (other, image), SHAPE, 0.13, -7)
+    return make.graph({"image": image}, {"codes": output})
+
+
+def mean() -> Graph:
+    make = Builder(5)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
+    axes = make.indices([1, 2])
+    output = make.op("MEAN", (image, axes), (-1, 24), MEAN_SCALE, -20, keep_dims=False)
+    return make.graph({"image": image}, {"codes": output})
+
+
+def exported_block() -> keras.Model:
+    """An inverted residual as users export it: passes, aligned scales, INT4 and INT8."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(inputs)
+    skip = x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(48, 1, activation="relu6")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Add()([layers.BatchNormalization()(layers.Conv2D(16, 1)(x)), skip])
+    x = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
+    model = shake(keras.Model(inputs, x))
+    config = ddq_tf.DDQConfig(budget=0.7)
+    q = ddq_tf.quantize_model(model, config, calibration=images(32, (16, 16, 3)))
+    for layer in q.weight_budget.layers:
+        layer.quantizer.choice.assign(0)  # the fewest bits
+    return q
+
+
+HAND_MADE = {
+    "fully_connected_int8": lambda: fully_connected(DType.INT8, 127),
+    "fully_connected_int4": lambda: fully_connected(DType.INT4, 7),
+    "fully_connected_int2": lambda: fully_connected(DType.INT2, 1),
+    "convolution": convolution,
+    "depthwise": depthwise,
+    "addition": addition,
+    "mean": mean,
+}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Path:
+    folder = os.environ.get("DDQ_ARM64")
+    if not folder:
+        pytest.skip("DDQ_ARM64 names no emulator; tests/arm64/setup.sh DIR makes one")
+    return Path(folder) / "python"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, emulator) -> Path:
+    """A folder with models, inputs and the outputs of this machine."""
+    folder = tmp_path_factory.mktemp("arm")
+    for name, make in HAND_MADE.items():
+        (folder / f"{name}.tflite").write_bytes(tflite.write(make()))
+    ddq_tf.export.export_tflite(exported_block(), folder / "exported_block.tflite")
+    rng = np.random.default_rng(6)
+    for path in folder.glob("*.tflite"):
+        runner = Runner(path)
+        codes = rng.integers(-128, 128, (EXAMPLES, *runner.input.shape[1:])).astype(np.int8)
+        np.save(path.with_suffix(".input.npy"), codes)
+        np.save(path.with_suffix(".expected.npy"), next(iter(runner.run(codes).values())))
+    return folder
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_arm_computes_the_same_codes(core, models, emulator):
+    command = [emulator, core, SCRIPT, models]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
+    assert ran.returncode == 0, ran.stderr
+    partitions = json.loads(ran.stdout.splitlines()[-1])
+    for path in sorted(models.glob("*.tflite")):
+        assert delegation(path).is_complete, path.stem
+        assert partitions[path.stem] == 1, path.stem
+        expected = np.load(path.with_suffix(".expected.npy"))
+        assert len(np.unique(expected)) > 20, f"{path.stem}: outputs that hardly vary prove nothing"
+        computed = np.load(path.with_suffix(".output.npy"))
+        np.testing.assert_array_equal(computed, expected, err_msg=path.stem)
+        path.with_suffix(".output.npy").unlink()

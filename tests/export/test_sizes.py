@@ -1,0 +1,36 @@
+import dataclasses
+
+from ddq_tf.export import tflite
+from ddq_tf.export.passes import unit_scales
+from ddq_tf.export.sizes import itemize
+from ddq_tf.targets import TARGETS
+from tests.export.graphs import small_network
+
+
+def test_itemize():
+    graph = small_network()
+    data = tflite.write(graph)
+    sizes = itemize(data)
+    assert sizes.total == len(data)
+    assert sizes.weights == 8 * 27 + 9 * 8 + (8 * 8 + 5 * 8) // 2
+    assert sizes.biases == 4 * (8 + 8 + 8 + 5)
+    # Seven activations, two on one scale; four ops with one scale each for weights and for biases.
+    assert sizes.scales == 4 * (6 + 2 * (8 + 8 + 8 + 5))
+    # Vectors of one zero point each, and of 8 and of 5 zeros.
+    activations = [t for t in graph.tensors.values() if t.quantization and not t.is_constant]
+    zero_points = {t.quantization.zero_point for t in activations}
+    assert sizes.zero_points == 8 * (len(zero_points) + 8 + 5)
+    assert sizes.floor == sizes.weights + sizes.biases + 4 * (8 + 8 + 8 + 5)
+    assert sizes.above_floor > 0
+    assert "floor" in str(sizes)
+
+
+def test_shared_vectors_count_once():
+    graph = small_network()
+    before = itemize(tflite.write(graph))
+    after = itemize(tflite.write(unit_scales.run(graph, TARGETS["litert"])))
+    assert after.floor == before.floor
+    assert after.scales < before.scales
+    assert dataclasses.replace(after, scales=0, structure=0) == dataclasses.replace(
+        before, scales=0, structure=0
+    )

@@ -1,0 +1,97 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from ddq_tf import DDQConfig, DDQError, quantize_model
+from ddq_tf.export import export_tflite, tflite, verify
+from ddq_tf.export.ops import weight_kind
+from tests.toys import images, mixed_net, shake
+
+X = images(32)
+CONFIG = DDQConfig(budget=None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return quantize_model(shake(mixed_net()), CONFIG, X)
+
+
+@pytest.fixture(scope="module")
+def content(model, tmp_path_factory):
+    return export_tflite(model, tmp_path_factory.mktemp("file") / "net.tflite").path.read_bytes()
+
+
+def with_tensor(content, name, **changes):
+    graph = tflite.read(content)
+    tensor = dataclasses.replace(graph.tensors[name], **changes)
+    return tflite.write(dataclasses.replace(graph, tensors={**graph.tensors, name: tensor}))
+
+
+def weights_of(content):
+    graph = tflite.read(content)
+    return [graph.tensors[op.inputs[1]] for op in graph.ops if weight_kind(op)]
+
+
+def test_an_honest_file_passes(model, content):
+    proof = verify(model, content, [X])
+    assert proof.weight_codes_identical
+    assert proof.equal_codes_share >= 0.999
+    assert proof.delegation.is_complete
+
+
+@pytest.mark.parametrize("layer", range(4))
+def test_one_flipped_code_is_found(model, content, layer):
+    tensor = weights_of(content)[layer]
+    data = tensor.data.copy()
+    data.flat[-1] += -1 if data.flat[-1] > 0 else 1
+    tampered = with_tensor(content, tensor.name, data=data)
+    assert not verify(model, tampered, [X[:1]]).weight_codes_identical
+
+
+def test_a_shifted_output_is_found(model, content):
+    graph = tflite.read(content)
+    bias = graph.tensors[graph.ops[-1].inputs[2]]
+    step = graph.tensors[graph.ops[-1].outputs[0]].quantization.scale[0]
+    shift = np.rint(3 * step / bias.quantization.scale).astype(np.int32)
+    proof = verify(model, with_tensor(content, bias.name, data=bias.data + shift), [X])
+    assert proof.weight_codes_identical
+    assert proof.equal_codes_share < 0.1
+    assert proof.max_lsb == 3
+    assert proof.top1_agreement == 1, "all outputs moved together"
+
+
+@pytest.mark.parametrize("output_type", ["int8", "uint8", "float32"])
+def test_a_wrong_output_is_found_whatever_type_the_file_shows(model, tmp_path, output_type):
+    path = export_tflite(model, tmp_path / "net.tflite", output_type=output_type).path
+    other = quantize_model(shake(mixed_net(), seed=5), CONFIG, X)
+    assert verify(model, path, [X]).equal_codes_share >= 0.999
+    proof = verify(other, path, [X])
+    assert proof.equal_codes_share < 0.5
+    assert not proof.weight_codes_identical
+
+
+def test_a_file_of_another_shape_is_refused(content):
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.Dense(7)(keras.layers.GlobalAveragePooling2D()(inputs))
+    other = quantize_model(keras.Model(inputs, outputs), CONFIG, X)
+    with pytest.raises(DDQError, match="another model"):
+        verify(other, content, [X])
+
+
+def test_batches_may_bring_labels_and_differ_in_size(model, content):
+    proof = verify(model, content, [(X[:20], np.zeros(20)), X[20:21]])
+    assert proof.num_samples == 21
+
+
+def test_no_inputs_are_refused(model, content):
+    with pytest.raises(DDQError, match="at least one input"):
+        verify(model, content, [])
+
+
+def test_no_file_is_refused(model, tmp_path):
+    with pytest.raises(DDQError, match="does not exist"):
+        verify(model, tmp_path / "absent.tflite", [X])
+    with pytest.raises(DDQError, match="TFL3"):
+        verify(model, b"not a model", [X])

@@ -1,0 +1,84 @@
+import fractions
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddq_tf import DDQConfig, quantize_model
+from ddq_tf.graph import align
+from ddq_tf.graph.align import odd_fraction
+from ddq_tf.layers import weighted_layers
+from tests.toys import array, images, mixed_net, shake
+
+
+@given(st.floats(1e-4, 0.5))
+@settings(max_examples=30, deadline=None)
+def test_odd_fraction_is_near_and_has_an_odd_denominator(value):
+    fraction = float(odd_fraction(np.array(value)))
+    assert abs(fraction / value - 1) <= 1e-3
+    exact = fractions.Fraction(fraction).limit_denominator(max(1023, int(3.01 / value) + 1))
+    assert float(exact) == pytest.approx(fraction, rel=1e-12)
+    assert exact.denominator % 2 == 1
+    again = float(odd_fraction(np.array(np.float32(fraction), np.float64)))
+    assert again == pytest.approx(fraction, rel=1e-12)
+
+
+@pytest.fixture
+def model():
+    """A model whose free numbers training has moved."""
+    model = quantize_model(shake(mixed_net()), DDQConfig(budget=None), images(16))
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if variable.name in ("log_range", "bias", "beta"):
+            variable.assign(array(variable) + rng.normal(0, 0.05, variable.shape))
+    return model
+
+
+def test_codes_stay_and_outputs_hardly_move(model):
+    codes = [layer.integer_weights()[0] for layer in weighted_layers(model)]
+    before = array(model(images(16)))
+    align(model)
+    for layer, old in zip(weighted_layers(model), codes, strict=True):
+        np.testing.assert_array_equal(layer.integer_weights()[0], old)
+    # Some thousandths of the output, and steps of its 8-bit grid.
+    assert np.abs(array(model(images(16))) - before).max() < 0.03 * np.abs(before).max()
+
+
+def test_repeating_changes_nothing_more(model):
+    align(model)
+    once = model.get_weights()
+    align(model)
+    for one, two in zip(once, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-6)
+
+
+def test_additions_share_a_unit(model):
+    align(model)
+    scales = {
+        n: float(model.get_layer(n).quantizer.export_scale())
+        for n in ("relu", "project_quant", "add_quant")
+    }
+    unit = max(scales.values()) / 1023
+    multiples = {name: scale / unit for name, scale in scales.items()}
+    assert all(abs(m - round(m)) < 1e-3 for m in multiples.values())
+    assert round(multiples["add_quant"]) % 2 == 1
+
+
+def test_a_ceiling_is_kept(model):
+    model.get_layer("relu").quantizer.log_range.assign(2.0)
+    align(model)
+    assert float(model.get_layer("relu").quantizer.export_scale()) * 255 <= 6 * (1 + 1e-6)
+
+
+def test_a_diverged_model_stays_as_it_is(model):
+    model.get_layer("expand").kernel.assign(np.full((1, 1, 8, 16), np.nan))
+    before = model.get_weights()
+    align(model)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_models_without_additions_or_quantizers_go_through():
+    align(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
