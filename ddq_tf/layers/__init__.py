@@ -7,6 +7,7 @@ from ddq_tf.layers.weighted import (
     DDQDepthwiseConv2D,
     DDQWeightedLayer,
     activation_layers,
+    operator_kind,
     weighted_layers,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "DDQSoftmax",
     "DDQWeightedLayer",
     "activation_layers",
+    "operator_kind",
     "weighted_layers",
 ]

@@ -53,7 +53,7 @@ class DDQWeightedLayer:
     @property
     def kind(self) -> OpKind:
         """The kind of operator that targets tell apart."""
-        raise NotImplementedError
+        return operator_kind(self)
 
     @property
     def num_bits(self) -> int:
@@ -87,12 +87,6 @@ class DDQConv2D(DDQWeightedLayer, keras.layers.Conv2D):
     Kernel (height, width, in_channels, filters); one range per filter.
     """
 
-    @property
-    def kind(self) -> OpKind:
-        """POINTWISE for 1x1 kernels at stride 1, otherwise CONV."""
-        pointwise = tuple(self.kernel_size) == (1, 1) and tuple(self.strides) == (1, 1)
-        return OpKind.POINTWISE if pointwise and self.groups == 1 else OpKind.CONV
-
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Convolves with the quantized kernel."""
         kernel = self.quantizer(self.kernel, training=training)
@@ -107,11 +101,6 @@ class DDQDepthwiseConv2D(DDQWeightedLayer, keras.layers.DepthwiseConv2D):
     """
 
     _channel_axes = 2
-
-    @property
-    def kind(self) -> OpKind:
-        """Always DEPTHWISE."""
-        return OpKind.DEPTHWISE
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Convolves each channel with its quantized kernel."""
@@ -130,14 +119,23 @@ class DDQDepthwiseConv2D(DDQWeightedLayer, keras.layers.DepthwiseConv2D):
 class DDQDense(DDQWeightedLayer, keras.layers.Dense):
     """`keras.layers.Dense` with a quantized kernel (inputs, units); one range per unit."""
 
-    @property
-    def kind(self) -> OpKind:
-        """Always DENSE."""
-        return OpKind.DENSE
-
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Multiplies with the quantized kernel."""
         return self._finish(ops.matmul(inputs, self.quantizer(self.kernel, training=training)))
+
+
+def operator_kind(layer: Any) -> OpKind:
+    """Returns which kind of operator a convolution or dense layer, float or DDQ, becomes.
+
+    POINTWISE is a 1x1 convolution without stride, dilation or groups.
+    """
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return OpKind.DEPTHWISE
+    if isinstance(layer, keras.layers.Dense):
+        return OpKind.DENSE
+    geometry = (layer.kernel_size, layer.strides, layer.dilation_rate)
+    pointwise = layer.groups == 1 and all(tuple(g) == (1, 1) for g in geometry)
+    return OpKind.POINTWISE if pointwise else OpKind.CONV
 
 
 def weighted_layers(model: keras.Model) -> list[Any]:

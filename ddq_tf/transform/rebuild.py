@@ -19,9 +19,9 @@ from ddq_tf.layers import (
     DDQDense,
     DDQDepthwiseConv2D,
     DDQSoftmax,
+    operator_kind,
 )
 from ddq_tf.search import DDQModel
-from ddq_tf.targets import OpKind
 from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, MOVERS, WEIGHTED, activation_kind
 
 _TWINS: dict[type, Any] = {
@@ -141,9 +141,10 @@ class _Rebuilder:
         layer = node.layer
         if id(layer) not in self.twins:
             fields = {**_config_of(node), "activation": "linear"}
+            channels = node.shapes[0][-1] or 0
             twin = _TWINS[type(layer)](
                 **fields,
-                precisions=self.config.precisions_for(kind_of(layer), node.shapes[0][-1] or 0),
+                precisions=self.config.precisions_for(operator_kind(layer), channels),
                 quantizer_seed=self.config.seed + len(self.twins),
             )
             self.twins[id(layer)] = _WithWeights(twin, layer)
@@ -196,16 +197,6 @@ def _config_of(node: FlatNode) -> dict[str, Any]:
         fields["trainable"] = True
     fields.pop("batch_input_shape", None)
     return fields
-
-
-def kind_of(layer: Any) -> OpKind:
-    """Returns the operator kind of a float weighted layer."""
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return OpKind.DEPTHWISE
-    if isinstance(layer, keras.layers.Dense):
-        return OpKind.DENSE
-    pointwise = tuple(layer.kernel_size) == (1, 1) and tuple(layer.strides) == (1, 1)
-    return OpKind.POINTWISE if pointwise else OpKind.CONV
 
 
 def covers_input(node: FlatNode) -> bool:

@@ -1,8 +1,11 @@
 """The integer graph computed in numpy, element for element what LiteRT with XNNPACK computes.
 
-XNNPACK's kernels for one op all round alike, on x86 and ARM; so each op has one exact rule, which
-is written at its kernel here. Ops whose rule is not known, or that XNNPACK leaves to LiteRT's
-built-in kernels which round differently from machine to machine, are refused by name.
+Every op has one exact rule, which stands at its kernel here; XNNPACK keeps to it on x86 and ARM,
+except that MEAN's product and sum are rounded together on ARM: that shows only where a mean lies
+on the middle of two codes to the last bit of a float32.
+
+SOFTMAX, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other ops
+that XNNPACK leaves to these, which round differently from machine to machine, are refused by name.
 """
 
 from __future__ import annotations

@@ -1,14 +1,20 @@
 import itertools
 
+import keras
 import numpy as np
 import pytest
 
+import ddq_tf
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph
+from ddq_tf.export.lower import lower
+from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import KERNELS, simulate, with_all_outputs
+from ddq_tf.targets import TARGETS
 from tests.export.graphs import Builder, small_network
+from tests.toys import images, shake
 
 ACTIVATIONS = ("NONE", "RELU", "RELU6", "RELU_N1_TO_1")
 
@@ -302,3 +308,14 @@ def test_accumulators_overflow_as_in_xnnpack(dtype, limit):
 def test_every_tensor_of_published_files(shared_dir, name):
     graph = tflite.read((shared_dir / f"models/mlperf_tiny/{name}.tflite").read_bytes())
     assert_equals_interpreter(with_all_outputs(graph), examples=2, delegated=name == "ad01_int8")
+
+
+@pytest.mark.slow
+def test_every_tensor_of_mobilenet_v2():
+    model = shake(keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10))
+    q = ddq_tf.quantize_model(
+        model, ddq_tf.DDQConfig(budget=0.6), calibration=images(16, (96, 96, 3))
+    )
+    graph = with_all_outputs(run_passes(lower(q), TARGETS["litert"]))
+    assert len(graph.ops) == 65
+    assert_equals_interpreter(graph, examples=2, delegated=False)
