@@ -269,7 +269,7 @@ def _flag_help(flag: Flag) -> str:
     else:
         name = f"--{flag.name}={flag.shown}"
         words += "" if flag.default is None else f" (default: {flag.default})"
-    lines = textwrap.wrap(words, _WIDTH - _INDENT)
+    lines = textwrap.wrap(words, _WIDTH - _INDENT, break_on_hyphens=False)
     if len(name) + 4 <= _INDENT:
         first = f"  {name}".ljust(_INDENT) + lines[0]
         lines = lines[1:]

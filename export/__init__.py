@@ -9,19 +9,32 @@ if __name__ != "ddq_tf.export":
     raise ImportError("import this package as ddq_tf.export, not from the checkout's top level")
 
 if TYPE_CHECKING:
+    from ddq_tf.export.device import DeployResult, deploy
     from ddq_tf.export.evaluate import tflite_accuracy
     from ddq_tf.export.exporter import ExportResult, export_tflite
+    from ddq_tf.export.host_benchmark import BenchmarkRow, benchmark
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
     from ddq_tf.export.stock import stock_int8
-    from ddq_tf.export.verification import Verification, verify
+    from ddq_tf.export.verification import (
+        Difference,
+        Verification,
+        first_difference,
+        verify,
+    )
 
 __all__ = [
+    "BenchmarkRow",
     "Delegation",
+    "DeployResult",
+    "Difference",
     "ExportResult",
     "Runner",
     "Verification",
+    "benchmark",
     "delegation",
+    "deploy",
     "export_tflite",
+    "first_difference",
     "stock_int8",
     "tflite_accuracy",
     "verify",
@@ -30,12 +43,18 @@ __all__ = [
 # Loaded on first use: lowering and the stock converter need Keras, the rest does not. No module may
 # bear the name of what it holds: once imported, it would hide it.
 _HOMES = {
+    "BenchmarkRow": "host_benchmark",
     "Delegation": "interpreter",
+    "DeployResult": "device",
+    "Difference": "verification",
     "ExportResult": "exporter",
     "Runner": "interpreter",
     "Verification": "verification",
+    "benchmark": "host_benchmark",
     "delegation": "interpreter",
+    "deploy": "device",
     "export_tflite": "exporter",
+    "first_difference": "verification",
     "stock_int8": "stock",
     "tflite_accuracy": "evaluate",
     "verify": "verification",

@@ -17,7 +17,7 @@ import numpy as np
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.graph import FlatGraph, FlatNode, FoldedLayer, flatten, fold, grid_of
-from ddq_tf.graph.fold import INT32_MAX, Grid, is_finite
+from ddq_tf.graph.fold import BIAS_MAX, Grid, is_finite
 from ddq_tf.layers import (
     DDQActivation,
     DDQDense,
@@ -280,7 +280,7 @@ class _Lowering:
             data,
         )
         unit = np.float32(input_scale) * scale
-        bias = np.clip(np.rint(folded.bias / unit.astype(np.float64)), -INT32_MAX, INT32_MAX)
+        bias = np.clip(np.rint(folded.bias / unit.astype(np.float64)), -BIAS_MAX, BIAS_MAX)
         name = self.declare(
             f"{node.name}/bias",
             (channels,),
@@ -381,7 +381,7 @@ def fit_bias(folded: FoldedLayer, input_scale: np.float32) -> tuple[np.ndarray, 
     Returns:
         codes: int8, the kernel's shape; scale: float32, (channels,).
     """
-    finest = np.abs(folded.bias) / (float(input_scale) * INT32_MAX)
+    finest = np.abs(folded.bias) / (float(input_scale) * BIAS_MAX)
     scale = folded.scale.astype(np.float64)
     if not (finest >= scale).any():
         return folded.codes, folded.scale

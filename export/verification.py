@@ -18,6 +18,7 @@ from ddq_tf.export.interpreter import Delegation, Runner, delegation
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
+from ddq_tf.export.simulation import simulate, with_all_outputs
 from ddq_tf.graph import flatten, grid_of
 from ddq_tf.graph.fold import Grid
 from ddq_tf.targets import Target, get_target
@@ -98,6 +99,80 @@ def verify(
         ),
         delegation=delegation(content),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first operator, in order of execution, whose codes differ from the simulator's.
+
+    Attributes:
+        kind: the operator.
+        source: the Keras layer that it comes from.
+        party: who differs: "Keras" or "LiteRT".
+        num_different: how many codes.
+        num_codes: of how many.
+        max_lsb: by how much at most.
+    """
+
+    kind: str
+    source: str
+    party: str
+    num_different: int
+    num_codes: int
+    max_lsb: int
+
+
+def first_difference(
+    model: keras.Model, images: np.ndarray, *, target: str | None = None
+) -> Difference | None:
+    """Compares Keras, the integer simulator and LiteRT operator by operator.
+
+    Args:
+        model: a DDQ model.
+        images: float32 inputs; a few are enough.
+        target: what to export for; None for the model's own.
+
+    Returns:
+        The first difference, or None where all codes of all operators are equal.
+
+    Raises:
+        DDQError: if the simulator has no rule for an operator (INT4 convolutions).
+    """
+    lowered = lower(model)
+    shown = with_all_outputs(run_passes(lowered, _target(model, None, target)))
+    runner = Runner(tflite.write(shown))
+    codes = runner.quantize_input(images)
+    ran = runner.run(codes)
+    computed = simulate(shown, dict.fromkeys(shown.inputs, codes))
+    trained = _trained_codes(model, lowered, images)
+    for op in shown.ops:
+        name = op.outputs[0]
+        for party, values in (("Keras", trained.get(name)), ("LiteRT", ran[name])):
+            if values is not None and not np.array_equal(values, computed[name]):
+                distance = np.abs(values.astype(np.int64) - computed[name].astype(np.int64))
+                return Difference(
+                    kind=op.kind,
+                    source=op.source,
+                    party=party,
+                    num_different=int(np.sum(distance > 0)),
+                    num_codes=distance.size,
+                    max_lsb=int(distance.max()),
+                )
+    return None
+
+
+def _trained_codes(model: keras.Model, lowered: Graph, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The codes that Keras computes, by the names of the graph before any pass."""
+    kept = [layer for layer in model.layers if layer.name in lowered.tensors]
+    taps = keras.Model(model.inputs, [layer.output for layer in kept])
+    outputs = keras.tree.flatten(taps([images], training=False))
+    trained = {}
+    for layer, values in zip(kept, outputs, strict=True):
+        grid = lowered.tensors[layer.name].quantization
+        if grid is not None:
+            codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale[0]))
+            trained[layer.name] = np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
+    return trained
 
 
 def _content(file: ExportResult | bytes | str | os.PathLike[str]) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.fold import (
-    INT32_MAX,
+    BIAS_MAX,
     as_float64,
     batch_norm_affine,
     fold,
@@ -170,7 +170,7 @@ def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     folded = fold(graph, node)
     unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
     units = folded.bias / unit
-    representable = np.abs(units) < INT32_MAX
+    representable = np.abs(units) < BIAS_MAX
     shift = np.where(representable, (np.rint(units) - units) * unit, 0.0)
     norm, layer = folded.batch_norm, node.layer
     if norm is not None and norm.center:

@@ -18,7 +18,8 @@ from ddq_tf.graph.flatten import FlatGraph, FlatNode
 from ddq_tf.layers import DDQActivation, DDQDepthwiseConv2D, DDQSoftmax
 from ddq_tf.layers.activation import SOFTMAX_SCALE
 
-INT32_MAX = 2**31 - 1
+# XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
+BIAS_MAX = 2**26
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -310,7 +310,6 @@ def test_every_tensor_of_published_files(shared_dir, name):
     assert_equals_interpreter(with_all_outputs(graph), examples=2, delegated=name == "ad01_int8")
 
 
-@pytest.mark.slow
 def test_every_tensor_of_mobilenet_v2():
     model = shake(keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10))
     q = ddq_tf.quantize_model(

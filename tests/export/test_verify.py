@@ -95,3 +95,20 @@ def test_no_file_is_refused(model, tmp_path):
         verify(model, tmp_path / "absent.tflite", [X])
     with pytest.raises(DDQError, match="TFL3"):
         verify(model, b"not a model", [X])
+
+
+def test_first_difference_names_the_operator_and_who_differs(monkeypatch):
+    model, images = _trained()
+    assert first_difference(model, images[:4]) is None
+    computed = verification.simulate
+
+    def tampered(graph, inputs):
+        results = dict(computed(graph, inputs))
+        name = graph.ops[-1].outputs[0]
+        results[name] = results[name] + np.int8(3)
+        return results
+
+    monkeypatch.setattr(verification, "simulate", tampered)
+    difference = first_difference(model, images[:4])
+    assert difference.party == "Keras"
+    assert difference.num_different == difference.num_codes
