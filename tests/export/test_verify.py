@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
-from ddq_tf.export import export_tflite, tflite, verify
+from ddq_tf.export import export_tflite, first_difference, tflite, verification, verify
 from ddq_tf.export.ops import weight_kind
 from tests.toys import images, mixed_net, shake
 
@@ -97,9 +97,8 @@ def test_no_file_is_refused(model, tmp_path):
         verify(model, b"not a model", [X])
 
 
-def test_first_difference_names_the_operator_and_who_differs(monkeypatch):
-    model, images = _trained()
-    assert first_difference(model, images[:4]) is None
+def test_first_difference_names_the_operator_and_who_differs(model, monkeypatch):
+    assert first_difference(model, X[:4]) is None
     computed = verification.simulate
 
     def tampered(graph, inputs):
@@ -109,6 +108,6 @@ def test_first_difference_names_the_operator_and_who_differs(monkeypatch):
         return results
 
     monkeypatch.setattr(verification, "simulate", tampered)
-    difference = first_difference(model, images[:4])
+    difference = first_difference(model, X[:4])
     assert difference.party == "Keras"
     assert difference.num_different == difference.num_codes
