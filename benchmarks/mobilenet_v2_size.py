@@ -12,6 +12,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,9 @@ import numpy as np
 from provenance import write_result
 
 import ddq_tf
+from ddq_tf.export.sizes import itemize
+from ddq_tf.graph import align
+from ddq_tf.targets import OpKind
 
 SEED = 0
 
@@ -38,15 +42,15 @@ def lively_mobilenet_v2() -> keras.Model:
     return model
 
 
-def main() -> None:
-    """Measures and writes the result."""
-    model = lively_mobilenet_v2()
-    images = np.random.default_rng(SEED + 1).uniform(-1, 1, (16, 224, 224, 3)).astype("float32")
+def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> dict[str, object]:
+    """Exports with pointwise and dense weights at `bits`, all others at 8 bits; returns figures."""
     start = time.perf_counter()
-    q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(budget=0.6), calibration=images)
+    q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(target=target), calibration=images)
     quantize_s = time.perf_counter() - start
     for layer in q.weight_budget.layers:
-        layer.quantizer.choice.assign(0)
+        if layer.kind in (OpKind.POINTWISE, OpKind.DENSE):
+            layer.quantizer.choice.assign(layer.quantizer.precisions.index(bits))
+    align(q)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mobilenet_v2.tflite"
         export_s = []
@@ -55,32 +59,38 @@ def main() -> None:
             result = ddq_tf.export.export_tflite(q, path)
             export_s.append(time.perf_counter() - start)
         check = ddq_tf.export.verify(q, result, [images])
-        start = time.perf_counter()
-        stock = ddq_tf.export.stock_int8(model, [images[:4]])
-        stock_s = time.perf_counter() - start
-    ratio = result.size_bytes / len(stock)
-    write_result(
-        "mobilenet_v2_size",
-        {
-            "ddq_size_bytes": result.size_bytes,
-            "stock_int8_size_bytes": len(stock),
-            "ratio": ratio,
-            "average_bits": q.weight_budget.average_bits,
-            "xnnpack_partitions": check.delegation.partitions,
-            "delegated_ops": check.delegation.delegated_ops,
-            "total_ops": check.delegation.total_ops,
-            "undelegated": list(check.delegation.undelegated),
-            "weight_codes_identical": check.weight_codes_identical,
-            "min_runtime": result.min_runtime,
-            "quantize_model_s": quantize_s,
-            "export_s": sorted(export_s)[1],
-            "stock_converter_s": stock_s,
-        },
-        seed=SEED,
-    )
-    print(f"DDQ {result.size_bytes} bytes, stock int8 {len(stock)}: {ratio:.3f}")
-    print(f"export {sorted(export_s)[1]:.2f} s, stock converter {stock_s:.1f} s")
-    print(check)
+        sizes = itemize(path.read_bytes())
+    return {
+        "size_bytes": result.size_bytes,
+        "floor_bytes": sizes.floor,
+        "items_bytes": dataclasses.asdict(sizes),
+        "average_bits": q.weight_budget.average_bits,
+        "xnnpack_partitions": check.delegation.partitions,
+        "delegated_ops": check.delegation.delegated_ops,
+        "total_ops": check.delegation.total_ops,
+        "undelegated": list(check.delegation.undelegated),
+        "weight_codes_identical": check.weight_codes_identical,
+        "equal_codes_share": check.equal_codes_share,
+        "min_runtime": result.min_runtime,
+        "quantize_model_s": quantize_s,
+        "export_s": sorted(export_s)[1],
+    }
+
+
+def main() -> None:
+    """Measures and writes the result."""
+    model = lively_mobilenet_v2()
+    images = np.random.default_rng(SEED + 1).uniform(-1, 1, (16, 224, 224, 3)).astype("float32")
+    start = time.perf_counter()
+    stock = len(ddq_tf.export.stock_int8(model, [images[:4]]))
+    stock_s = time.perf_counter() - start
+    results: dict[str, object] = {"stock_int8_size_bytes": stock, "stock_converter_s": stock_s}
+    for target, bits in (("litert", 4), ("litert-compact", 2)):
+        figures = measure(model, images, target, bits)
+        figures["ratio_to_stock"] = figures["size_bytes"] / stock  # type: ignore[operator]
+        results[f"{target} {bits} bits"] = figures
+        print(target, bits, figures)
+    write_result("mobilenet_v2_size", results, seed=SEED)
 
 
 if __name__ == "__main__":

@@ -371,7 +371,7 @@ _ALL = (
                 0.5,
                 high=1.0,
             ),
-            *_recipe_flags(epochs=15, optimizer="sgd", rates=_TUNE_RATES),
+            *_recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
             *_COMMON,
         ),
         example="ddq quantize float.keras --data=digits --budget=0.6 --out=ddq.keras",

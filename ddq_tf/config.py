@@ -163,16 +163,15 @@ class DDQConfig:
     def precisions_for(self, kind: OpKind, in_channels: int) -> tuple[int, ...]:
         """Returns the precisions that a weight of this kind learns over.
 
-        XNNPACK takes INT4 FULLY_CONNECTED weights only for an even number of input channels;
-        other operators that would leave the delegate stay at 8 bits.
+        XNNPACK takes narrow FULLY_CONNECTED weights only if each row fills whole bytes: an even
+        number of input channels for INT4, a multiple of 4 for INT2.
         """
         if self.precisions is not None:
             return self.precisions
         target = self.resolved_target
-        stored = target.learned_bits(kind)
-        full = kind in (OpKind.POINTWISE, OpKind.DENSE) and target.fully_connected_pointwise
-        odd = full and in_channels % 2
-        return tuple(b for b in stored if b == MAX_BITS or not odd)
+        in_rows = kind in (OpKind.POINTWISE, OpKind.DENSE) and target.fully_connected_pointwise
+        learned = target.learned_bits(kind)
+        return tuple(b for b in learned if not in_rows or in_channels * b % 8 == 0)
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values from which `from_dict` restores the configuration."""

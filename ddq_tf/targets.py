@@ -74,15 +74,15 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             name="litert-compact",
-            description="smallest file: INT4 in convolutions too (built-in kernels, slower)",
+            description="smallest file: INT2 too, INT4 in convolutions (built-in kernels, slow)",
             storage_bits={
-                OpKind.POINTWISE: (4, 8),
-                OpKind.DENSE: (4, 8),
+                OpKind.POINTWISE: (2, 4, 8),
+                OpKind.DENSE: (2, 4, 8),
                 OpKind.CONV: (4, 8),
                 OpKind.DEPTHWISE: (4, 8),
             },
             fully_connected_pointwise=True,
-            min_runtime={8: "1.0.1", 4: "1.3.0"},
+            min_runtime={8: "1.0.1", 4: "1.3.0", 2: "2.1.2"},
         ),
         Target(
             name="litert-int8",

@@ -14,7 +14,7 @@ from ddq_tf.export.ops import weight_kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
+class ByteSizes:
     """Bytes of a file by what they hold; what several tensors share is counted once.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sizes:
         return "\n".join([*rows, f"above floor {self.above_floor:>12.2%}"])
 
 
-def itemize(data: bytes) -> Sizes:
+def itemize(data: bytes) -> ByteSizes:
     """Returns what the bytes of a .tflite file are spent on.
 
     Args:
@@ -77,7 +77,7 @@ def itemize(data: bytes) -> Sizes:
             content = model.Buffers(tensor.Buffer()).DataAsNumpy()
             _enter(spans["weights" if name in weights else "biases"], content)
     stored = {kind: sum(found.values()) for kind, found in spans.items()}
-    return Sizes(
+    return ByteSizes(
         **stored,
         structure=len(data) - sum(stored.values()),
         floor=sum(_floor(graph, name) for name in weights | biases),

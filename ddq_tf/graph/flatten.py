@@ -25,6 +25,8 @@ class FlatNode:
         outputs: numbers of the tensors that it writes.
         shapes: shapes of its inputs, None for the batch.
         inference: whether an enclosing call said training=False.
+        constants: of an operation as in `x * 0.5`: the arguments that are no tensors, in order,
+            with None where a tensor stands.
     """
 
     layer: Any
@@ -33,6 +35,7 @@ class FlatNode:
     outputs: tuple[int, ...]
     shapes: tuple[tuple[int | None, ...], ...]
     inference: bool = False
+    constants: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,7 @@ class _Flattener:
                     outputs=tuple(writes),
                     shapes=tuple(tuple(t.shape) for t in node.arguments.keras_tensors),
                     inference=fixed,
+                    constants=_constants(node),
                 )
             )
         numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
@@ -139,6 +143,14 @@ class _Flattener:
                 count += 1
             self._names[id(layer)] = name
         return self._names[id(layer)]
+
+
+def _constants(node: Any) -> tuple[Any, ...]:
+    """What an operation, not a layer, was called with beside tensors."""
+    if isinstance(node.operation, keras.layers.Layer):
+        return ()
+    values = (*node.arguments.args, *node.arguments.kwargs.values())
+    return tuple(None if isinstance(v, keras.KerasTensor) else v for v in values)
 
 
 def _says_inference(kwargs: Mapping[str, Any]) -> bool:

@@ -85,12 +85,13 @@ def run_demo(
         trained.model,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
-        _recipe(4 if fast else 15, "sgd", 0.01, seed),
+        _recipe(5 if fast else 15, "adam", 0.001, seed),
         out=folder / "ddq.keras",
         checkpoint_dir=backup / "ddq",
         screen=screen,
     )
     clock.lap("DDQ training")
+    shutil.rmtree(backup, ignore_errors=True)
     screen.heading("Exporting, verifying and comparing with the stock int8 converter")
     exported = export_tflite(quantized.model, folder / "ddq.tflite")
     subject = Subject(
@@ -105,7 +106,6 @@ def run_demo(
     report = make_report(subject, command=command, title="DDQ demo", screen=screen)
     save_report(report, folder / "report.html")
     clock.lap("export, verification, baseline")
-    shutil.rmtree(backup, ignore_errors=True)
     return DemoResult(folder=folder, report=report, wall_s=clock.laps)
 
 

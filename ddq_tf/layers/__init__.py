@@ -1,6 +1,7 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
 from ddq_tf.layers.activation import ACTIVATION_KINDS, DDQActivation, DDQSoftmax
+from ddq_tf.layers.fixed import DDQFixedGrid
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQDense,
@@ -17,6 +18,7 @@ __all__ = [
     "DDQConv2D",
     "DDQDense",
     "DDQDepthwiseConv2D",
+    "DDQFixedGrid",
     "DDQSoftmax",
     "DDQWeightedLayer",
     "activation_layers",

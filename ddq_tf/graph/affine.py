@@ -1,0 +1,97 @@
+"""Layers that multiply and shift each channel: BatchNormalization, Rescaling, Normalization.
+
+One that stands alone (with its neighbours of the kind, composed) becomes a 1x1 depthwise
+convolution. All its codes are one number w; the gains are in the scales, so nothing is lost:
+y = gain * x + shift = (gain / w) * (w * x + shift * w / gain).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.graph.flatten import FlatGraph, FlatNode
+from ddq_tf.layers import DDQWeightedLayer
+
+AFFINE = (
+    keras.layers.BatchNormalization,
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+)
+
+
+def is_affine(graph: FlatGraph, node: FlatNode) -> bool:
+    """Returns whether a node is such a layer and no weighted layer takes it in."""
+    if type(node.layer) not in AFFINE:
+        return False
+    before = graph.producer(node.inputs[0])
+    folds = isinstance(node.layer, keras.layers.BatchNormalization) and (
+        before is not None
+        and isinstance(before.layer, DDQWeightedLayer)
+        and graph.sole_consumer(node.inputs[0]) is node
+    )
+    return not folds
+
+
+def affine_chain(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
+    """Returns the nodes from `node` on that compose into one multiplication and shift."""
+    chain = [node]
+    while True:
+        after = graph.sole_consumer(chain[-1].outputs[0])
+        if after is None or type(after.layer) not in AFFINE:
+            return chain
+        chain.append(after)
+
+
+def continues_chain(graph: FlatGraph, node: FlatNode) -> bool:
+    """Returns whether an affine node is composed with the one before it."""
+    before = graph.producer(node.inputs[0])
+    return before is not None and is_affine(graph, before) and (
+        graph.sole_consumer(node.inputs[0]) is node
+    )
+
+
+def gain_and_shift(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float64 (gain, shift), each (channels,): y = gain * x + shift in inference."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return batch_norm_affine(layer, channels)
+    if isinstance(layer, keras.layers.Rescaling):
+        gain, shift = _float64(layer.scale), _float64(layer.offset)
+    else:
+        deviation = np.maximum(np.sqrt(_float64(layer.variance)), keras.backend.epsilon())
+        gain = deviation if layer.invert else 1 / deviation
+        mean = _float64(layer.mean)
+        shift = mean if layer.invert else -mean * gain
+    ones = np.ones(channels)
+    return gain.reshape(-1) * ones, shift.reshape(-1) * ones
+
+
+def compose(chain: list[FlatNode], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (gain, shift) of a whole chain."""
+    gain, shift = np.ones(channels), np.zeros(channels)
+    for node in chain:
+        by, plus = gain_and_shift(node.layer, channels)
+        gain, shift = gain * by, shift * by + plus
+    return gain, shift
+
+
+def best_code(gain: np.ndarray, shift: np.ndarray, input_scale: float) -> int:
+    """Returns the code w in 64..127 whose bias steps gain * s_x / w come closest to the shifts."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(gain == 0, 0.0, shift / (np.abs(gain) * input_scale))
+    errors = {w: np.abs(w * steps - np.rint(w * steps)).max() / w for w in range(127, 63, -1)}
+    return min(errors, key=lambda w: round(errors[w], 9))
+
+
+def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
+    gamma = _float64(layer.gamma) if layer.scale else np.ones(channels)
+    beta = _float64(layer.beta) if layer.center else np.zeros(channels)
+    gain = gamma / np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
+    return gain, beta - gain * _float64(layer.moving_mean)
+
+
+def _float64(values: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(values), np.float64)
