@@ -9,16 +9,10 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.errors import DDQError
-from ddq_tf.quantizers.fake_quant import (
-    as_float32,
-    clip_above,
-    fake_quantize,
-    range_gradient_factor,
-    range_gradient_speed,
-    scale_gradient,
-)
+from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.native import has_native_fake_quant, native_fake_quantize
+from ddq_tf.quantizers.ranges import learned_range
 
 Tensor = Any
 
@@ -31,10 +25,10 @@ class ActivationQuantizer(keras.layers.Layer):
 
     Forward:
         x_q = s * clip(round(x / s), qmin, qmax),   s = alpha / qmax,
-        alpha = min(base * exp(log_range), ceiling)
+        alpha = min(learned_range(base, log_range), ceiling)
     on codes {0..2^b-1} (unsigned) or {-2^(b-1)..2^(b-1)-1} (signed), which at 8 bits are where
     INT8 saturates by itself. Gradients as in
-    `fake_quantize`; that of `log_range` is scaled by `range_gradient_factor`.
+    `fake_quantize` and `quantizers.ranges`.
 
     Args:
         num_bits: precision, 2..8.
@@ -61,7 +55,6 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the range variables for activations of this shape."""
-        self._num_values = int(np.prod([d or 1 for d in input_shape[1:]]))
         self.log_range = self.add_weight(
             name="log_range", shape=(), initializer="zeros", trainable=self.learned
         )
@@ -83,21 +76,18 @@ class ActivationQuantizer(keras.layers.Layer):
         """The smallest code."""
         return -self.qmax - 1 if self.signed else 0
 
-    def scale(self, *, gradient_factor: Tensor | None = None) -> Tensor:
+    def scale(self) -> Tensor:
         """Returns s as a float32 scalar tensor."""
-        log_range = ops.convert_to_tensor(self.log_range)
-        if gradient_factor is not None:
-            log_range = scale_gradient(log_range, gradient_factor)
-        alpha = ops.convert_to_tensor(self.base_range) * ops.exp(log_range)
+        alpha = learned_range(
+            ops.convert_to_tensor(self.base_range), ops.convert_to_tensor(self.log_range)
+        )
         if self.ceiling is not None:
             alpha = clip_above(alpha, as_float32(self.ceiling))
         return alpha * float(np.float32(1.0 / self.qmax))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
-        base = ops.convert_to_tensor(self.base_range)
-        factor = range_gradient_factor(base, range_gradient_speed(self.qmax, self._num_values))
-        scale = self.scale(gradient_factor=factor)
+        scale = self.scale()
         if training and has_native_fake_quant(self.num_bits):
             return native_fake_quantize(inputs, scale, self.qmin, self.qmax)
         return fake_quantize(inputs, scale, as_float32(self.qmin), as_float32(self.qmax))

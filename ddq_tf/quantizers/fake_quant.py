@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -72,25 +71,6 @@ def clip_above(x: Tensor, ceiling: Tensor) -> Tensor:
         return ops.where(passes, g, ops.zeros_like(g)), ops.zeros_like(ceiling)
 
     return ops.minimum(x, ceiling), grad
-
-
-def range_gradient_speed(qmax: int, num_values: float) -> float:
-    """Returns c of `range_gradient_factor`.
-
-    LSQ multiplies the gradient of s by 1/sqrt(N n), with N values on one scale and n = qmax. For
-    log s that is c / s_0^2 with c = n^1.5 / sqrt(N), s_0 in units of the range. n is taken as at
-    most 7 (4 bits): above, one clipped value would move its range by a large part of itself.
-    """
-    return float(min(qmax, 7) ** 1.5 / np.sqrt(num_values))
-
-
-def range_gradient_factor(base_range: Tensor, speed: Tensor | float) -> Tensor:
-    """Returns c / base_range^2, the factor on the gradient of a logarithmic range.
-
-    With it plain SGD moves ranges as fast as weights. Ranges below 0.01 (dead channels) count as
-    0.01.
-    """
-    return speed / ops.maximum(ops.square(base_range), 1e-4)
 
 
 def as_float32(value: float) -> Tensor:

@@ -12,13 +12,9 @@ from keras import ops
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers import gates
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
-from ddq_tf.quantizers.fake_quant import (
-    fake_quantize,
-    range_gradient_factor,
-    range_gradient_speed,
-    scale_gradient,
-)
+from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax
+from ddq_tf.quantizers.ranges import learned_range
 
 Tensor = Any
 
@@ -29,11 +25,10 @@ class WeightQuantizer(keras.layers.Layer):
 
     Forward, at the precision b in force, per output channel:
         x_q = s * clip(round(w / s), -n, n),   n = 2^(b-1) - 1,   s = alpha_b / n,
-        alpha_b = base_b * exp(log_range_b)
-    `base_b` is the calibrated range and `log_range_b` learns from 0, so ranges stay positive,
-    an Adam step is a relative step, and weight decay pulls towards calibration. Each precision has
-    its own range, since fewer levels want a tighter one. The gradient of `log_range` is scaled so
-    that plain SGD moves ranges as fast as weights (see `range_gradient_factor`).
+        alpha_b = learned_range(base_b, log_range_b)
+    with one range per precision (see `quantizers.ranges`), since fewer levels want a tighter one.
+    Ranges of more than 4 bits learn (7/n)^2 times slower: the rounding error that a better range
+    can save falls as 1/n^2, and what remains of their gradient is noise.
 
     Variables: `log_range`, trainable, and `base_range`, both (num_precisions, *channel_shape);
     `evidence` of the gates (see `quantizers.gates`); `choice`, int32, index of the precision in
@@ -126,14 +121,11 @@ class WeightQuantizer(keras.layers.Layer):
     def _scale(self) -> Tensor:
         """The scale of each precision and channel; float32, the shape of `log_range`."""
         base = ops.convert_to_tensor(self.base_range)
-        per_channel = np.prod(self.kernel_shape) / np.prod(self.log_range.shape[1:])
-        ones = (-1, *(1,) * (len(base.shape) - 1))
-        steps = [range_gradient_speed(signed_qmax(b), per_channel) for b in self.precisions]
-        speed = ops.reshape(ops.convert_to_tensor(steps, "float32"), ones)
-        factor = range_gradient_factor(base, speed)
-        log_range = scale_gradient(ops.convert_to_tensor(self.log_range), factor)
-        inverse = np.array([1.0 / signed_qmax(b) for b in self.precisions], np.float32)
-        return base * ops.exp(log_range) * ops.reshape(ops.convert_to_tensor(inverse), ones)
+        per_precision = (-1, *(1,) * (len(base.shape) - 1))
+        qmax = np.array([signed_qmax(b) for b in self.precisions], np.float32)
+        speed = np.minimum(1.0, np.square(7 / qmax)).reshape(per_precision)
+        alpha = learned_range(base, ops.convert_to_tensor(self.log_range), speed)
+        return alpha * np.reciprocal(qmax).reshape(per_precision)
 
     def _visited(self, choice: Tensor) -> Tensor:
         """The precision of this training step: the one in force, or by chance a neighbour."""

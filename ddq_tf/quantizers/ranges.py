@@ -1,0 +1,41 @@
+r"""Learned dynamic ranges: alpha = base * exp(bounded(log_range)).
+
+`base` is the calibrated range; `log_range` learns from 0. So a range stays positive, an Adam step
+is a relative step, and weight decay pulls towards calibration instead of 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from ddq_tf.quantizers.fake_quant import scale_gradient
+
+Tensor = Any
+
+_BOUND = 2.0
+_SMALLEST = 1e-2
+
+
+def learned_range(base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0) -> Tensor:
+    r"""Returns alpha = base * exp(2 tanh(log_range / 2)); reconstructed.
+
+    The bound keeps a range within a factor e^2 = 7.4 of its calibration: before a BatchNorm the
+    loss is indifferent to a channel's scale, and nothing else would stop its range from wandering.
+
+    The gradient of `log_range` is multiplied by speed / base^2, so that at speed 1 plain SGD moves
+    alpha as if alpha were the parameter: d alpha = base * d log_range = -lr * dL/d alpha. Ranges
+    below 0.01 (dead channels) count as 0.01 there.
+
+    Args:
+        base: float32 > 0, any shape.
+        log_range: float32, the same shape.
+        speed: broadcasts against base.
+
+    Returns:
+        alpha: float32, the same shape.
+    """
+    factor = speed / ops.maximum(ops.square(base), _SMALLEST**2)
+    bounded = _BOUND * ops.tanh(scale_gradient(log_range, factor) / _BOUND)
+    return base * ops.exp(bounded)
