@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ddq_tf.quantizers import fake_quantize, scale_gradient
-from ddq_tf.quantizers.fake_quant import (
-    as_float32,
-    clip_above,
-    range_gradient_factor,
-    range_gradient_speed,
-)
+from ddq_tf.quantizers.fake_quant import as_float32, clip_above
 from tests.quantizers import twin
 
 TIES = [k + 0.5 for k in range(-9, 9)]
@@ -93,13 +88,6 @@ def test_scale_gradient_leaves_the_value(factor):
         y = scale_gradient(tf.convert_to_tensor(x), factor)
     assert y.numpy() == np.float32(1 / 3)
     assert tape.gradient(y, x).numpy() == np.float32(factor)
-
-
-@pytest.mark.parametrize(("qmax", "counted"), [(1, 1), (7, 7), (127, 7), (255, 7)])
-def test_range_gradient_factor(qmax, counted):
-    base = tf.constant([0.5, 1e-9], tf.float32)
-    factor = range_gradient_factor(base, range_gradient_speed(qmax, 64)).numpy()
-    np.testing.assert_allclose(factor, counted**1.5 / 8 / np.array([0.25, 1e-4]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

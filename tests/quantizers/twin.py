@@ -35,7 +35,7 @@ def weight_scale(quantizer, index):
     """The scale of a WeightQuantizer at its precision number `index`."""
     qmax = 2 ** (quantizer.precisions[index] - 1) - 1
     base, log = array(quantizer.base_range)[index], array(quantizer.log_range)[index]
-    return (base * np.exp(log) * F32(1 / qmax)).astype(F32), qmax
+    return (base * np.exp(2 * np.tanh(log / 2)) * F32(1 / qmax)).astype(F32), qmax
 
 
 def quantized_weight(quantizer, kernel, index):
