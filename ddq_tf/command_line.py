@@ -182,7 +182,8 @@ class Command:
     Attributes:
         name: as typed.
         summary: one line.
-        files: the names of its positional arguments.
+        files: the names of its positional arguments; a last one that ends in "..." stands for any
+            number.
         flags: in the order of the help.
         example: a line that works.
         run: does the work, given what was typed.
@@ -237,7 +238,8 @@ class Command:
         return "\n\n".join(parts)
 
     def _check_files(self, files: Sequence[str]) -> None:
-        if len(files) == len(self.files):
+        open_ended = bool(self.files) and self.files[-1].endswith("...")
+        if len(files) == len(self.files) or (open_ended and len(files) >= len(self.files) - 1):
             return
         wanted = " ".join(self.files) or "no file"
         received = " ".join(files) or "none"
@@ -247,6 +249,12 @@ class Command:
 
     def _more(self) -> str:
         return f"`ddq {self.name} --help` explains all flags"
+
+
+COMMON = (
+    text("json", "FILE", "also write the results as JSON, with versions, machine and commit"),
+    choice("verbosity", "what to log to stderr", ("error", "warning", "info", "debug"), "warning"),
+)
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 from rich.text import Text
 
 from ddq_tf import command_line as line
-from ddq_tf.command_line import Call, Command, Flag, Outcome
+from ddq_tf.command_line import COMMON, Call, Command, Flag, Outcome
 from ddq_tf.config import DDQConfig
+from ddq_tf.runtime_commands import RUNTIME_COMMANDS
 from ddq_tf.targets import TARGETS
 
 _OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -240,12 +241,6 @@ def _range_words(values: tuple[float, float]) -> str:
     return f"{values[0]:g} to {values[1]:g}"
 
 
-_COMMON = (
-    line.text("json", "FILE", "also write the results as JSON, with versions, machine and commit"),
-    line.choice(
-        "verbosity", "what to log to stderr", ("error", "warning", "info", "debug"), "warning"
-    ),
-)
 _SEED = line.integer("seed", "N", "makes a run repeatable", 0, low=0)
 _LIMIT = line.integer("limit", "N", "use at most N images of each split, for a quick try")
 _OUT_MODEL = line.text("out", "FILE.keras", "the file to write", required=True)
@@ -313,7 +308,7 @@ _ALL = (
             line.text("out", "FOLDER", "for models, file and report", "runs/demo"),
             line.switch("fast", "a third of the training: shows the way, not the accuracy"),
             _SEED,
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq demo --out=runs/demo",
         run=_demo,
@@ -337,7 +332,7 @@ _ALL = (
             ),
             line.integer("image_size", "PIXELS", "resize images to this side"),
             *_recipe_flags(epochs=20, optimizer="sgd", rates=_TRAIN_RATES),
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq train --data=digits --alpha=0.35 --optimizer=adam --out=float.keras",
         run=_train,
@@ -372,7 +367,7 @@ _ALL = (
                 high=1.0,
             ),
             *_recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq quantize float.keras --data=digits --budget=0.6 --out=ddq.keras",
         run=_quantize,
@@ -387,7 +382,7 @@ _ALL = (
             line.choice("input_type", "of the file's input", _TYPES, "int8"),
             line.choice("output_type", "of the file's output", _TYPES, "int8"),
             line.switch("keep_names", "keep the names of inner tensors, for looking at the file"),
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq export ddq.keras --out=ddq.tflite",
         run=_export,
@@ -405,7 +400,7 @@ _ALL = (
             _SPLIT,
             line.number("min_agreement", "SHARE", "of equal answers, for success", 0.99, high=1.0),
             _TARGET,
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq verify ddq.keras ddq.tflite --data=digits",
         run=_verify,
@@ -414,7 +409,7 @@ _ALL = (
         name="evaluate",
         summary="Measure the accuracy of a .keras, .h5 or .tflite file.",
         files=("MODEL",),
-        flags=(*_data_flags(batch_size=64), _SPLIT, *_COMMON),
+        flags=(*_data_flags(batch_size=64), _SPLIT, *COMMON),
         example="ddq evaluate ddq.tflite --data=digits --split=test",
         run=_evaluate,
     ),
@@ -434,10 +429,10 @@ _ALL = (
             *_data_flags(batch_size=64, required=False),
             _SPLIT,
             _TARGET,
-            *_COMMON,
+            *COMMON,
         ),
         example="ddq report ddq.keras --float=float.keras --data=digits --out=report.html",
         run=_report,
     ),
 )
-COMMANDS = {command.name: command for command in _ALL}
+COMMANDS = {command.name: command for command in (*_ALL, *RUNTIME_COMMANDS)}

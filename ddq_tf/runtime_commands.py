@@ -1,0 +1,123 @@
+"""The sub-commands of `ddq` that time a file: on this host, and on a phone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich import box
+from rich.table import Table
+
+from ddq_tf import command_line as line
+from ddq_tf.command_line import COMMON, Call, Command, Outcome
+
+_THREADS = line.integer("num_threads", "N", "threads of each operator", 1)
+
+
+def _benchmark(call: Call) -> Outcome:
+    from ddq_tf.export import benchmark
+
+    flags = call.flags
+    rows = benchmark(
+        {path: path for path in call.files},
+        runs=flags["runs"],
+        num_threads=flags["num_threads"],
+        delegate=flags["delegate"],
+    )
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    for name in ("bytes", "median ms", "p10", "p90", "ratio", "MiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        times = (f"{value:.3f}" for value in (row.median_ms, row.p10_ms, row.p90_ms))
+        memory = "-" if row.memory_mib is None else f"{row.memory_mib:.1f}"
+        table.add_row(row.name, f"{row.size_bytes:,}", *times, f"{row.ratio:.3f}", memory)
+    call.console.print(table)
+    call.screen.say(
+        "Times are of one inference of one example on this host; ratios are to the first file, "
+        "round by round. They say nothing about a phone: see `ddq deploy`."
+    )
+    return Outcome(results={"rows": [dataclasses.asdict(row) for row in rows]})
+
+
+def _deploy(call: Call) -> Outcome:
+    from ddq_tf.export import deploy
+
+    flags = call.flags
+    result = deploy(
+        call.files[0],
+        tool=flags["tool"],
+        serial=flags["serial"],
+        num_threads=flags["num_threads"],
+        cpu_mask=flags["cpu_mask"],
+        num_runs=flags["num_runs"],
+        warmup_runs=flags["warmup_runs"],
+        use_xnnpack=flags["use_xnnpack"],
+        timeout_s=flags["timeout"],
+    )
+    spread = f"{result.min_ms:.3f} to {result.max_ms:.3f}, std {result.std_ms:.3f}"
+    rows = [
+        ("device", f"{result.device} ({result.serial}, {result.abi})"),
+        ("inference", f"{result.avg_ms:.3f} ms ({spread}; {result.runs} runs)"),
+    ]
+    if result.init_ms is not None:
+        rows.append(("loading", f"{result.init_ms:.1f} ms"))
+    if result.memory_overall_mib is not None:
+        rows.append(("memory", f"{result.memory_overall_mib:.1f} MiB"))
+    call.screen.table(rows)
+    if result.is_delegated is False:
+        call.screen.say("note: XNNPACK did not take the whole model; some operators run built in")
+    if result.leftover:
+        call.screen.say(f"note: the folder {result.leftover} could not be removed from the device")
+    values = dataclasses.asdict(result)
+    values.pop("log")
+    return Outcome(results=values)
+
+
+RUNTIME_COMMANDS = (
+    Command(
+        name="benchmark",
+        summary="Time .tflite files on this host, in turns.",
+        files=("FILE.tflite", "MORE.tflite..."),
+        notes="The first file is the yardstick: give the stock int8 file first.",
+        flags=(
+            line.integer("runs", "N", "timed inferences of each file", 200),
+            _THREADS,
+            line.switch("delegate", "XNNPACK, as in every app; off, built-in kernels run", True),
+            *COMMON,
+        ),
+        example="ddq benchmark stock_int8.tflite ddq.tflite",
+        run=_benchmark,
+    ),
+    Command(
+        name="deploy",
+        summary="Run a .tflite file on an Android phone and time it there.",
+        files=("FILE.tflite",),
+        notes=(
+            "Needs adb, a phone with USB debugging, and benchmark_model built for Android; what "
+            "is missing is said, with where to get it. The phone is left as it was."
+        ),
+        flags=(
+            line.text(
+                "tool", "FILE", "benchmark_model for Android; by default $DDQ_BENCHMARK_MODEL"
+            ),
+            line.text(
+                "serial", "ID", "as `adb devices` lists it; by default the only one that is ready"
+            ),
+            _THREADS,
+            line.text(
+                "cpu_mask", "HEX", "cores to run on, as in f0 for cores 4 to 7; by default all"
+            ),
+            line.integer(
+                "num_runs", "N", "timed inferences, at least (and at least one second)", 50
+            ),
+            line.integer(
+                "warmup_runs", "N", "inferences before (and at least half a second)", 1, low=0
+            ),
+            line.switch("use_xnnpack", "as in every app; off, built-in kernels run", True),
+            line.number("timeout", "SECONDS", "for the run on the device", 300.0),
+            *COMMON,
+        ),
+        example="ddq deploy ddq.tflite --tool=android_aarch64_benchmark_model --cpu_mask=f0",
+        run=_deploy,
+    ),
+)
