@@ -2,7 +2,7 @@
 
 from ddq_tf.quantizers.activation import ActivationQuantizer
 from ddq_tf.quantizers.calibration import optimal_activation_range, optimal_weight_range
-from ddq_tf.quantizers.fake_quant import fake_quantize, scale_gradient
+from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.ranges import learned_range
 from ddq_tf.quantizers.weight import WeightQuantizer
@@ -14,7 +14,6 @@ __all__ = [
     "learned_range",
     "optimal_activation_range",
     "optimal_weight_range",
-    "scale_gradient",
     "signed_qmax",
     "unsigned_qmax",
 ]

@@ -78,9 +78,7 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def scale(self) -> Tensor:
         """Returns s as a float32 scalar tensor."""
-        alpha = learned_range(
-            ops.convert_to_tensor(self.base_range), ops.convert_to_tensor(self.log_range)
-        )
+        alpha = learned_range(self.base_range, self.log_range)
         if self.ceiling is not None:
             alpha = clip_above(alpha, as_float32(self.ceiling))
         return alpha * float(np.float32(1.0 / self.qmax))

@@ -52,12 +52,6 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tenso
     return codes * scale, grad
 
 
-def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
-    """Returns x unchanged, to the last bit; its gradient arrives multiplied by `factor`."""
-    scaled = x * factor
-    return ops.stop_gradient(x) + (scaled - ops.stop_gradient(scaled))
-
-
 @ops.custom_gradient
 def clip_above(x: Tensor, ceiling: Tensor) -> Tensor:
     """Returns min(x, ceiling); above the ceiling only gradients that lower x pass.

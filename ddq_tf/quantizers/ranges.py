@@ -10,8 +10,6 @@ from typing import Any
 
 from keras import ops
 
-from ddq_tf.quantizers.fake_quant import scale_gradient
-
 Tensor = Any
 
 _BOUND = 2.0
@@ -29,13 +27,27 @@ def learned_range(base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0) 
     below 0.01 (dead channels) count as 0.01 there.
 
     Args:
-        base: float32 > 0, any shape.
-        log_range: float32, the same shape.
+        base: float32 > 0, any shape; a tensor or variable.
+        log_range: float32, the same shape; likewise.
         speed: broadcasts against base.
 
     Returns:
         alpha: float32, the same shape.
     """
-    factor = speed / ops.maximum(ops.square(base), _SMALLEST**2)
-    bounded = _BOUND * ops.tanh(scale_gradient(log_range, factor) / _BOUND)
-    return base * ops.exp(bounded)
+    speed = ops.convert_to_tensor(speed, "float32")
+    return _learned_range(ops.copy(base), ops.copy(log_range), speed)
+
+
+@ops.custom_gradient
+def _learned_range(base: Tensor, log_range: Tensor, speed: Tensor) -> Tensor:
+    """`learned_range` with its gradient by hand: far fewer operations than composed ones."""
+    bounded = ops.tanh(log_range * (1.0 / _BOUND))
+    alpha = base * ops.exp(_BOUND * bounded)
+
+    def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
+        g = args[0] if upstream is None else upstream
+        factor = speed / ops.maximum(ops.square(base), _SMALLEST**2)
+        dlog_range = g * alpha * (1.0 - ops.square(bounded)) * factor
+        return ops.zeros_like(base), dlog_range, ops.zeros_like(speed)
+
+    return alpha, grad

@@ -120,11 +120,10 @@ class WeightQuantizer(keras.layers.Layer):
 
     def _scale(self) -> Tensor:
         """The scale of each precision and channel; float32, the shape of `log_range`."""
-        base = ops.convert_to_tensor(self.base_range)
-        per_precision = (-1, *(1,) * (len(base.shape) - 1))
+        per_precision = (-1, *(1,) * (len(self.base_range.shape) - 1))
         qmax = np.array([signed_qmax(b) for b in self.precisions], np.float32)
         speed = np.minimum(1.0, np.square(7 / qmax)).reshape(per_precision)
-        alpha = learned_range(base, ops.convert_to_tensor(self.log_range), speed)
+        alpha = learned_range(self.base_range, self.log_range, speed)
         return alpha * np.reciprocal(qmax).reshape(per_precision)
 
     def _visited(self, choice: Tensor) -> Tensor:

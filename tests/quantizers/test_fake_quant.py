@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ddq_tf.quantizers import fake_quantize, scale_gradient
+from ddq_tf.quantizers import fake_quantize
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above
 from tests.quantizers import twin
 
@@ -79,15 +79,6 @@ def test_scale_per_channel(shape, scale_shape):
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.1, 0.4, scale_shape).astype(np.float32)
     check(rng.normal(0, 1, shape).astype(np.float32), scale, -3, 3)
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.25, 3e4])
-def test_scale_gradient_leaves_the_value(factor):
-    x = tf.Variable(np.float32(1 / 3))
-    with tf.GradientTape() as tape:
-        y = scale_gradient(tf.convert_to_tensor(x), factor)
-    assert y.numpy() == np.float32(1 / 3)
-    assert tape.gradient(y, x).numpy() == np.float32(factor)
 
 
 @pytest.mark.parametrize(
