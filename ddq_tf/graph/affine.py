@@ -1,4 +1,4 @@
-"""Layers that multiply and shift each channel: BatchNormalization, Rescaling, Normalization.
+"""Layers that multiply and shift each channel: BatchNormalization, DDQRescaling.
 
 One that stands alone (with its neighbours of the kind, composed) becomes a 1x1 depthwise
 convolution. All its codes are one number w; the gains are in the scales, so nothing is lost:
@@ -13,13 +13,9 @@ import keras
 import numpy as np
 
 from ddq_tf.graph.flatten import FlatGraph, FlatNode
-from ddq_tf.layers import DDQWeightedLayer
+from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
-AFFINE = (
-    keras.layers.BatchNormalization,
-    keras.layers.Rescaling,
-    keras.layers.Normalization,
-)
+AFFINE = (keras.layers.BatchNormalization, DDQRescaling)
 
 
 def is_affine(graph: FlatGraph, node: FlatNode) -> bool:
@@ -48,8 +44,10 @@ def affine_chain(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
 def continues_chain(graph: FlatGraph, node: FlatNode) -> bool:
     """Returns whether an affine node is composed with the one before it."""
     before = graph.producer(node.inputs[0])
-    return before is not None and is_affine(graph, before) and (
-        graph.sole_consumer(node.inputs[0]) is node
+    return (
+        before is not None
+        and is_affine(graph, before)
+        and (graph.sole_consumer(node.inputs[0]) is node)
     )
 
 
@@ -57,15 +55,7 @@ def gain_and_shift(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 (gain, shift), each (channels,): y = gain * x + shift in inference."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return batch_norm_affine(layer, channels)
-    if isinstance(layer, keras.layers.Rescaling):
-        gain, shift = _float64(layer.scale), _float64(layer.offset)
-    else:
-        deviation = np.maximum(np.sqrt(_float64(layer.variance)), keras.backend.epsilon())
-        gain = deviation if layer.invert else 1 / deviation
-        mean = _float64(layer.mean)
-        shift = mean if layer.invert else -mean * gain
-    ones = np.ones(channels)
-    return gain.reshape(-1) * ones, shift.reshape(-1) * ones
+    return as_float64(layer.gain) * np.ones(channels), as_float64(layer.shift) * np.ones(channels)
 
 
 def compose(chain: list[FlatNode], channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,13 +75,14 @@ def best_code(gain: np.ndarray, shift: np.ndarray, input_scale: float) -> int:
     return min(errors, key=lambda w: round(errors[w], 9))
 
 
+def as_float64(variable: Any) -> np.ndarray:
+    """Returns a Keras variable's values."""
+    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
+
+
 def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
-    gamma = _float64(layer.gamma) if layer.scale else np.ones(channels)
-    beta = _float64(layer.beta) if layer.center else np.zeros(channels)
-    gain = gamma / np.sqrt(_float64(layer.moving_variance) + layer.epsilon)
-    return gain, beta - gain * _float64(layer.moving_mean)
-
-
-def _float64(values: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(values), np.float64)
+    gamma = as_float64(layer.gamma) if layer.scale else np.ones(channels)
+    beta = as_float64(layer.beta) if layer.center else np.zeros(channels)
+    gain = gamma / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+    return gain, beta - gain * as_float64(layer.moving_mean)

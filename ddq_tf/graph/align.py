@@ -7,9 +7,10 @@ where no value comes near a middle:
 
 1. **ADD**: y = (s_a a + s_b b) / s_y. With all scales of connected additions integer multiples of
    one unit, and odd multiples n at their outputs, y is a multiple of 1/n, and |y - half| >= 1/2n.
-2. **Weighted layers and means**: y = M * acc with an integer accumulator. With M = p/q, q odd,
-   again |y - half| >= 1/2q.
-3. **Biases** are int32 in units of input scale times weight scale; they become integers.
+2. **Weighted layers, means and products**: y = M * acc with an integer accumulator. With M = p/q,
+   q odd, again |y - half| >= 1/2q.
+3. **Changes of grid**: QUANTIZE multiplies by r/256; with s_x / s_y = r/256 and r odd it is exact.
+4. **Biases** are int32 in units of input scale times weight scale; they become integers.
 
 The margins 1/2n, 1/2q are about 5e-4 codes; float32 errs by about 1e-5.
 """
@@ -21,20 +22,39 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf.graph.affine import as_float64, batch_norm_affine, continues_chain, is_affine
 from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.fold import (
     BIAS_MAX,
-    as_float64,
-    batch_norm_affine,
     fold,
     grid_of,
     is_finite,
+    quantizer_after,
     source_of,
 )
-from ddq_tf.layers import DDQActivation, DDQWeightedLayer
+from ddq_tf.graph.windows import stays_inside
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQBorderGain,
+    DDQFixedGrid,
+    DDQRescaling,
+    DDQWeightedLayer,
+    activation_name,
+)
 from ddq_tf.quantizers import ActivationQuantizer
 
 _LARGEST = 1023
+_MOVERS = (
+    keras.layers.MaxPooling2D,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.ReLU,
+    keras.layers.UpSampling2D,
+    keras.layers.Dropout,
+)
 
 
 def align(model: keras.Model) -> None:
@@ -46,13 +66,11 @@ def align(model: keras.Model) -> None:
     graph = flatten(model)
     if not all(is_finite(node.layer) for node in graph.nodes):
         return
-    _align_additions(graph)
+    settled: set[int] = set()
+    _align_additions(graph, settled)
     for node in graph.nodes:
-        if _is_mean(graph, node):
-            _align_mean(graph, node)
-    weighted = {
-        id(node.layer): node for node in graph.nodes if isinstance(node.layer, DDQWeightedLayer)
-    }
+        _align_ratio(graph, node, settled)
+    weighted = {id(node.layer): node for node in graph.nodes if _is_weighted(graph, node)}
     for node in weighted.values():
         _align_multipliers(graph, node)
         _align_bias(graph, node)
@@ -82,11 +100,18 @@ def odd_fraction(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(best_error), best, values)
 
 
-def _align_additions(graph: FlatGraph) -> None:
+def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
+    if isinstance(node.layer, DDQWeightedLayer):
+        return True
+    return is_affine(graph, node) and not continues_chain(graph, node)
+
+
+def _align_additions(graph: FlatGraph, settled: set[int]) -> None:
     """Gives each set of connected additions one unit."""
     for group in _connected_additions(graph):
         scales = {id(q): float(q.export_scale()) for q, _ in group}
         outputs = {id(q) for q, is_output in group if is_output}
+        settled.update(scales)
         unit = max(scales.values()) / _LARGEST
         for quantizer in {id(q): q for q, _ in group}.values():
             multiple = scales[id(quantizer)] / unit
@@ -103,12 +128,12 @@ def _connected_additions(
     """Returns the quantizers around additions, those that share one together, and their role."""
     groups: list[list[tuple[ActivationQuantizer, bool]]] = []
     for node in graph.nodes:
-        if not isinstance(node.layer, keras.layers.Add):
+        if not isinstance(node.layer, keras.layers.Add | keras.layers.Subtract):
             continue
         sources = [source_of(graph, tensor) for tensor in node.inputs]
         around = [(s.quantizer, False) for s in sources if isinstance(s, DDQActivation)]
-        reader = graph.sole_consumer(node.outputs[0])
-        if reader is not None and isinstance(reader.layer, DDQActivation):
+        reader = quantizer_after(graph, node.outputs[0])
+        if reader is not None:
             around.append((reader.layer.quantizer, True))
         names = {id(q) for q, _ in around}
         joined = [g for g in groups if names & {id(q) for q, _ in g}]
@@ -117,32 +142,82 @@ def _connected_additions(
     return groups
 
 
-def _is_mean(graph: FlatGraph, node: FlatNode) -> bool:
-    """Whether a layer averages its whole input to a grid of its own."""
-    if isinstance(node.layer, keras.layers.GlobalAveragePooling2D):
-        return True
-    pooling = isinstance(node.layer, keras.layers.AveragePooling2D)
-    return pooling and tuple(node.shapes[0][1:3]) == tuple(node.layer.pool_size)
+def _align_ratio(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
+    """Moves the output scale of an operator without weights to an odd fraction of its inputs'.
 
-
-def _align_mean(graph: FlatGraph, node: FlatNode) -> None:
-    """Moves the output scale of a mean over N values: M = s_x / (N s_y)."""
-    reader = graph.sole_consumer(node.outputs[0])
-    sizes = node.shapes[0][1:3]
-    if reader is None or not isinstance(reader.layer, DDQActivation) or None in sizes:
+    A quantizer moves once; the scales that a fraction was taken of stay from then on.
+    """
+    if isinstance(node.layer, keras.layers.Activation):
+        _align_hard_sigmoid(graph, node, settled)
         return
-    count = float(np.prod([size or 1 for size in sizes]))
-    quantizer = reader.layer.quantizer
-    multiplier = float(grid_of(graph, node.inputs[0]).scale) / count
+    factor, denominators = _own_factor(graph, node)
+    after = node if isinstance(node.layer, DDQActivation) else None
+    after = after or quantizer_after(graph, node.outputs[0])
+    if factor is None or after is None:
+        return
+    sources = [source_of(graph, tensor) for tensor in node.inputs]
+    multiplier = factor * float(np.prod([grid_of(graph, t).scale for t in node.inputs]))
+    quantizer = after.layer.quantizer
     multiplier /= float(quantizer.export_scale())
-    quantizer.rescale(multiplier / float(odd_fraction(np.array(multiplier))))
+    if id(quantizer) not in settled:
+        quantizer.rescale(multiplier / denominators(np.array(multiplier)))
+    settled.add(id(quantizer))
+    settled.update(id(s.quantizer) for s in sources if isinstance(s, DDQActivation))
+
+
+def _align_hard_sigmoid(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
+    """Moves the input scale so that 1/2 is an odd number of steps of the sum (64 x / 6)."""
+    source = source_of(graph, node.inputs[0])
+    if activation_name(node.layer) != "hard_sigmoid" or not isinstance(source, DDQActivation):
+        return
+    quantizer = source.quantizer
+    steps = 192 / float(quantizer.export_scale())
+    if id(quantizer) not in settled:
+        quantizer.rescale(steps / (2 * np.rint((steps - 1) / 2) + 1))
+    settled.add(id(quantizer))
+
+
+def _own_factor(graph: FlatGraph, node: FlatNode) -> tuple[float | None, Any]:
+    """What an operator multiplies the product of its inputs with, and the fractions it wants."""
+    layer = node.layer
+    if isinstance(layer, DDQActivation):
+        before = graph.producer(node.inputs[0])
+        moves = before is not None and _keeps_grid(graph, node)
+        return (1.0 if moves else None), _odd_256ths
+    if isinstance(layer, DDQBorderGain):
+        return layer.scale, odd_fraction
+    if isinstance(layer, keras.layers.Multiply):
+        return 1.0, odd_fraction
+    if isinstance(layer, keras.layers.GlobalAveragePooling2D):
+        sizes = node.shapes[0][1:3]
+        return (None if None in sizes else 1 / float(np.prod(np.array(sizes)))), odd_fraction
+    if stays_inside(node):
+        return 1 / float(np.prod(layer.pool_size)), odd_fraction
+    return None, odd_fraction
+
+
+def _keeps_grid(graph: FlatGraph, node: FlatNode) -> bool:
+    """Whether a quantizer reads a tensor that lies on another quantizer's grid already."""
+    tensor = node.inputs[0]
+    while (before := graph.producer(tensor)) is not None:
+        if isinstance(before.layer, DDQActivation | DDQFixedGrid):
+            return before.layer is not node.layer
+        if type(before.layer) not in _MOVERS:
+            return False
+        tensor = before.inputs[0]
+    return False
+
+
+def _odd_256ths(ratio: np.ndarray) -> float:
+    """The nearest odd multiple of 1/256."""
+    return float(max(2 * np.rint((ratio * 256 - 1) / 2) + 1, 1) / 256)
 
 
 def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
     """Moves each output channel's kernel and range: M = s_x s_w / s_y."""
     folded = fold(graph, node)
-    reader = graph.sole_consumer(folded.output)
-    if reader is None or not isinstance(reader.layer, DDQActivation):
+    reader = quantizer_after(graph, folded.output)
+    if reader is None:
         return
     ratio = float(grid_of(graph, node.inputs[0]).scale)
     ratio /= float(reader.layer.quantizer.export_scale())
@@ -150,7 +225,22 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
     factor[live] = odd_fraction(multiplier[live]) / multiplier[live]
-    _scale_channels(node.layer, factor)
+    if isinstance(node.layer, DDQWeightedLayer):
+        _scale_channels(node.layer, factor)
+    else:
+        _scale_affine(folded.batch_norm, factor)
+
+
+def _scale_affine(layer: Any, factor: np.ndarray) -> None:
+    """Multiplies the gain of a BatchNorm or rescaling that stands alone."""
+    if isinstance(layer, DDQRescaling):
+        layer.gain.assign(as_float64(layer.gain) * factor)
+    elif layer.scale:
+        layer.gamma.assign(as_float64(layer.gamma) * factor)
+    else:
+        variance = as_float64(layer.moving_variance)
+        moved = (variance + layer.epsilon) / factor**2 - layer.epsilon
+        layer.moving_variance.assign(np.where(moved > 0, moved, variance))
 
 
 def _scale_channels(layer: Any, factor: np.ndarray) -> None:
@@ -173,7 +263,9 @@ def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     representable = np.abs(units) < BIAS_MAX
     shift = np.where(representable, (np.rint(units) - units) * unit, 0.0)
     norm, layer = folded.batch_norm, node.layer
-    if norm is not None and norm.center:
+    if isinstance(norm, DDQRescaling):
+        norm.shift.assign(as_float64(norm.shift) + shift)
+    elif norm is not None and norm.center:
         norm.beta.assign(as_float64(norm.beta) + shift)
     elif norm is not None:
         gain, _ = batch_norm_affine(norm, shift.size)

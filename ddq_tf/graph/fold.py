@@ -14,8 +14,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf.graph.affine import (
+    affine_chain,
+    as_float64,
+    batch_norm_affine,
+    best_code,
+    compose,
+    is_affine,
+)
 from ddq_tf.graph.flatten import FlatGraph, FlatNode
-from ddq_tf.layers import DDQActivation, DDQDepthwiseConv2D, DDQSoftmax
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQDepthwiseConv2D,
+    DDQFixedGrid,
+    DDQSoftmax,
+)
 from ddq_tf.layers.activation import SOFTMAX_SCALE
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
@@ -30,6 +43,11 @@ class Grid:
     qmin: int
     qmax: int
 
+    @property
+    def zero_point(self) -> int:
+        """The INT8 code that stands for 0; as many codes as possible lie within INT8."""
+        return max(-128, 127 - max(self.qmax, 127)) if self.qmin < 0 else -128
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FoldedLayer:
@@ -37,7 +55,7 @@ class FoldedLayer:
 
     Attributes:
         node: the weighted layer's call.
-        batch_norm: the BatchNormalization folded, or None.
+        batch_norm: the BatchNormalization folded, or None; of affine layers, the last.
         output: the tensor that carries the folded result.
         codes: int8, the kernel's shape, signs flipped where gamma is negative.
         scale: float32, (channels,), > 0, of the folded weights.
@@ -45,38 +63,69 @@ class FoldedLayer:
     """
 
     node: FlatNode
-    batch_norm: keras.layers.BatchNormalization | None
+    batch_norm: Any
     output: int
     codes: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
 
 
-def source_of(graph: FlatGraph, tensor: int) -> DDQActivation | DDQSoftmax:
+Source = DDQActivation | DDQFixedGrid | DDQSoftmax
+_SOURCES = (DDQActivation, DDQFixedGrid, DDQSoftmax)
+
+
+def source_of(graph: FlatGraph, tensor: int) -> Source:
     """Returns the layer whose grid a tensor of a DDQ model lies on.
 
     Layers that only move values (pooling, padding, reshaping) keep the grid of their input.
     """
+    return _to_source(graph, tensor)[-1].layer
+
+
+def _to_source(graph: FlatGraph, tensor: int) -> list[FlatNode]:
+    """The nodes from a tensor back to the layer whose grid it lies on."""
     node = graph.producer(tensor)
-    while node is not None and not isinstance(node.layer, DDQActivation | DDQSoftmax):
+    path: list[FlatNode] = []
+    while node is not None:
+        path.append(node)
+        if isinstance(node.layer, _SOURCES):
+            return path
         node = graph.producer(node.inputs[0])
-    if node is None:
-        raise ValueError(f"tensor {tensor} has no quantizer before it")
-    return node.layer
+    raise ValueError(f"tensor {tensor} has no quantizer before it")
 
 
 def grid_of(graph: FlatGraph, tensor: int) -> Grid:
-    """Returns the grid that a tensor of a DDQ model lies on."""
-    layer = source_of(graph, tensor)
+    """Returns the grid that a tensor of a DDQ model lies on; a ReLU cuts off its lower half."""
+    *between, source = _to_source(graph, tensor)
+    layer = source.layer
     if isinstance(layer, DDQSoftmax):
-        return Grid(scale=np.float32(SOFTMAX_SCALE), qmin=0, qmax=255)
-    quantizer = layer.quantizer
-    return Grid(scale=quantizer.export_scale(), qmin=quantizer.qmin, qmax=quantizer.qmax)
+        grid = Grid(scale=np.float32(SOFTMAX_SCALE), qmin=0, qmax=255)
+    elif isinstance(layer, DDQFixedGrid):
+        grid = Grid(scale=np.float32(layer.scale), qmin=layer.qmin, qmax=layer.qmax)
+    else:
+        quantizer = layer.quantizer
+        grid = Grid(scale=quantizer.export_scale(), qmin=quantizer.qmin, qmax=quantizer.qmax)
+    if any(type(node.layer) is keras.layers.ReLU for node in between):
+        return dataclasses.replace(grid, qmin=0)
+    return grid
+
+
+def quantizer_after(graph: FlatGraph, tensor: int) -> FlatNode | None:
+    """Returns the DDQActivation that alone reads a tensor, behind a ReLU or not."""
+    after = graph.sole_consumer(tensor)
+    if after is not None and type(after.layer) is keras.layers.ReLU:
+        after = graph.sole_consumer(after.outputs[0])
+    return after if after is not None and isinstance(after.layer, DDQActivation) else None
 
 
 def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
-    """Folds a weighted layer's call with the BatchNorm that alone reads it, if one does."""
+    """Folds a weighted layer's call with the BatchNorm that alone reads it, if one does.
+
+    Affine layers that stand alone count as a 1x1 depthwise convolution.
+    """
     layer = node.layer
+    if is_affine(graph, node):
+        return _fold_affine(graph, node)
     codes, scale = layer.integer_weights()
     channels = int(np.prod(scale.shape))
     scale = scale.reshape(channels).astype(np.float64)
@@ -106,20 +155,23 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     )
 
 
-def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
-    gamma = as_float64(layer.gamma) if layer.scale else np.ones(channels)
-    beta = as_float64(layer.beta) if layer.center else np.zeros(channels)
-    gain = gamma / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
-    return gain, beta - gain * as_float64(layer.moving_mean)
+def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
+    """Affine layers as one depthwise convolution; see `graph.affine`."""
+    chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0
+    gain, shift = compose(chain, channels)
+    code = best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))
+    tiny = np.finfo(np.float32).tiny
+    return FoldedLayer(
+        node=node,
+        batch_norm=chain[-1].layer,
+        output=chain[-1].outputs[0],
+        codes=np.where(gain < 0, -code, code).astype(np.int8).reshape(1, 1, channels, 1),
+        scale=np.maximum(np.abs(gain) / code, tiny).astype(np.float32),
+        bias=shift,
+    )
 
 
 def is_finite(layer: keras.layers.Layer) -> bool:
     """Returns whether all that a layer computes with is finite."""
     used = [variable for variable in layer.weights if variable.name != "evidence"]
     return all(np.isfinite(as_float64(variable)).all() for variable in used)
-
-
-def as_float64(variable: Any) -> np.ndarray:
-    """Returns a Keras variable's values."""
-    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)

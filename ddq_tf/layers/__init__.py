@@ -1,7 +1,13 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
 from ddq_tf.layers.activation import ACTIVATION_KINDS, DDQActivation, DDQSoftmax
-from ddq_tf.layers.fixed import DDQFixedGrid
+from ddq_tf.layers.fixed import (
+    FIXED_GRIDS,
+    DDQBorderGain,
+    DDQFixedGrid,
+    DDQRescaling,
+    activation_name,
+)
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQDense,
@@ -14,14 +20,18 @@ from ddq_tf.layers.weighted import (
 
 __all__ = [
     "ACTIVATION_KINDS",
+    "FIXED_GRIDS",
     "DDQActivation",
+    "DDQBorderGain",
     "DDQConv2D",
     "DDQDense",
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
+    "DDQRescaling",
     "DDQSoftmax",
     "DDQWeightedLayer",
     "activation_layers",
+    "activation_name",
     "operator_kind",
     "weighted_layers",
 ]

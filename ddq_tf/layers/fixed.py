@@ -1,15 +1,47 @@
-"""Grids that no training moves: where TFLite fixes the scale of an operator's output."""
+"""What no training moves: grids that TFLite fixes, and the rescaling of inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
 
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
 Tensor = Any
+
+# Scale and lowest code of what TFLite's operators write; a hard sigmoid is our own 1x1 convolution,
+# with 1/2 and 1 on the grid.
+FIXED_GRIDS: dict[str, tuple[float, int]] = {
+    "sigmoid": (1 / 256, 0),
+    "tanh": (1 / 128, -128),
+    "hard_sigmoid": (1 / 254, 0),
+}
+
+
+def activation_name(layer: Any) -> str | None:
+    """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
+
+    ReLU layers are "relu", "relu6" or "leaky_relu"; None stands for functions without a name and
+    arguments without an integer form.
+    """
+    if isinstance(layer, keras.layers.LeakyReLU):
+        return "leaky_relu"
+    if isinstance(layer, keras.layers.ReLU):
+        if layer.threshold or layer.max_value not in (None, 6):
+            return None
+        if layer.negative_slope:
+            return None if layer.max_value else "leaky_relu"
+        return "relu6" if layer.max_value else "relu"
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax" if layer.axis == -1 else None
+    name = keras.activations.serialize(layer.activation)
+    return name if isinstance(name, str) else None
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -49,3 +81,95 @@ class DDQFixedGrid(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "scale": self.scale, "qmin": self.qmin}
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQRescaling(keras.layers.Layer):
+    """`keras.layers.Rescaling` per channel: gain * x + shift.
+
+    The two are variables that training leaves alone, so that `graph.align` can move them a little.
+
+    Args:
+        gain: one number, or one for each channel.
+        shift: likewise.
+    """
+
+    def __init__(self, gain: npt.ArrayLike, shift: npt.ArrayLike = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._initial = (np.ravel(gain).tolist(), np.ravel(shift).tolist())
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the variables."""
+        self.gain, self.shift = (
+            self.add_weight(
+                name=name, shape=(input_shape[-1],), initializer="zeros", trainable=False
+            )
+            for name in ("gain", "shift")
+        )
+        for variable, values in zip((self.gain, self.shift), self._initial, strict=True):
+            variable.assign(np.broadcast_to(np.float32(values), variable.shape))
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Multiplies and shifts."""
+        return inputs * ops.convert_to_tensor(self.gain) + ops.convert_to_tensor(self.shift)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        gain, shift = self._initial
+        return {**super().get_config(), "gain": gain, "shift": shift}
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQBorderGain(keras.layers.Layer):
+    """Multiplies pixels by how many of a window's k^2 values lie within the image: k^2 / count.
+
+    Behind a mean that counts the padding it gives the mean of what is no padding.
+
+    Args:
+        rows: for each row of the image, how many of the window's rows lie within.
+        columns: likewise.
+        pool_size: the window's height and width.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        columns: Sequence[int],
+        pool_size: Sequence[int],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.columns, self.pool_size = list(rows), list(columns), list(pool_size)
+        counts = np.outer(self.rows, self.columns)
+        multiple = int(np.lcm.reduce(counts.ravel()))
+        codes = multiple // counts
+        divisor = int(np.gcd.reduce(codes.ravel()))
+        self.codes = (codes // divisor).reshape(1, *counts.shape, 1)
+        self.scale = float(np.prod(self.pool_size)) * divisor / multiple
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether the factors are multiples, within INT8, of one step."""
+        return int(self.codes.max()) <= 127
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Multiplies."""
+        return inputs * ops.convert_to_tensor(np.float32(self.codes * self.scale))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the input shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "rows": self.rows,
+            "columns": self.columns,
+            "pool_size": self.pool_size,
+        }

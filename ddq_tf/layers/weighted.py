@@ -104,12 +104,14 @@ class DDQDepthwiseConv2D(DDQWeightedLayer, keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Convolves each channel with its quantized kernel."""
+        strides: Any = self.strides
+        dilations: Any = self.dilation_rate
         outputs = ops.depthwise_conv(
             inputs,
             self.quantizer(self.kernel, training=training),
-            strides=self.strides,
+            strides=strides,
             padding=self.padding,
-            dilation_rate=self.dilation_rate,
+            dilation_rate=dilations,
             data_format=self.data_format,
         )
         return self._finish(outputs)

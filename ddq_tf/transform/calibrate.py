@@ -10,11 +10,17 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph import FlatGraph
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
 from ddq_tf.quantizers import optimal_activation_range
 
 _BATCH = 32
 _VALUES_KEPT = 1 << 17
+
+
+def _as_array(values: Any) -> np.ndarray:
+    array: Any = ops.convert_to_numpy(values)
+    return array
 
 
 class _Sampler:
@@ -26,7 +32,7 @@ class _Sampler:
         self._parts: list[np.ndarray] = []
 
     def __call__(self, values: Any) -> None:
-        flat = ops.convert_to_numpy(values).reshape(-1)
+        flat = np.ravel(_as_array(values))
         self._parts.append(np.array([flat.min(), flat.max()]))
         if flat.size > self._per_batch:
             flat = flat[self._random.integers(0, flat.size, self._per_batch)]
@@ -69,6 +75,58 @@ def images_of(
     return batches
 
 
+def inputs_of(calibration: Any, graph: FlatGraph, limit: int) -> list[Any]:
+    """Returns calibration data for any number of inputs.
+
+    Args:
+        calibration: for one input as `images_of` takes it. For several, an iterable of batches:
+            each a list of arrays or a dictionary by input name, or a tuple whose first element is
+            one.
+        graph: of the model.
+        limit: how many examples to take at most.
+
+    Returns:
+        Batches as the model takes them.
+
+    Raises:
+        DDQError: as `images_of`.
+    """
+    if len(graph.inputs) == 1:
+        return list(images_of(calibration, graph.input_shapes[0], limit))
+    batches = [_in_order(batch, graph.input_names) for batch in _raw_batches(calibration)]
+    columns = [
+        images_of([batch[i] for batch in batches], shape, limit)
+        for i, shape in enumerate(graph.input_shapes)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _raw_batches(calibration: Any) -> list[Any]:
+    if isinstance(calibration, dict | str | bytes) or not hasattr(calibration, "__iter__"):
+        raise DDQError(
+            "calibration of a model with several inputs must be an iterable of batches, each a "
+            f"list or dictionary of arrays. Received: {type(calibration).__name__}"
+        )
+    return list(calibration)
+
+
+def _in_order(batch: Any, names: tuple[str, ...]) -> list[Any]:
+    """The inputs in a batch, in the model's order."""
+    if isinstance(batch, tuple) and isinstance(batch[0], list | tuple | dict):
+        batch = batch[0]
+    if isinstance(batch, dict):
+        batch = [batch.get(name) for name in names]
+    if not isinstance(batch, list | tuple) or len(batch) != len(names):
+        raise DDQError(
+            f"a calibration batch must hold the inputs {', '.join(names)}. "
+            f"Received: {type(batch).__name__}"
+        )
+    if any(part is None for part in batch):
+        missing = [name for name, part in zip(names, batch, strict=True) if part is None]
+        raise DDQError(f"a calibration batch lacks the inputs {', '.join(missing)}.")
+    return list(batch)
+
+
 def _batches(calibration: Any) -> Iterator[Any]:
     if calibration is None or isinstance(calibration, str | bytes | int | float):
         raise DDQError(
@@ -76,7 +134,7 @@ def _batches(calibration: Any) -> Iterator[Any]:
             f"Received: {calibration!r}"
         )
     if isinstance(calibration, np.ndarray) or ops.is_tensor(calibration):
-        array = ops.convert_to_numpy(calibration)
+        array = _as_array(calibration)
         for start in range(0, len(array) if array.ndim else 0, _BATCH):
             yield array[start : start + _BATCH]
         return
@@ -103,7 +161,7 @@ def _check_batch(images: np.ndarray, input_shape: tuple[int | None, ...], number
         raise DDQError(f"calibration batch {number} holds NaN or infinite values.")
 
 
-def calibrate(model: keras.Model, batches: list[np.ndarray], seed: int) -> None:
+def calibrate(model: keras.Model, batches: list[Any], seed: int) -> None:
     """Sets every range of a DDQ model: weights by their kernels, activations by the data.
 
     The data passes through the float network (quantizers off), so that no range depends on the
@@ -111,7 +169,7 @@ def calibrate(model: keras.Model, batches: list[np.ndarray], seed: int) -> None:
 
     Args:
         model: a DDQ model with its weights in place.
-        batches: inputs, as `images_of` returns them.
+        batches: inputs, as `inputs_of` returns them.
         seed: for sampling values.
 
     Raises:
@@ -130,7 +188,7 @@ def calibrate(model: keras.Model, batches: list[np.ndarray], seed: int) -> None:
         _set_activation_range(layer, samplers[layer.name].values)
 
 
-def _observe(model: keras.Model, batches: list[np.ndarray], seed: int) -> dict[str, _Sampler]:
+def _observe(model: keras.Model, batches: list[Any], seed: int) -> dict[str, _Sampler]:
     """Runs the float network and returns what each activation showed."""
     per_batch = max(_VALUES_KEPT // len(batches), 256)
     layers = activation_layers(model)
@@ -155,7 +213,15 @@ def _set_activation_range(layer: DDQActivation, values: np.ndarray) -> None:
     if layer.kind == "linear":
         quantizer.signed = bool(values.min() < 0)
     if not quantizer.learned:
-        quantizer.set_range(max(float(np.abs(values).max()), 1e-6))
+        quantizer.set_range(_input_range(values, quantizer.qmax))
         return
     best = optimal_activation_range(values, quantizer.num_bits, signed=quantizer.signed)
     quantizer.set_range(best)
+
+
+def _input_range(values: np.ndarray, qmax: int) -> float:
+    """The range of a model's input: all of the data; for images in 0..255 exactly these bytes."""
+    low, high = float(values.min()), float(values.max())
+    if qmax == 255 and low >= 0 and 127 < high <= 255:
+        return 255.0
+    return max(abs(low), abs(high), 1e-6)

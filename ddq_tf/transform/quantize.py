@@ -10,10 +10,12 @@ import numpy as np
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, align, flatten
+from ddq_tf.graph.affine import as_float64
 from ddq_tf.search import DDQModel, weight_budget
-from ddq_tf.transform.calibrate import calibrate, images_of
+from ddq_tf.transform.calibrate import calibrate, inputs_of
+from ddq_tf.transform.canonical import WEIGHTED, canonical
 from ddq_tf.transform.rebuild import rebuild
-from ddq_tf.transform.supported import WEIGHTED, problems_of
+from ddq_tf.transform.supported import problems_of
 
 
 def quantize_model(
@@ -29,20 +31,21 @@ def quantize_model(
         model: a built Sequential or Functional Keras 3 model; nested ones too.
         config: target, budget and the rest.
         calibration: inputs as the model takes them: an array, or batches of them (a tf.data
-            pipeline with or without labels); a few hundred are plenty.
+            pipeline with or without labels); a few hundred are plenty. For several inputs each
+            batch is a list or a dictionary of arrays.
 
     Returns:
         A `DDQModel` with calibrated ranges, at the highest precisions, to compile and fit.
 
     Raises:
         DDQError: before any work starts, if the model is unbuilt or subclassed, has unsupported
-            layers (all are named), NaN weights or several inputs; if the calibration data is
+            layers (all are named) or NaN weights; if the calibration data is
             empty or does not fit; if the budget cannot be met.
     """
     config = config or DDQConfig()
-    graph = flatten(model)
+    graph = canonical(flatten(model))
     _check_model(model, graph)
-    batches = images_of(calibration, graph.input_shapes[0], config.calibration_images)
+    batches = inputs_of(calibration, graph, config.calibration_images)
     quantized = rebuild(graph, config, model.name)
     weight_budget(quantized, config)
     calibrate(quantized, batches, config.seed)
@@ -52,11 +55,6 @@ def quantize_model(
 
 def _check_model(model: keras.Model, graph: FlatGraph) -> None:
     """Raises one error for all that is wrong with a model."""
-    if len(graph.inputs) != 1:
-        raise DDQError(
-            f"model {model.name!r} needs exactly one input. Received: {len(graph.inputs)} inputs "
-            f"({', '.join(graph.input_names)})."
-        )
     raise_all(f"model {model.name!r} cannot be quantized:", problems_of(graph))
     if not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes):
         raise DDQError(f"model {model.name!r} has no convolution or dense layer to quantize.")
@@ -67,7 +65,7 @@ def _not_finite(graph: FlatGraph) -> list[str]:
     found = {}
     for node in graph.nodes:
         for variable in node.layer.weights:
-            bad = int(np.sum(~np.isfinite(keras.ops.convert_to_numpy(variable))))
+            bad = int(np.sum(~np.isfinite(as_float64(variable))))
             if bad:
                 found[variable.path] = (
                     f"layer {node.name!r}: {bad} of {int(np.prod(variable.shape))} values of "

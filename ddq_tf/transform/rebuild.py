@@ -1,28 +1,37 @@
 """The DDQ twin of a float graph: same layers, quantized kernels, quantizers where tensors live.
 
 A quantizer stands wherever the integer graph has a tensor of its own: at the input, after each
-block (weighted layer or Add, with its BatchNorm and ReLU), after global pooling. Layers that only
-move values keep the grid of their input; average pooling rounds to it.
+block (weighted layer, sum, product or standalone BatchNorm, with the ReLU behind it), after
+averages. Layers that only move values keep the grid of their input. All tensors that meet in a
+Concatenate share one quantizer (`transform.ties`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph.windows import covers_input, stays_inside
 from ddq_tf.layers import (
+    FIXED_GRIDS,
     DDQActivation,
+    DDQBorderGain,
     DDQConv2D,
     DDQDense,
     DDQDepthwiseConv2D,
+    DDQFixedGrid,
+    DDQRescaling,
     DDQSoftmax,
+    activation_name,
     operator_kind,
 )
 from ddq_tf.search import DDQModel
-from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, MOVERS, WEIGHTED, activation_kind
+from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS, WEIGHTED, fused_kind
+from ddq_tf.transform.ties import Ties, fused_activation
 
 _TWINS: dict[type, Any] = {
     keras.layers.Conv2D: DDQConv2D,
@@ -43,9 +52,11 @@ class _Rebuilder:
         self.graph = graph
         self.config = config
         self.tensors: dict[int, Any] = {}
-        self.grids: dict[int, DDQActivation] = {}
+        self.grids: dict[int, Any] = {}
         self.twins: dict[int, Any] = {}
-        self.quantizers: dict[str, DDQActivation] = {}
+        self._names = {node.name for node in graph.nodes if not isinstance(node.layer, ACTIVATIONS)}
+        self.ties = Ties(graph)
+        self._shared: dict[int, DDQActivation] = {}
         self.done: set[int] = set()
 
     def run(self, name: str) -> DDQModel:
@@ -55,12 +66,13 @@ class _Rebuilder:
             keras.Input(shape=shape[1:], name=input_name)
             for shape, input_name in zip(graph.input_shapes, graph.input_names, strict=True)
         ]
-        for tensor, keras_input in zip(graph.inputs, inputs, strict=True):
-            quantizer = self._quantizer(f"{keras_input.name}_quant", "linear", learned=False)
+        rows = zip(graph.inputs, inputs, graph.input_names, strict=True)
+        for tensor, keras_input, input_name in rows:
+            quantizer = self._quantizer(f"{input_name}_quant", "linear", learned=False)
             self._put(tensor, quantizer(keras_input), quantizer)
         for index, node in enumerate(graph.nodes):
             if index not in self.done:
-                self._emit(index, node)
+                _RULES[type(node.layer)](self, node)
         outputs = [self.tensors[tensor] for tensor in graph.outputs]
         model = DDQModel(
             inputs=inputs[0] if len(inputs) == 1 else inputs,
@@ -70,71 +82,119 @@ class _Rebuilder:
         model.ddq_config = self.config
         return model
 
-    def _emit(self, index: int, node: FlatNode) -> None:
-        layer, reads = node.layer, [self.tensors[t] for t in node.inputs]
-        grid = self.grids[node.inputs[0]]
-        out = node.outputs[0]
-        if isinstance(layer, (*WEIGHTED, keras.layers.Add)):
-            self._emit_block(node, reads)
-        elif isinstance(layer, keras.layers.GlobalAveragePooling2D) or covers_input(node):
-            quantizer = self._quantizer(f"{node.name}_quant", "linear")
-            self._put(out, quantizer(self._plain(node)(reads[0])), quantizer)
-        elif isinstance(layer, keras.layers.AveragePooling2D):
-            self._put(out, grid(self._plain(node)(reads[0])), grid)
-        elif isinstance(layer, (*MOVERS, *IDENTITIES)):
-            self._put(out, self._plain(node)(reads[0]), grid)
-        elif isinstance(layer, ACTIVATIONS) and activation_kind(layer) == "softmax":
-            self._put(out, DDQSoftmax(name=node.name)(reads[0]), grid)
-        else:
-            self._put(out, reads[0], grid)
+    # Rules
 
-    def _emit_block(self, node: FlatNode, reads: list[Any]) -> None:
-        """A weighted layer or Add, its BatchNorm, its activation, then one quantizer."""
-        if isinstance(node.layer, keras.layers.Add):
-            value = self._plain(node)(reads)
-            kind, name = "linear", f"{node.name}_quant"
-        else:
-            value = self._weighted(node)(reads[0])
-            kind, name = activation_kind(node.layer) or "linear", f"{node.name}_quant"
-        last = node
-        after = self._fused(last, (keras.layers.BatchNormalization,))
-        if after is not None and isinstance(node.layer, WEIGHTED):
-            value = self._batch_norm(after)(value)
-            last = after
-        after = self._fused(last, ACTIVATIONS)
-        if kind == "linear" and after is not None and activation_kind(after.layer) != "softmax":
-            kind, name = activation_kind(after.layer) or "linear", after.name
-            last = after
-        softmax = kind == "softmax"
-        quantizer = self._quantizer(name, "linear" if softmax else kind)
-        value = quantizer(value)
-        if softmax:
-            value = DDQSoftmax(name=f"{node.name}_softmax")(value)
-        self._put(last.outputs[0], value, quantizer)
-
-    def _fused(self, node: FlatNode, types: tuple[type, ...]) -> FlatNode | None:
-        """The node that alone reads this one's output, if it is of these types; marks it done."""
+    def weighted(self, node: FlatNode) -> None:
+        """A convolution or dense layer with its BatchNorm and ReLU."""
+        value, last = self._weighted(node)(self.tensors[node.inputs[0]]), node
+        kind = fused_kind(node.layer)
         after = self.graph.sole_consumer(node.outputs[0])
-        if after is None or not isinstance(after.layer, types):
-            return None
-        if isinstance(after.layer, ACTIVATIONS) and activation_kind(after.layer) == "softmax":
-            return None
-        self.done.add(self.graph.nodes.index(after))
-        return after
+        if (
+            kind == "linear"
+            and after is not None
+            and isinstance(after.layer, keras.layers.BatchNormalization)
+        ):
+            value, last = self._batch_norm(after)(value), after
+            self.done.add(self.graph.nodes.index(after))
+        self._finish(value, node.name, last, kind)
 
-    def _put(self, tensor: int, value: Any, grid: DDQActivation) -> None:
+    def block(self, node: FlatNode) -> None:
+        """An operator that writes a grid of its own, with its ReLU."""
+        reads = [self.tensors[tensor] for tensor in node.inputs]
+        value = self._plain(node)(reads if len(reads) > 1 else reads[0])
+        self._finish(value, node.name, node, "linear")
+
+    def affine(self, node: FlatNode) -> None:
+        """A BatchNorm that no weighted layer takes in."""
+        value = self._batch_norm(node)(self.tensors[node.inputs[0]])
+        self._finish(value, node.name, node, "linear")
+
+    def average(self, node: FlatNode) -> None:
+        """A pooling with a grid of its own; on its input's where windows reach over the border."""
+        if covers_input(node) or stays_inside(node):
+            self.block(node)
+        else:
+            self.rounding(node)
+
+    def rounding(self, node: FlatNode) -> None:
+        """A layer that rounds to the grid of its input."""
+        grid = self.grids[node.inputs[0]]
+        value = grid(self._plain(node)(self.tensors[node.inputs[0]]))
+        self._put(node.outputs[0], value, grid)
+
+    def mover(self, node: FlatNode) -> None:
+        """A layer that keeps the grid of its input."""
+        tensor = node.inputs[0]
+        self._put(node.outputs[0], self._plain(node)(self.tensors[tensor]), self.grids[tensor])
+
+    def concatenate(self, node: FlatNode) -> None:
+        """All inputs on one grid; those that others fix are rounded to it."""
+        grid = self._tied(node.outputs[0], node.name)
+        reads = []
+        for tensor in node.inputs:
+            lies_there = self.ties.same(tensor, node.outputs[0])
+            value = self.tensors[tensor]
+            reads.append(value if lies_there else grid(value))
+        self._put(node.outputs[0], self._plain(node)(reads), grid)
+
+    def activation(self, node: FlatNode) -> None:
+        """An activation that stands alone, behind a quantizer."""
+        name, tensor = activation_name(node.layer), node.inputs[0]
+        value, grid = self.tensors[tensor], self.grids[tensor]
+        if name == "softmax":
+            self._put(node.outputs[0], DDQSoftmax(name=node.name)(value), grid)
+        elif name in FIXED_GRIDS:
+            scale, qmin = FIXED_GRIDS[name]
+            fixed = DDQFixedGrid(scale, qmin, name=self._free_name(f"{node.name}_quant"))
+            self._put(node.outputs[0], fixed(self._plain(node)(value)), fixed)
+        elif name == "linear":
+            self._put(node.outputs[0], value, grid)
+        elif name == "relu6":
+            self._put(node.outputs[0], grid(keras.layers.ReLU(6.0)(value)), grid)
+        else:
+            relu = keras.layers.ReLU(name=node.name)
+            self._put(node.outputs[0], relu(value), grid)
+
+    def _finish(self, value: Any, name: str, last: FlatNode, kind: str) -> None:
+        """The ReLU behind a block, then its quantizer."""
+        after = fused_activation(self.graph, last) if kind == "linear" else None
+        label = f"{name}_quant"
+        if after is not None:
+            kind, label, last = activation_name(after.layer) or "linear", after.name, after
+            self.done.add(self.graph.nodes.index(after))
+        tensor = last.outputs[0]
+        if self.ties.is_tied(tensor):
+            if kind != "linear":
+                ceiling = 6.0 if kind == "relu6" else None
+                value = keras.layers.ReLU(ceiling, name=self._free_name(f"{name}_relu"))(value)
+            quantizer = self._tied(tensor, label)
+        else:
+            quantizer = self._quantizer(label, kind)
+        self._put(tensor, quantizer(value), quantizer)
+
+    def _tied(self, tensor: int, name: str) -> DDQActivation:
+        """The one quantizer of all tensors tied to this one."""
+        root = self.ties.root(tensor)
+        if root not in self._shared:
+            self._shared[root] = self._quantizer(f"{name}_shared", "linear")
+        return self._shared[root]
+
+    def _put(self, tensor: int, value: Any, grid: Any) -> None:
         self.tensors[tensor] = value
         self.grids[tensor] = grid
 
     def _quantizer(self, name: str, kind: str, *, learned: bool = True) -> DDQActivation:
         """A new activation quantizer; a layer called twice gets one for each call."""
+        free = self._free_name(name)
+        return DDQActivation(kind, self.config.activation_bits, learned=learned, name=free)
+
+    def _free_name(self, name: str) -> str:
         unique, count = name, 1
-        while unique in self.quantizers:
+        while unique in self._names:
             count += 1
             unique = f"{name}_{count}"
-        layer = DDQActivation(kind, self.config.activation_bits, learned=learned, name=unique)
-        self.quantizers[unique] = layer
-        return layer
+        self._names.add(unique)
+        return unique
 
     def _weighted(self, node: FlatNode) -> Any:
         """The DDQ twin of a weighted layer, with its weights; one for all its calls."""
@@ -174,7 +234,7 @@ class _WithWeights:
 
     def __call__(self, inputs: Any) -> Any:
         outputs = self.layer(inputs)
-        if not self._copied:
+        if not self._copied and self._original.built:
             for mine, theirs in zip(
                 _own_variables(self.layer), _own_variables(self._original), strict=True
             ):
@@ -199,8 +259,24 @@ def _config_of(node: FlatNode) -> dict[str, Any]:
     return fields
 
 
-def covers_input(node: FlatNode) -> bool:
-    """Returns whether an average pooling takes the mean of its whole input."""
-    if not isinstance(node.layer, keras.layers.AveragePooling2D):
-        return False
-    return tuple(node.shapes[0][1:3]) == tuple(node.layer.pool_size)
+_RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
+    **dict.fromkeys(WEIGHTED, _Rebuilder.weighted),
+    **dict.fromkeys(IDENTITIES, _Rebuilder.mover),
+    **dict.fromkeys(ACTIVATIONS, _Rebuilder.activation),
+    **dict.fromkeys(PAIRS, _Rebuilder.block),
+    DDQBorderGain: _Rebuilder.block,
+    DDQRescaling: _Rebuilder.affine,
+    keras.layers.AveragePooling2D: _Rebuilder.average,
+    keras.layers.BatchNormalization: _Rebuilder.affine,
+    keras.layers.Concatenate: _Rebuilder.concatenate,
+    keras.layers.Cropping2D: _Rebuilder.mover,
+    keras.layers.Flatten: _Rebuilder.mover,
+    keras.layers.GlobalAveragePooling2D: _Rebuilder.block,
+    keras.layers.GlobalMaxPooling2D: _Rebuilder.mover,
+    keras.layers.LeakyReLU: _Rebuilder.rounding,
+    keras.layers.MaxPooling2D: _Rebuilder.mover,
+    keras.layers.Permute: _Rebuilder.mover,
+    keras.layers.Reshape: _Rebuilder.mover,
+    keras.layers.UpSampling2D: _Rebuilder.mover,
+    keras.layers.ZeroPadding2D: _Rebuilder.mover,
+}

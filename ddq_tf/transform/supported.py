@@ -9,11 +9,20 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.layers import DDQActivation, DDQWeightedLayer
+from ddq_tf.layers import (
+    FIXED_GRIDS,
+    DDQActivation,
+    DDQBorderGain,
+    DDQFixedGrid,
+    DDQRescaling,
+    DDQWeightedLayer,
+    activation_name,
+)
+from ddq_tf.transform.canonical import CASES, WEIGHTED
 
-WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 IDENTITIES = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout2D,
@@ -22,90 +31,136 @@ IDENTITIES = (
     keras.layers.ActivityRegularization,
     keras.layers.Identity,
 )
-MOVERS = (
-    keras.layers.MaxPooling2D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-)
+PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
 ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax)
-_FUSED = ("linear", "relu", "relu6")
+FUSED = ("linear", "relu", "relu6")
+_KNOWN = (*FUSED, "softmax", "leaky_relu", "silu", "hard_silu", *FIXED_GRIDS)
+
+_Check = Callable[[FlatNode], str | None]
 
 
-def activation_kind(layer: Any) -> str | None:
-    """Returns "linear", "relu", "relu6" or "softmax" for an activation, None for others.
-
-    Args:
-        layer: an activation layer, or a layer with an `activation` argument.
-    """
-    if isinstance(layer, keras.layers.ReLU):
-        plain = not layer.negative_slope and not layer.threshold
-        if not plain or layer.max_value not in (None, 6, 6.0):
-            return None
-        return "relu6" if layer.max_value else "relu"
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax" if layer.axis == -1 else None
-    name = keras.activations.serialize(layer.activation)
-    if not isinstance(name, str):
-        return None
-    return name if name in (*_FUSED, "softmax") else None
+def fused_kind(layer: Any) -> str:
+    """Returns the activation that a layer does itself: "linear", "relu" or "relu6"."""
+    name = activation_name(layer)
+    return name if name in FUSED else "linear"
 
 
-def _check_weighted(layer: Any) -> str | None:
+def _check_weighted(node: FlatNode) -> str | None:
+    layer = node.layer
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "needs data_format='channels_last'. Received: 'channels_first'"
-    if getattr(layer, "groups", 1) != 1:
-        return f"needs groups=1. Received: groups={layer.groups}"
     if getattr(layer, "padding", "valid") not in ("valid", "same"):
         return f"needs padding 'valid' or 'same'. Received: padding={layer.padding!r}"
-    if activation_kind(layer) is None:
+    if activation_name(layer) not in _KNOWN:
         name = keras.activations.serialize(layer.activation)
-        return f"needs activation linear, relu, relu6 or softmax. Received: activation={name!r}"
+        return f"needs an activation among {', '.join(_KNOWN)}. Received: activation={name!r}"
     return None
 
 
-def _check_activation(layer: Any) -> str | None:
-    if activation_kind(layer) is not None:
-        return None
+def _check_activation(node: FlatNode) -> str | None:
+    name = activation_name(node.layer)
+    if name not in _KNOWN:
+        return (
+            f"needs to be one of {', '.join(_KNOWN)}, a softmax over the last axis. "
+            f"Received: {_short_config(node.layer)}"
+        )
+    if name == "hard_sigmoid" and len(node.shapes[0]) != 4:
+        return f"needs images (rank 4) for {name}. Received: shape {node.shapes[0]}"
+    return None
+
+
+def _check_affine(node: FlatNode) -> str | None:
+    if isinstance(node.layer, keras.layers.BatchNormalization):
+        rank = len(node.shapes[0])
+        if node.layer.axis not in (-1, rank - 1):
+            return f"needs axis=-1. Received: axis={node.layer.axis}"
+    return None
+
+
+def _check_normalization(node: FlatNode) -> str | None:
+    layer = node.layer
+    if layer.mean is None:
+        return "needs its mean and variance: call adapt() first. Received: none"
     return (
-        "needs to be relu, relu6, linear or softmax over the last axis. "
-        f"Received: {_short_config(layer)}"
+        f"needs one mean and variance, or one per channel ({node.shapes[0][-1]}). "
+        f"Received: shape {tuple(layer.mean.shape)}"
     )
 
 
-def _check_batch_norm(layer: Any) -> str | None:
-    if layer.axis not in (-1, 3) and not (layer.axis == 1 and len(layer.input_spec.axes) == 1):
-        return f"needs axis=-1. Received: axis={layer.axis}"
-    return None
-
-
-def _check_pooling(layer: Any) -> str | None:
-    if layer.data_format != "channels_last":
+def _check_channels_last(node: FlatNode) -> str | None:
+    if node.layer.data_format != "channels_last":
         return "needs data_format='channels_last'. Received: 'channels_first'"
     return None
 
 
-def _no_check(layer: Any) -> str | None:
+def _check_upsampling(node: FlatNode) -> str | None:
+    if node.layer.interpolation != "nearest":
+        return (
+            "needs interpolation='nearest' (integer kernels round the others differently). "
+            f"Received: interpolation={node.layer.interpolation!r}"
+        )
+    return _check_static(node)
+
+
+def _check_concatenate(node: FlatNode) -> str | None:
+    if node.layer.axis == 0:
+        return "needs another axis than the batch. Received: axis=0"
     return None
 
 
-_CHECKS: dict[type, Callable[[Any], str | None]] = {
+def _check_static(node: FlatNode) -> str | None:
+    if None in node.shapes[0][1:]:
+        return f"needs a fixed image size. Received: shape {node.shapes[0]}"
+    return _check_channels_last(node)
+
+
+def _check_pair(node: FlatNode) -> str | None:
+    if len(node.inputs) != 2:
+        return f"needs exactly two inputs; chain several. Received: {len(node.inputs)}"
+    return None
+
+
+def _check_operation(node: FlatNode) -> str | None:
+    received = [type(c).__name__ for c in node.constants if c is not None]
+    return f"needs two tensors, or a tensor and a number. Received: {', '.join(received)}"
+
+
+def _no_check(node: FlatNode) -> str | None:
+    return None
+
+
+_CHECKS: dict[type, _Check] = {
     **dict.fromkeys(WEIGHTED, _check_weighted),
     **dict.fromkeys(IDENTITIES, _no_check),
     **dict.fromkeys(ACTIVATIONS, _check_activation),
+    **dict.fromkeys(PAIRS, _check_pair),
+    operations.Add: _check_operation,
+    operations.Subtract: _check_operation,
+    operations.Multiply: _check_operation,
+    keras.layers.LeakyReLU: _no_check,
     keras.layers.Flatten: _no_check,
     keras.layers.Reshape: _no_check,
-    keras.layers.MaxPooling2D: _check_pooling,
-    keras.layers.ZeroPadding2D: _check_pooling,
-    keras.layers.AveragePooling2D: _check_pooling,
-    keras.layers.GlobalAveragePooling2D: _check_pooling,
-    keras.layers.BatchNormalization: _check_batch_norm,
-    keras.layers.Add: _no_check,
+    keras.layers.Permute: _no_check,
+    keras.layers.Concatenate: _check_concatenate,
+    keras.layers.MaxPooling2D: _check_channels_last,
+    keras.layers.ZeroPadding2D: _check_channels_last,
+    keras.layers.Cropping2D: _check_static,
+    keras.layers.AveragePooling2D: _check_channels_last,
+    keras.layers.GlobalAveragePooling2D: _check_channels_last,
+    keras.layers.GlobalMaxPooling2D: _check_static,
+    keras.layers.UpSampling2D: _check_upsampling,
+    keras.layers.BatchNormalization: _check_affine,
+    keras.layers.Normalization: _check_normalization,
+    DDQBorderGain: _no_check,
+    DDQRescaling: _check_affine,
 }
+SUPPORTED = sorted(
+    {kind.__name__ for kind in (*_CHECKS, *CASES) if kind.__module__.startswith("keras.src.layers")}
+)
 
 
 def problems_of(graph: FlatGraph) -> list[str]:
-    """Returns one line for every layer that cannot be quantized."""
+    """Returns one line for every layer of a canonical graph that cannot be quantized."""
     found = []
     for node in graph.nodes:
         problem = _problem_of(graph, node)
@@ -115,41 +170,40 @@ def problems_of(graph: FlatGraph) -> list[str]:
 
 
 def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
-    layer = node.layer
-    if isinstance(layer, DDQWeightedLayer | DDQActivation):
+    if isinstance(node.layer, DDQWeightedLayer | DDQActivation | DDQFixedGrid):
         return "is quantized already; quantize_model takes the float model"
-    check = _CHECKS.get(type(layer))
+    check = _CHECKS.get(type(node.layer))
     if check is None:
-        names = ", ".join(sorted(t.__name__ for t in _CHECKS))
-        return f"has no integer form here; supported are {names}"
-    if isinstance(layer, keras.layers.Add) and len(node.inputs) != 2:
-        return f"needs exactly two inputs; chain several. Received: {len(node.inputs)}"
-    return check(layer) or _misplaced(graph, node)
+        return f"has no integer form here; supported are {', '.join(SUPPORTED)}"
+    return check(node) or _misplaced(graph, node)
 
 
 def _misplaced(graph: FlatGraph, node: FlatNode) -> str | None:
-    """What is wrong with where a fusable layer stands."""
+    """What is wrong with where a layer stands."""
+    affine = isinstance(node.layer, keras.layers.BatchNormalization | DDQRescaling)
+    if not affine or len(node.shapes[0]) == 4:
+        return None
     before = graph.producer(node.inputs[0])
-    alone = before is not None and graph.sole_consumer(node.inputs[0]) is node
-    if isinstance(node.layer, keras.layers.BatchNormalization):
-        fusable = before is not None and isinstance(before.layer, WEIGHTED) and alone
-        if not fusable or activation_kind(before.layer) != "linear":
-            return (
-                "needs to follow a convolution or dense layer without activation, as its only "
-                f"reader. Received: it follows {_describe(before)}"
-            )
-    if isinstance(node.layer, ACTIVATIONS) and activation_kind(node.layer) in ("relu", "relu6"):
-        fused = (*WEIGHTED, keras.layers.BatchNormalization, keras.layers.Add)
-        if before is None or not isinstance(before.layer, fused) or not alone:
-            return (
-                "needs to follow a convolution, dense layer, BatchNormalization or Add, as its "
-                f"only reader. Received: it follows {_describe(before)}"
-            )
-    return None
+    alone = graph.sole_consumer(node.inputs[0]) is node
+    folds = (
+        before is not None
+        and isinstance(before.layer, WEIGHTED)
+        and isinstance(node.layer, keras.layers.BatchNormalization)
+        and fused_kind(before.layer) == "linear"
+    )
+    return None if folds and alone else _follows(before)
 
 
-def _describe(node: FlatNode | None) -> str:
-    return "the model's input" if node is None else f"{node.name!r} ({type(node.layer).__name__})"
+def _follows(before: FlatNode | None) -> str:
+    what = (
+        "the model's input"
+        if before is None
+        else f"{before.name!r} ({type(before.layer).__name__})"
+    )
+    return (
+        "needs images (rank 4), or to follow a dense layer without activation, as its only "
+        f"reader. Received: it follows {what}"
+    )
 
 
 def _short_config(layer: Any) -> str:

@@ -1,0 +1,98 @@
+"""Which tensors share one grid because they meet in a Concatenate.
+
+TFLite's CONCATENATION has no arithmetic: all its inputs lie on the output's grid. So whatever
+writes an input writes that grid directly, and a chain of concatenations has one grid.
+"""
+
+from __future__ import annotations
+
+import keras
+
+from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph.windows import stays_inside
+from ddq_tf.layers import DDQBorderGain, DDQRescaling, activation_name
+from ddq_tf.transform.canonical import WEIGHTED
+from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS
+
+_BLOCKS = (
+    *WEIGHTED,
+    *PAIRS,
+    DDQBorderGain,
+    DDQRescaling,
+    keras.layers.BatchNormalization,
+    keras.layers.Concatenate,
+    keras.layers.GlobalAveragePooling2D,
+)
+_MOVERS = (
+    *IDENTITIES,
+    keras.layers.AveragePooling2D,
+    keras.layers.Cropping2D,
+    keras.layers.Flatten,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.MaxPooling2D,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+    keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding2D,
+)
+
+
+class Ties:
+    """Sets of tensors with one grid."""
+
+    def __init__(self, graph: FlatGraph) -> None:
+        self._graph = graph
+        self._parents: dict[int, int] = {}
+        for node in graph.nodes:
+            if isinstance(node.layer, keras.layers.Concatenate):
+                for tensor in (*node.inputs, *node.outputs):
+                    written = self._written(tensor)
+                    if written is not None:
+                        self._join(written, node.outputs[0])
+
+    def is_tied(self, tensor: int) -> bool:
+        """Returns whether a block's output shares its grid with others."""
+        return tensor in self._parents
+
+    def root(self, tensor: int) -> int:
+        """Returns the tensor that stands for the set."""
+        while self._parents[tensor] != tensor:
+            tensor = self._parents[tensor]
+        return tensor
+
+    def same(self, tensor: int, other: int) -> bool:
+        """Returns whether a tensor, moved or not, lies on another's grid."""
+        written = self._written(tensor)
+        return written is not None and self.root(written) == self.root(other)
+
+    def _join(self, tensor: int, other: int) -> None:
+        for each in (tensor, other):
+            self._parents.setdefault(each, each)
+        self._parents[self.root(tensor)] = self.root(other)
+
+    def _written(self, tensor: int) -> int | None:
+        """The block's output that a tensor holds the values of; None if its grid is fixed."""
+        node = self._graph.producer(tensor)
+        while node is not None and isinstance(node.layer, _MOVERS) and not stays_inside(node):
+            tensor = node.inputs[0]
+            node = self._graph.producer(tensor)
+        if node is None or isinstance(node.layer, _BLOCKS) or stays_inside(node):
+            return None if node is None else tensor
+        before = self._graph.producer(node.inputs[0])
+        fused = before is not None and fused_activation(self._graph, before) is node
+        return tensor if fused else None
+
+
+def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
+    """Returns the ReLU that an operator does itself: it alone reads the operator's output."""
+    after = graph.sole_consumer(node.outputs[0])
+    if after is None or not isinstance(after.layer, ACTIVATIONS):
+        return None
+    own_grid = isinstance(node.layer, _BLOCKS) and not isinstance(
+        node.layer, keras.layers.Concatenate
+    )
+    if not own_grid and not stays_inside(node):
+        return None
+    if isinstance(node.layer, WEIGHTED) and activation_name(node.layer) in ("relu", "relu6"):
+        return None
+    return after if activation_name(after.layer) in ("linear", "relu", "relu6") else None
