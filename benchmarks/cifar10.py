@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "resnet8": {
         "input_range": "0,255",
         "float": {"epochs": 6, "learning_rate": 0.02},
-        "ddq": ["--target=litert-compact", "--budget=4.3bits", "--epochs=12"],
+        "ddq": ["--target=litert-compact", "--budget=4.3bits", "--epochs=16"],
         "targets": ("litert-int8", "litert-compact"),
     },
     "mobilenet_v2": {

@@ -86,7 +86,10 @@ def odd_fraction(values: np.ndarray) -> np.ndarray:
         float64, the same shape; within a relative 1e-3, mostly far closer.
     """
     values = np.asarray(values, np.float64)
-    limit = np.maximum(_LARGEST, 3.01 / values)  # a little more than 3: 3/q itself must stay
+    # 1/q suffices for small values, and of all p/q stays furthest from middles: half an
+    # accumulator step. A little more than p, since p/q itself must stay.
+    numerator = np.where(values < 5e-4, 1.01, 3.01)
+    limit = np.maximum(_LARGEST, numerator / values)
     best = np.zeros_like(values)
     best_error = np.full(values.shape, np.inf)
     numerators = int(np.ceil(np.max(limit * values, initial=1.0)))
