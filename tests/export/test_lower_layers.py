@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, quantize_model
-from ddq_tf.export import Runner, export_tflite, verify
+from ddq_tf.export import Runner, export_tflite, first_difference, verify
 from ddq_tf.graph import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from tests.toys import array, compiled, images, labels, shake
@@ -267,8 +267,12 @@ def test_architectures_go_through(name, tmp_path):
     model, x = lively(name, ARCHITECTURES[name])
     q = quantize_model(model, DDQConfig(budget=None), x)
     proof = verify(q, export_tflite(q, tmp_path / "net.tflite"), [x])
-    assert proof.equal_codes_share >= 0.99
-    assert proof.max_lsb <= 1
+    # LiteRT equals the integer simulator everywhere. Keras's float32 sums may miss a middle, once
+    # in millions of codes; an untrained network spreads that over its last layers.
+    difference = first_difference(q, x[:2])
+    assert difference is None or difference.party == "Keras"
+    assert difference is None or (difference.num_different <= 2 and difference.max_lsb == 1)
+    assert proof.top1_agreement == 1
     assert proof.weight_codes_identical
     assert {op.split()[0] for op in proof.delegation.undelegated} <= {"SOFTMAX"}
     assert proof.delegation.partitions == 1
