@@ -46,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 _TUNING = ["--optimizer=sgd", "--learning_rate=0.02", "--batch_size=128"]
 
 
-def float_model(name: str, options: argparse.Namespace) -> keras.Model:
+def float_model(name: str, options: argparse.Namespace) -> Any:
     """Returns the untrained MobileNetV2, or the pretrained ResNet-8 of MLPerf Tiny."""
     if name == "resnet8":
         path = Path(options.models) / "mlperf_tiny" / "pretrainedResnet.h5"

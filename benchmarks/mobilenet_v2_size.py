@@ -32,7 +32,7 @@ SEED = 0
 def lively_mobilenet_v2() -> keras.Model:
     """Returns the model with random kernels and BatchNorm statistics measured on random data."""
     keras.utils.set_random_seed(SEED)
-    model = keras.applications.MobileNetV2(weights=None)
+    model = keras.applications.MobileNetV2(weights=None)  # pyright: ignore[reportArgumentType]
     rng = np.random.default_rng(SEED)
     images = rng.uniform(-1, 1, (8, 224, 224, 3)).astype("float32")
     for layer in model.layers:

@@ -101,7 +101,7 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def export_scale(self) -> np.float32:
         """Returns s as the forward pass uses it."""
-        return np.float32(ops.convert_to_numpy(self.scale()))
+        return np.float32(np.asarray(ops.convert_to_numpy(self.scale())))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

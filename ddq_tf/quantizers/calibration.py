@@ -73,7 +73,9 @@ def optimal_activation_range(samples: np.ndarray, num_bits: int, *, signed: bool
     return float(candidates[int(np.argmin(errors))])
 
 
-def _squared_error(values: np.ndarray, scale: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
+def _squared_error(
+    values: np.ndarray, scale: np.ndarray | np.floating, qmin: int, qmax: int
+) -> np.ndarray:
     """Mean squared error over axis 0 of rounding `values` to the grid of `scale`."""
     rounded = np.clip(np.rint(values / scale), qmin, qmax) * scale
     return np.mean(np.square(values - rounded), axis=0)

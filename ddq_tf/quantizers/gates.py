@@ -45,9 +45,9 @@ def gate(selection: Tensor, evidence: Tensor) -> Tensor:
         g = args[0] if upstream is None else upstream
         saved = ops.reshape(g[:-1] - g[1:], (-1, 1))
         visited = ops.stack([selection[:-1], selection[1:]], axis=1)
-        seen = ops.stack([visited * saved, visited], axis=2)
-        decay = 1.0 - (1.0 - MEMORY) * ops.expand_dims(visited, 2)
-        return ops.zeros_like(selection), decay * evidence + seen
+        seen = ops.stack([ops.multiply(visited, saved), visited], axis=2)
+        decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
+        return ops.zeros_like(selection), ops.add(ops.multiply(decay, evidence), seen)
 
     return selection * 1.0, grad
 

@@ -42,12 +42,12 @@ def learned_range(base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0) 
 def _learned_range(base: Tensor, log_range: Tensor, speed: Tensor) -> Tensor:
     """`learned_range` with its gradient by hand: far fewer operations than composed ones."""
     bounded = ops.tanh(log_range * (1.0 / _BOUND))
-    alpha = base * ops.exp(_BOUND * bounded)
+    alpha = base * ops.exp(ops.multiply(bounded, _BOUND))
 
     def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
         g = args[0] if upstream is None else upstream
         factor = speed / ops.maximum(ops.square(base), _SMALLEST**2)
-        dlog_range = g * alpha * (1.0 - ops.square(bounded)) * factor
+        dlog_range = g * alpha * ops.subtract(1.0, ops.square(bounded)) * factor
         return ops.zeros_like(base), dlog_range, ops.zeros_like(speed)
 
     return alpha, grad

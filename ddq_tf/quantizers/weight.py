@@ -110,9 +110,9 @@ class WeightQuantizer(keras.layers.Layer):
         channels = tuple(self.log_range.shape[1:])
         shape = (len(self.precisions), *(1,) * (rank - len(channels)), *channels)
         scale = ops.reshape(self._scale(), shape)
-        limits = ops.reshape(self._qmax(), (-1, *(1,) * rank))
+        limits: Tensor = ops.reshape(self._qmax(), (-1, *(1,) * rank))
         stacked = ops.stack([kernel] * len(self.precisions))
-        return fake_quantize(stacked, scale, -limits, limits)
+        return fake_quantize(stacked, scale, ops.negative(limits), limits)
 
     def _qmax(self) -> Tensor:
         """The largest code of each precision, float32."""
@@ -169,7 +169,7 @@ class WeightQuantizer(keras.layers.Layer):
         """Returns the loss that each next precision is estimated to save."""
         if len(self.precisions) == 1:
             return np.zeros(0)
-        return gates.loss_saved(ops.convert_to_numpy(self.evidence))
+        return gates.loss_saved(np.asarray(ops.convert_to_numpy(self.evidence)))
 
     def export(self, kernel: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Returns the integer codes and scales at the precision in force.
@@ -182,8 +182,8 @@ class WeightQuantizer(keras.layers.Layer):
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
         index = int(self.choice)
-        scale = ops.convert_to_numpy(self._scale())[index]
-        quantized = ops.convert_to_numpy(self._quantize(ops.copy(kernel)))[index]
+        scale = np.asarray(ops.convert_to_numpy(self._scale()))[index]
+        quantized = np.asarray(ops.convert_to_numpy(self._quantize(ops.copy(kernel))))[index]
         return np.rint(quantized / scale).astype(np.int8), scale
 
     def get_config(self) -> dict[str, Any]:

@@ -42,6 +42,16 @@ class PrecisionSearch(keras.callbacks.Callback):
         self._epoch = 0
         self._next_update = 0.0
 
+    @property
+    def _trained(self) -> Any:
+        """The model in training; Keras sets it."""
+        return self.model
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        """What `fit` was asked for; Keras sets it."""
+        return self.params or {}
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets an earlier training."""
         self._started = False
@@ -56,16 +66,16 @@ class PrecisionSearch(keras.callbacks.Callback):
         if not self._started:
             self._started = True
             self._next_update = 0.0
-            if not is_frozen(self.model):
-                self._budget = weight_budget(self.model, self.config)
+            if not is_frozen(self._trained):
+                self._budget = weight_budget(self._trained, self.config)
             self._set_exploration(_EXPLORE)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Chooses anew when it is time."""
         if self._budget is None:
             return
-        steps = self.params.get("steps") or np.inf
-        progress = (self._epoch + batch / steps) / max(self.params.get("epochs") or 1, 1)
+        steps = self._params.get("steps") or np.inf
+        progress = (self._epoch + batch / steps) / max(self._params.get("epochs") or 1, 1)
         searched = progress / self.config.search_fraction
         if searched >= 1:
             self._freeze()
@@ -76,7 +86,7 @@ class PrecisionSearch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Reports the average bits among the epoch's logs."""
         if logs is not None:
-            budget = self._budget or weight_budget(self.model, self.config)
+            budget = self._budget or weight_budget(self._trained, self.config)
             logs["weight_bits"] = budget.average_bits
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -86,8 +96,8 @@ class PrecisionSearch(keras.callbacks.Callback):
 
     def finish(self) -> None:
         """Makes the choice final, also if another callback has restored an earlier state since."""
-        if not is_frozen(self.model):
-            self._budget = weight_budget(self.model, self.config)
+        if not is_frozen(self._trained):
+            self._budget = weight_budget(self._trained, self.config)
             self._freeze()
 
     def _choose(self, descent: float) -> None:
