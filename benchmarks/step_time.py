@@ -2,8 +2,8 @@
 
     python benchmarks/step_time.py [--alpha=0.5] [--steps=20]
 
-MobileNetV2 (output stride 16), 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one float
-step, one DDQ step, and so on; medians. Writes benchmarks/results/step_time.json.
+MobileNetV2 (output stride 16), 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random
+data: one float step, one DDQ step, and so on; medians. Writes benchmarks/results/step_time.json.
 """
 
 from __future__ import annotations
