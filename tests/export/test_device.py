@@ -1,4 +1,5 @@
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -296,9 +297,17 @@ def test_a_timeout_ends_the_tool_on_the_device(phone):
     assert phone.calls[-1][3].startswith("kill -9 $(cat /data/local/tmp/ddq-")
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: shells start background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # subprocess gives an interrupted child a quarter of a second, which a busy machine may not hold.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_ends_the_tool_on_the_device(phone):
+def test_an_interrupt_ends_the_tool_on_the_device(phone, ctrl_c):
     phone.state["interrupt"] = True
     with pytest.raises(KeyboardInterrupt):
         phone.deploy()
