@@ -3,7 +3,7 @@ import fractions
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddq_tf import DDQConfig, quantize_model
@@ -14,10 +14,13 @@ from tests.toys import array, images, mixed_net, shake
 
 
 @given(st.floats(1e-4, 0.5))
+@example(1 / 32)
+@example(1 / 258)
+@example(5e-4)
 @settings(max_examples=30, deadline=None)
 def test_odd_fraction_is_near_and_has_an_odd_denominator(value):
     fraction = float(odd_fraction(np.array(value)))
-    assert abs(fraction / value - 1) <= 1e-3
+    assert abs(fraction / value - 1) <= 4 / (3 * 1023)
     exact = fractions.Fraction(fraction).limit_denominator(max(1023, int(3.01 / value) + 1))
     assert float(exact) == pytest.approx(fraction, rel=1e-12)
     assert exact.denominator % 2 == 1
