@@ -82,7 +82,16 @@ def write(graph: Graph, *, keep_names: bool = False) -> bytes:
         ],
         buffers=buffers.items,
     )
-    builder = _SharingBuilder(1024 + buffers.size_bytes)
+    return pack(model)
+
+
+def pack(model: schema.ModelT) -> bytes:
+    """Returns a model of the schema's object API as the content of a .tflite file.
+
+    Equal vectors are written once; buffers lie at multiples of 16 bytes.
+    """
+    contents = (buffer.data for buffer in model.buffers or ())
+    builder = _SharingBuilder(1024 + sum(len(data) for data in contents if data is not None))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
 
@@ -154,7 +163,6 @@ class _Buffers:
 
     def __init__(self):
         self.items = [schema.BufferT()]
-        self.size_bytes = 0
         self._index: dict[bytes, int] = {}
 
     def add(self, content: bytes) -> int:
@@ -162,7 +170,6 @@ class _Buffers:
         if content not in self._index:
             self._index[content] = len(self.items)
             self.items.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
-            self.size_bytes += len(content)
         return self._index[content]
 
 
