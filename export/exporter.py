@@ -14,6 +14,9 @@ from ddq_tf.export.passes import run_passes
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.targets import Target, get_target
 
+# The converter's name for it, and its width in bytes; here in releases of LiteRT.
+_MIN_RUNTIME, _MIN_RUNTIME_BYTES = "min_runtime_version", 16
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportResult:
@@ -60,9 +63,8 @@ def export_tflite(
     chosen = get_target(target or (config.target if config else "litert"))
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
     min_runtime = chosen.min_runtime[_narrowest(graph)]
-    graph = dataclasses.replace(
-        graph, metadata={**graph.metadata, "ddq_tf.min_runtime": min_runtime}
-    )
+    entry = {_MIN_RUNTIME: min_runtime.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
+    graph = dataclasses.replace(graph, metadata={**graph.metadata, **entry})
     data = tflite.write(graph, keep_names=keep_names)
     atomic_write_bytes(Path(path), data)
     return ExportResult(

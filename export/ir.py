@@ -129,14 +129,14 @@ class Graph:
         ops: in execution order.
         inputs: tensor names; with the names that the signature shows them under.
         outputs: likewise.
-        metadata: name to UTF-8 text, stored in the file.
+        metadata: name to content of the metadata entries in the file.
     """
 
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     def producer(self, tensor_name: str) -> Op | None:
         """Returns the op that writes a tensor, or None for inputs and constants."""

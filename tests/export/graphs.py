@@ -133,4 +133,4 @@ def small_network(narrow: DType = DType.INT4, limit: int = 7) -> Graph:
     added = make.op("ADD", (pointwise, conv), (-1, 4, 4, 8), 0.045, -7)
     mean = make.op("MEAN", (added, make.indices([1, 2])), (-1, 8), 0.02, -20, keep_dims=False)
     logits = make.weighted("FULLY_CONNECTED", mean, (5, 8), (-1, 5), dtype=narrow, limit=limit)
-    return make.graph({"image": image}, {"logits": logits}, {"made_by": "hand"})
+    return make.graph({"image": image}, {"logits": logits}, {"made_by": b"hand"})

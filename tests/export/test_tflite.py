@@ -98,7 +98,7 @@ def test_without_names_the_graph_is_the_same():
     assert names == [b"t0", b"t15"]
     assert again.inputs == {"image": "t0"}
     assert again.outputs == {"logits": "t15"}
-    assert again.metadata == {"made_by": "hand"}
+    assert again.metadata == {"made_by": b"hand"}
     assert {op.source for op in again.ops} == {""}
 
 
