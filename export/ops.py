@@ -126,6 +126,13 @@ def _resize_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
     return 3 if newer else _int8_is_2(op, tensors)
 
 
+def _transpose_conv_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
+    """2 with INT8 weights, 3 with a bias, 4 with a fused activation."""
+    if attributes(op)["fused_activation_function"] != "NONE":
+        return 4
+    return 3 if len(op.inputs) > 3 and op.inputs[3] else 2
+
+
 _FUSED = {"fused_activation_function": "NONE"}
 _WINDOW = {"padding": "VALID", "stride_h": 1, "stride_w": 1, **_FUSED}
 _CONV = {**_WINDOW, "dilation_h_factor": 1, "dilation_w_factor": 1}
@@ -188,4 +195,5 @@ OPS: dict[str, OpSchema] = {
     "SUM": _schema("ReducerOptions", {"keep_dims": False}, _int8_is_2),
     "TANH": _schema(None, {}, _int8_is_2),
     "TRANSPOSE": _schema("TransposeOptions", {}, _int8_is_2),
+    "TRANSPOSE_CONV": _schema("TransposeConvOptions", _WINDOW, _transpose_conv_version),
 }

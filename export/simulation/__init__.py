@@ -4,7 +4,7 @@ Every op has one exact rule, which stands at its kernel here; XNNPACK keeps to i
 except that MEAN's product and sum are rounded together on ARM: that shows only where a mean lies
 on the middle of two codes to the last bit of a float32.
 
-SOFTMAX, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other ops
+SOFTMAX, GELU, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other ops
 that XNNPACK leaves to these, which round differently from machine to machine, are refused by name.
 """
 
@@ -30,8 +30,11 @@ KERNELS: Mapping[str, Kernel] = {
     "DEPTHWISE_CONV_2D": weighted.depthwise_conv_2d,
     "DEPTH_TO_SPACE": movers.depth_to_space,
     "DEQUANTIZE": elementwise.dequantize,
+    "ELU": elementwise.elu,
     "EXPAND_DIMS": movers.reshape,
     "FULLY_CONNECTED": weighted.fully_connected,
+    "GELU": elementwise.gelu,
+    "LEAKY_RELU": elementwise.leaky_relu,
     "LOGISTIC": elementwise.logistic,
     "MAXIMUM": elementwise.extremum,
     "MAX_POOL_2D": movers.max_pool_2d,
@@ -45,6 +48,7 @@ KERNELS: Mapping[str, Kernel] = {
     "RELU6": elementwise.clamp,
     "RELU_N1_TO_1": elementwise.clamp,
     "RESHAPE": movers.reshape,
+    "RESIZE_BILINEAR": movers.resize_bilinear,
     "RESIZE_NEAREST_NEIGHBOR": movers.resize_nearest_neighbor,
     "SLICE": movers.cut,
     "SOFTMAX": elementwise.softmax,
@@ -54,6 +58,7 @@ KERNELS: Mapping[str, Kernel] = {
     "SUB": elementwise.add,
     "TANH": elementwise.tanh,
     "TRANSPOSE": movers.transpose,
+    "TRANSPOSE_CONV": weighted.transpose_conv,
 }
 
 _CHANGES_TYPE = ("QUANTIZE", "DEQUANTIZE")
@@ -114,8 +119,9 @@ def _run(op: Op, graph: Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
         raise refuse(op, "its exact rule is not known")
     tensors = [graph.tensors[name] for name in op.inputs if name]
     output = graph.tensors[op.outputs[0]]
-    if op.kind not in _CHANGES_TYPE and (tensors[0].dtype, output.dtype) != (DType.INT8,) * 2:
-        received = f"{tensors[0].dtype.value} to {output.dtype.value}"
+    image = tensors[2 if op.kind == "TRANSPOSE_CONV" else 0]
+    if op.kind not in _CHANGES_TYPE and (image.dtype, output.dtype) != (DType.INT8,) * 2:
+        received = f"{image.dtype.value} to {output.dtype.value}"
         raise refuse(op, f"activations must be INT8. Received: {received}")
     operands = [Operand(tensor=tensor, values=values[tensor.name]) for tensor in tensors]
     return kernel(op, operands, output)

@@ -97,6 +97,49 @@ def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     return _table(np.tanh, reads[0], output)
 
 
+def elu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """ELU: y = rint((e^x - 1 below 0, else x) / s_y) + z_y."""
+    del op
+    return _table(lambda x: np.where(x < 0, np.expm1(x), x), reads[0], output)
+
+
+def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """GELU by LiteRT's built-in kernel: a table of 256 codes, made in float32.
+
+    y = round(f32(g) * f32(1 / s_y)) + z_y, halves rounded away from zero, g = x/2 erfc(-x/sqrt(2));
+    with `approximate` x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+    """
+    (image,) = reads
+    codes = np.arange(-128, 128)
+    real = ((codes - image.zero_point).astype(F32) * image.scale).astype(np.float64)
+    if attributes(op)["approximate"]:
+        inner = np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)
+        factors = (1 + np.tanh(inner)) / 2
+    else:
+        factors = np.array([math.erfc(-x * math.sqrt(0.5)) / 2 for x in real])
+    scaled = ((real * factors).astype(F32) * (F32(1) / scale(output))).astype(np.float64)
+    rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    table = saturate(rounded + quantization(output).zero_point, output)
+    return table[image.values.astype(np.int64) + 128]
+
+
+def leaky_relu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """LEAKY_RELU: y = (((x - z_x) * r + 128) >> 8) + z_y.
+
+    r is `requantize_factor`; below 0, of the input scale times the slope.
+    """
+    (image,) = reads
+    slope = F32(attributes(op)["alpha"])
+    positive = requantize_factor(image.scale, scale(output))
+    ratio = F32(image.scale / scale(output)) * slope
+    if not 2**-8 <= abs(ratio) <= 2**7:
+        raise refuse(op, f"XNNPACK takes slopes of 1/256 to 128 steps. Received: {ratio}")
+    negative = int(np.rint(F32(256) * ratio))
+    centred = image.centred()
+    products = centred * np.where(centred < 0, negative, positive)
+    return saturate(((products + 128) >> 8) + quantization(output).zero_point, output)
+
+
 def softmax(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """SOFTMAX by LiteRT's built-in kernel on x86, in float32.
 

@@ -62,6 +62,38 @@ def fully_connected(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndar
     return _finish(op, rows @ weights.values.T.astype(np.float64), reads, output)
 
 
+def transpose_conv(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """TRANSPOSE_CONV with (O, h, w, I) weights; its inputs are the output's shape, then as others.
+
+    Each pixel adds its kernel to the output, `stride` apart; SAME cuts the border off as SAME
+    padding of the convolution back would add it. XNNPACK does not take SAME with kernels shorter
+    than the stride.
+    """
+    attrs, (_, weights, image, *bias) = attributes(op), reads
+    batch, rows, columns, _ = image.values.shape
+    channels, *size, _ = weights.values.shape
+    strides = (attrs["stride_h"], attrs["stride_w"])
+    same = attrs["padding"] == "SAME"
+    if same and any(n < stride for n, stride in zip(size, strides, strict=True)):
+        raise refuse(op, f"XNNPACK does not take SAME padding with kernel {size} < {strides}")
+    spans = [(n - 1) * stride for n, stride in zip((rows, columns), strides, strict=True)]
+    extents = [s + k for s, k in zip(spans, size, strict=True)]
+    outer = [max(n, m) for n, m in zip(extents, output.shape[1:3], strict=True)]
+    accumulator = np.zeros((batch, *outer, channels))
+    pixels, kernels = image.centred().astype(np.float64), weights.values.astype(np.float64)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            down = slice(i, i + spans[0] + 1, strides[0])
+            right = slice(j, j + spans[1] + 1, strides[1])
+            accumulator[:, down, right] += pixels @ kernels[:, i, j].T
+    top, left = (
+        max(n - m, 0) // 2 if same else 0 for n, m in zip(extents, output.shape[1:3], strict=True)
+    )
+    _, height, width, _ = output.shape
+    cut = accumulator[:, top : top + height, left : left + width]
+    return _finish(op, cut, (image, weights, *bias), output)
+
+
 def _finish(
     op: Op, accumulator: np.ndarray, reads: Sequence[Operand], output: Tensor
 ) -> np.ndarray:

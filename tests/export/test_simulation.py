@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import keras
@@ -177,6 +178,88 @@ def test_functions_of_one_code(kind, seed):
     assert_equals_interpreter(make.graph({"x": image}, {"y": output}), seed=seed)
 
 
+ALL_CODES = {"x": np.arange(-128, 128, dtype=np.int8)[None]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "attrs", "delegated"),
+    [
+        ("ELU", {}, True),
+        ("GELU", {}, False),
+        ("GELU", {"approximate": True}, False),
+        ("LEAKY_RELU", {"alpha": 0.2}, True),
+        ("LEAKY_RELU", {"alpha": 51 / 256}, True),
+    ],
+)
+def test_every_code_of_a_function(kind, attrs, delegated):
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        make = Builder()
+        image = make.tensor((-1, 256), scale=scale_of(rng), zero_point=code(rng))
+        output = make.op(kind, (image,), (-1, 256), scale_of(rng), code(rng), **attrs)
+        graph = make.graph({"x": image}, {"y": output})
+        file = tflite.write(graph)
+        assert delegation(file).is_complete is delegated
+        expected = Runner(file).run(ALL_CODES)["y"]
+        np.testing.assert_array_equal(simulate(graph, ALL_CODES)["y"], expected)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("attrs", [{}, {"align_corners": True}, {"half_pixel_centers": True}])
+def test_bilinear_resizing(attrs, seed):
+    rng = np.random.default_rng(seed)
+    height, width, rows, columns = (int(n) for n in rng.integers(1, 12, 4))
+    size = (rows, columns) if seed % 2 else (height * (1 + rows % 5), width * (1 + columns % 5))
+    graph = one_op(
+        "RESIZE_BILINEAR",
+        (-1, height, width, 5),
+        (-1, *size, 5),
+        same_grid=True,
+        constants=[list(size)],
+        seed=seed,
+        **attrs,
+    )
+    assert_equals_interpreter(graph, seed=seed, examples=16)
+
+
+def transposed(seed, padding, kernel, strides):
+    rng = np.random.default_rng(seed)
+    height, width, depth, channels = (int(n) for n in rng.integers(1, 7, 4))
+    rows = zip((height, width), kernel, strides, strict=True)
+    size = [n * s if padding == "SAME" else (n - 1) * s + max(k, s) for n, k, s in rows]
+    make = Builder(seed)
+    image = make.tensor((-1, height, width, depth), scale=0.05, zero_point=code(rng))
+    output = make.weighted(
+        "TRANSPOSE_CONV",
+        image,
+        (channels, *kernel, depth),
+        (-1, *size, channels),
+        padding=padding,
+        stride_h=strides[0],
+        stride_w=strides[1],
+    )
+    shape = make.indices([1, *size, channels])
+    last = make.ops[-1]
+    make.ops[-1] = dataclasses.replace(last, inputs=(shape, *np.array(last.inputs)[[1, 0, 2]]))
+    return make.graph({"x": image}, {"y": output})
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 4), (4, 3)])
+def test_transposed_convolution(padding, strides, kernel):
+    for seed in range(3):
+        assert_equals_interpreter(transposed(seed, padding, kernel, strides), seed=seed)
+
+
+def test_transposed_convolution_with_short_kernels():
+    assert_equals_interpreter(transposed(0, "VALID", (1, 2), (2, 3)))
+    graph = transposed(0, "SAME", (1, 2), (2, 2))
+    assert not delegation(tflite.write(graph)).is_complete
+    with pytest.raises(DDQError, match="does not take SAME padding"):
+        simulate(graph, random_inputs(graph, np.random.default_rng(0), 1))
+
+
 def test_float_interface():
     make = Builder()
     image = make.tensor((-1, 500), DType.FLOAT32)
@@ -279,6 +362,9 @@ def test_what_is_refused():
     with pytest.raises(DDQError, match=r"HARD_SWISH of layer 'layer_0' writing 't1'"):
         simulate(graph, random_inputs(graph, np.random.default_rng(0), 1))
     assert "HARD_SWISH" not in KERNELS
+    faint = one_op("LEAKY_RELU", (-1, 4), (-1, 4), same_grid=True, alpha=0.003)
+    with pytest.raises(DDQError, match="XNNPACK takes slopes"):
+        simulate(faint, random_inputs(faint, np.random.default_rng(0), 1))
     make = Builder()
     image = make.tensor((-1, 5), scale=0.1)
     odd = make.weighted("FULLY_CONNECTED", image, (4, 5), (-1, 4), dtype=DType.INT4, limit=7)
