@@ -165,6 +165,11 @@ class WeightQuantizer(keras.layers.Layer):
         """How many weights the kernel has."""
         return int(np.prod(self.kernel_shape))
 
+    @property
+    def num_channels(self) -> int:
+        """How many output channels the kernel has, each with a range of its own."""
+        return int(np.prod(self.kernel_shape[len(self.kernel_shape) - self.channel_axes :]))
+
     def loss_saved(self) -> np.ndarray:
         """Returns the loss that each next precision is estimated to save."""
         if len(self.precisions) == 1:
