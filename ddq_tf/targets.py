@@ -11,6 +11,10 @@ import enum
 
 from ddq_tf.errors import DDQError
 
+MAX_INDEX_BITS = 7  # of indices into tables of TFLite Micro
+# What decoding a tensor adds to a file: a header of 16 bytes, an operator, two more tensors.
+_DECODE_BYTES = 190
+
 
 class OpKind(enum.Enum):
     """The kinds of weight-carrying operators that targets tell apart."""
@@ -29,12 +33,14 @@ class Target:
         name: the name users write.
         description: one line for `--help`.
         storage_bits: for each operator kind, the weight widths in bits that the file can hold.
-        code_bits: for targets whose tool chain rewards few distinct codes in wide storage, the
-            precisions worth learning; the budget then counts code bits. None elsewhere.
+        code_bits: for targets that reward few distinct codes in wide storage, the precisions worth
+            learning. None elsewhere.
+        lookup_tables: whether a tensor of few distinct codes per output channel is stored as
+            indices into a table of values for each channel, where that takes fewer bytes.
         fully_connected_pointwise: whether 1x1 stride-1 convolutions become FULLY_CONNECTED, the
             only operator whose INT4 weights XNNPACK takes.
-        min_runtime: the oldest LiteRT release that runs the file, by how wide its narrowest
-            weights are.
+        runtime: what runs the file.
+        min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
     """
 
     name: str
@@ -43,18 +49,69 @@ class Target:
     fully_connected_pointwise: bool
     min_runtime: dict[int, str]
     code_bits: tuple[int, ...] | None = None
+    lookup_tables: bool = False
+    runtime: str = "LiteRT"
 
     def learned_bits(self, kind: OpKind) -> tuple[int, ...]:
         """Returns the precisions worth learning for an operator kind, ascending."""
         return self.code_bits or self.storage_bits[kind]
 
-    def counted_bits(self, kind: OpKind, bits: int) -> int:
-        """Returns what the budget counts for a weight of `bits` bits."""
-        return bits if self.code_bits else self.stored_bits(kind, bits)
-
     def stored_bits(self, kind: OpKind, bits: int) -> int:
-        """Returns the narrowest stored width that holds codes of `bits` bits."""
+        """Returns the narrowest tensor type, in bits, that holds codes of `bits` bits."""
         return min(width for width in self.storage_bits[kind] if width >= bits)
+
+    def index_bits(self, bits: int, num_weights: int, channels: int) -> int | None:
+        """Returns the width of indices into tables, or None where the codes are stored plainly.
+
+        Args:
+            bits: the precision: at most 2^bits distinct codes per channel.
+            num_weights: of the tensor.
+            channels: of them, as many tables.
+        """
+        if not self.lookup_tables or bits > MAX_INDEX_BITS:
+            return None
+        return bits if lookup_bytes(bits, num_weights, channels) < num_weights else None
+
+    def stored_size_bits(self, kind: OpKind, bits: int, num_weights: int, channels: int) -> int:
+        """Returns the bits that a weight tensor takes in the file, tables included.
+
+        Never falls as `bits` rise. With tables it is an upper bound: channels may have fewer
+        distinct codes than 2^bits.
+
+        Args:
+            kind: the operator that reads it.
+            bits: its precision.
+            num_weights: how many weights it has.
+            channels: how many output channels.
+        """
+        if self.index_bits(bits, num_weights, channels) is None:
+            return num_weights * self.stored_bits(kind, bits)
+        return 8 * lookup_bytes(bits, num_weights, channels)
+
+    def counted_size_bits(self, kind: OpKind, bits: int, num_weights: int, channels: int) -> int:
+        """Returns what the budget counts for a weight tensor; see `stored_size_bits`.
+
+        That is what is stored; where a later tool compresses the codes, their own bits.
+        """
+        if self.code_bits and not self.lookup_tables:
+            return num_weights * bits
+        return self.stored_size_bits(kind, bits, num_weights, channels)
+
+
+def lookup_bytes(
+    index_bits: int, num_weights: int, channels: int, values: int | None = None
+) -> int:
+    """Returns the bytes that indices, tables and all that decoding them needs take in a file.
+
+    Args:
+        index_bits: width of an index.
+        num_weights: how many there are.
+        channels: how many tables.
+        values: int8 values in each; None for as many as there can be.
+    """
+    if values is None:
+        values = min(1 << index_bits, num_weights // channels)
+    return -(-num_weights * index_bits // 8) + channels * values + _DECODE_BYTES
 
 
 TARGETS: dict[str, Target] = {
@@ -91,6 +148,16 @@ TARGETS: dict[str, Target] = {
             fully_connected_pointwise=False,
             min_runtime={8: "1.0.1"},
             code_bits=(4, 8),
+        ),
+        Target(
+            name="tflm",
+            description="microcontrollers: indices into per-channel tables, for TFLite Micro",
+            storage_bits=dict.fromkeys(OpKind, (8,)),
+            fully_connected_pointwise=False,
+            runtime="tflite-micro",
+            min_runtime={8: "0.dev20260203175027"},
+            code_bits=(2, 3, 4, 8),
+            lookup_tables=True,
         ),
     )
 }

@@ -32,7 +32,8 @@ def layer_reports(model: DDQModel, target: Target | None = None) -> tuple[LayerR
 def _layer_report(layer: Any, target: Target) -> LayerReport:
     codes, scale = layer.integer_weights()
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
-    stored_bits = target.stored_bits(layer.kind, layer.num_bits)
+    sizes = (layer.num_bits, layer.quantizer.num_weights, layer.quantizer.num_channels)
+    stored_bits = target.index_bits(*sizes) or target.stored_bits(layer.kind, layer.num_bits)
     qmax = signed_qmax(layer.num_bits)
     steps = np.asarray(scale, np.float64)
     energy = float(np.mean(np.square(kernel)))
@@ -45,7 +46,7 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
         precisions=layer.quantizer.precisions,
         num_bits=layer.num_bits,
         stored_bits=stored_bits,
-        size_bytes=math.ceil(kernel.size * stored_bits / 8),
+        size_bytes=math.ceil(target.stored_size_bits(layer.kind, *sizes) / 8),
         rms_error=math.sqrt(error / energy) if energy else 0.0,
         scale_min=steps.min(),
         scale_max=steps.max(),

@@ -21,16 +21,17 @@ def allocate(
 
     Args:
         values: per group, shape (options,): what each option is worth.
-        costs: per group, shape (options,): what it costs; ascending, >= 0.
+        costs: per group, shape (options,): what it costs; never falling, >= 0.
         capacity: upper limit of the total cost.
 
     Returns:
-        The chosen option of each group. If even the cheapest options exceed the capacity, those.
+        The chosen option of each group; of options at one cost, the last. If even the cheapest
+        options exceed the capacity, those.
     """
     cheapest = float(sum(c[0] for c in costs))
     room = capacity - cheapest
     if room <= 0:
-        return [0] * len(costs)
+        return [int(np.searchsorted(c, c[0], side="right")) - 1 for c in costs]
     if sum(float(c[-1]) for c in costs) <= capacity:  # rounded up, these might not fit
         return [len(c) - 1 for c in costs]
     extra = [np.ceil((c - c[0]) / room * _UNITS - 1e-9).astype(np.int64) for c in costs]
@@ -41,7 +42,8 @@ def allocate(
 def _with_fill(values: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Values that never fall as costs rise: an estimate below zero is noise, not a saving."""
     steps = np.maximum(np.diff(np.asarray(values, np.float64)), 0.0)
-    floor = _FILL * np.diff(np.asarray(costs, np.float64))
+    # Above 0 also where the cost stays: a higher precision for nothing is to be taken.
+    floor = _FILL * np.maximum(np.diff(np.asarray(costs, np.float64)), 1.0)
     return np.concatenate([[0.0], np.cumsum(steps + floor)])
 
 

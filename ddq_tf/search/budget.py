@@ -19,7 +19,7 @@ class WeightBudget:
 
     Attributes:
         layers: the DDQ layers, in network order.
-        costs: per layer, shape (precisions,): bits stored for the whole kernel.
+        costs: per layer, shape (precisions,): bits stored for the whole kernel; never falling.
         capacity_bits: the limit, or None for no limit.
     """
 
@@ -65,9 +65,12 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> WeightBudget:
     costs = tuple(
         np.array(
             [
-                float(layer.quantizer.num_weights * target.counted_bits(layer.kind, bits))
+                target.counted_size_bits(
+                    layer.kind, bits, layer.quantizer.num_weights, layer.quantizer.num_channels
+                )
                 for bits in layer.quantizer.precisions
-            ]
+            ],
+            np.float64,
         )
         for layer in layers
     )

@@ -63,6 +63,14 @@ def test_among_equals_the_dearer_wins():
     assert allocate([np.zeros(2)] * 2, costs, 1e9) == [1, 1]
 
 
+@pytest.mark.parametrize("capacity", [0, 20, 25, 1e9])
+def test_at_one_cost_the_highest_precision_wins(capacity):
+    costs = [np.array([10.0, 10.0, 20.0]), np.array([10.0, 20.0, 20.0])]
+    expected = [2, 2] if capacity == 1e9 else [1, 0]
+    assert allocate([np.zeros(3), np.zeros(3)], costs, capacity) == expected
+    assert allocate([np.array([0.0, 0.0, 0.0]), np.array([0.0, 3.0, 3.0])], costs, 30) == [1, 2]
+
+
 @pytest.mark.parametrize("capacity", [0, 19.9, 20])
 def test_the_cheapest_where_nothing_else_fits(capacity):
     assert allocate([np.array([0.0, 9.0])] * 2, [np.array([10.0, 20.0])] * 2, capacity) == [0, 0]

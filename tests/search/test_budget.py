@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 
 from ddq_tf import Budget, DDQConfig, DDQError, quantize_model
 from ddq_tf.search import weight_budget
+from ddq_tf.targets import lookup_bytes
 from tests.toys import images, mixed_net
 
 SIZES = {"conv": 3 * 3 * 3 * 8, "expand": 8 * 16, "project": 16 * 8, "logits": 8 * 4}
@@ -62,3 +64,22 @@ def test_code_bits_count_where_the_target_rewards_them():
     model = quantize_model(mixed_net(), config, images(8))
     for cost, size in zip(model.weight_budget.costs, SIZES.values(), strict=True):
         np.testing.assert_array_equal(cost, [3 * size, 8 * size])
+
+
+def test_tables_count_where_the_target_stores_them():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="small")(inputs)
+    outputs = keras.layers.Dense(32, name="large")(keras.layers.Flatten()(x))
+    net = keras.Model(inputs, outputs)
+    model = quantize_model(net, DDQConfig(target="tflm", budget=None), images(8))
+    budget = model.weight_budget
+    small, large = budget.costs
+    weights = 6 * 6 * 4 * 32
+    assert small.tolist() == [8 * 3 * 3 * 3 * 4] * 4  # tables would take more than they save
+    plain = np.array([2, 3, 4, 8]) * weights
+    tables = np.array([4, 8, 16, 0]) * 32 * 8
+    decoding = 8 * lookup_bytes(1, 0, 1, 0)
+    np.testing.assert_array_equal(large, plain + tables + np.array([decoding] * 3 + [0]))
+    for layer in budget.layers:
+        layer.quantizer.choice.assign(1)
+    assert budget.used_bits == small[1] + large[1]
