@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.passes import (
+    bare_biases,
     explicit_padding,
     narrow_storage,
     pointwise_to_fully_connected,
@@ -15,12 +16,13 @@ from ddq_tf.export.passes import (
 from ddq_tf.targets import Target
 
 # From the second pass on the order matters: narrow_storage asks whether a pointwise convolution has
-# become a FULLY_CONNECTED, and unit_scales whether XNNPACK takes an op with its weights' type.
+# become a FULLY_CONNECTED, and the last two whether XNNPACK takes an op with its weights' type.
 _PASSES = (
     explicit_padding.run,
     pointwise_to_fully_connected.run,
     narrow_storage.run,
     unit_scales.run,
+    bare_biases.run,
 )
 
 

@@ -63,7 +63,7 @@ class _WrittenOnce:
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (the object API's name)
         """Returns the table's offset."""
         if self._offset is None:
-            self._offset = self._table.Pack(builder)
+            self._offset = int(self._table.Pack(builder))
         return self._offset
 
 

@@ -7,6 +7,7 @@ from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph, check
 from ddq_tf.export.passes import (
+    bare_biases,
     explicit_padding,
     narrow_storage,
     pointwise_to_fully_connected,
@@ -160,3 +161,29 @@ def test_padding_that_others_read_stays():
     wide = graph.ops[0].outputs[0]
     shown = dataclasses.replace(graph, outputs={**graph.outputs, "wide": wide})
     assert explicit_padding.run(shown, LITERT) == shown
+
+
+@pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+@pytest.mark.parametrize("dtype", [DType.INT4, DType.INT8])
+def test_biases_of_built_in_convolutions_lose_their_scales(kind, dtype):
+    make = Builder()
+    image = make.tensor((-1, 6, 6, 4), scale=0.05, zero_point=-3)
+    shape, axis = ((4, 3, 3, 4), 0) if kind == "CONV_2D" else ((1, 3, 3, 4), 3)
+    output = make.weighted(kind, image, shape, (-1, 4, 4, 4), axis=axis, limit=7, dtype=dtype)
+    graph = make.graph({"x": image}, {"y": output})
+    after = bare_biases.run(graph, LITERT)
+    bias = graph.ops[0].inputs[2]
+    assert (after.tensors[bias].quantization is None) == (dtype is DType.INT4)
+    assert_same_codes(graph, after)
+    assert delegation(tflite.write(graph)) == delegation(tflite.write(after))
+
+
+def test_a_bias_that_xnnpack_reads_too_keeps_its_scales():
+    make = Builder()
+    image = make.tensor((-1, 6, 6, 4), scale=0.05, zero_point=-3)
+    make.weighted("CONV_2D", image, (4, 3, 3, 4), (-1, 4, 4, 4), limit=7, dtype=DType.INT4)
+    output = make.weighted("CONV_2D", image, (4, 3, 3, 4), (-1, 4, 4, 4))
+    first, second = make.ops
+    make.ops[1] = dataclasses.replace(second, inputs=(*second.inputs[:2], first.inputs[2]))
+    graph = make.graph({"x": image}, {"y": output})
+    assert bare_biases.run(graph, LITERT) == graph
