@@ -23,6 +23,7 @@ class OpKind(enum.Enum):
     DENSE = "dense"
     CONV = "convolution"
     DEPTHWISE = "depthwise convolution"
+    TRANSPOSED = "transposed convolution"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ TARGETS: dict[str, Target] = {
                 OpKind.DENSE: (4, 8),
                 OpKind.CONV: (8,),
                 OpKind.DEPTHWISE: (8,),
+                OpKind.TRANSPOSED: (8,),
             },
             fully_connected_pointwise=True,
             min_runtime={8: "1.0.1", 4: "1.3.0"},
@@ -137,6 +139,7 @@ TARGETS: dict[str, Target] = {
                 OpKind.DENSE: (2, 4, 8),
                 OpKind.CONV: (4, 8),
                 OpKind.DEPTHWISE: (4, 8),
+                OpKind.TRANSPOSED: (8,),
             },
             fully_connected_pointwise=True,
             min_runtime={8: "1.0.1", 4: "1.3.0", 2: "2.1.2"},

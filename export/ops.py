@@ -56,11 +56,18 @@ def attributes(op: Op) -> dict[str, Any]:
     return {**defaults, **op.attrs}
 
 
+_CONVOLUTIONS = {
+    "CONV_2D": OpKind.CONV,
+    "DEPTHWISE_CONV_2D": OpKind.DEPTHWISE,
+    "TRANSPOSE_CONV": OpKind.TRANSPOSED,
+}
+
+
 def weight_kind(op: Op) -> OpKind | None:
     """Returns how targets class an op whose input 1 is a weight, or None for other ops."""
     if op.kind == "FULLY_CONNECTED":
         return OpKind.POINTWISE if attributes(op)["keep_num_dims"] else OpKind.DENSE
-    return {"CONV_2D": OpKind.CONV, "DEPTHWISE_CONV_2D": OpKind.DEPTHWISE}.get(op.kind)
+    return _CONVOLUTIONS.get(op.kind)
 
 
 def version(op: Op, tensors: Mapping[str, Tensor]) -> int:

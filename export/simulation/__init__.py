@@ -4,8 +4,9 @@ Every op has one exact rule, which stands at its kernel here; XNNPACK keeps to i
 except that MEAN's product and sum are rounded together on ARM: that shows only where a mean lies
 on the middle of two codes to the last bit of a float32.
 
-SOFTMAX, GELU, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other ops
-that XNNPACK leaves to these, which round differently from machine to machine, are refused by name.
+SOFTMAX, GELU, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other
+ops that XNNPACK leaves to these, which round differently from machine to machine, are refused by
+name.
 """
 
 from __future__ import annotations
