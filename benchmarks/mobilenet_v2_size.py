@@ -22,7 +22,6 @@ import numpy as np
 from provenance import write_result
 
 import ddq_tf
-from ddq_tf.export.sizes import itemize
 from ddq_tf.graph import align
 from ddq_tf.targets import OpKind
 
@@ -49,7 +48,7 @@ def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> d
     quantize_s = time.perf_counter() - start
     for layer in q.weight_budget.layers:
         if layer.kind in (OpKind.POINTWISE, OpKind.DENSE):
-            layer.quantizer.choice.assign(layer.quantizer.precisions.index(bits))
+            layer.quantizer.choose(layer.quantizer.precisions.index(bits))
     align(q)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mobilenet_v2.tflite"
@@ -59,11 +58,10 @@ def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> d
             result = ddq_tf.export.export_tflite(q, path)
             export_s.append(time.perf_counter() - start)
         check = ddq_tf.export.verify(q, result, [images])
-        sizes = itemize(path.read_bytes())
     return {
         "size_bytes": result.size_bytes,
-        "floor_bytes": sizes.floor,
-        "items_bytes": dataclasses.asdict(sizes),
+        "floor_bytes": result.sizes.floor,
+        "items_bytes": dataclasses.asdict(result.sizes),
         "average_bits": q.weight_budget.average_bits,
         "xnnpack_partitions": check.delegation.partitions,
         "delegated_ops": check.delegation.delegated_ops,

@@ -116,6 +116,8 @@ def _export(call: Call) -> Outcome:
         input_type=flags["input_type"],
         output_type=flags["output_type"],
         keep_names=flags["keep_names"],
+        labels=flags["labels"],
+        input_range=flags["input_range"],
     )
     results = export_results(result)
     ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
@@ -123,6 +125,7 @@ def _export(call: Call) -> Outcome:
         [
             ("saved", str(result.path)),
             ("size", f"{result.size_bytes:,} bytes"),
+            ("above floor", _floor_words(result.sizes)),
             ("target", result.target.name),
             ("runs on", f"LiteRT {result.min_runtime} or later"),
             ("operators", ops),
@@ -235,6 +238,13 @@ def _percent(share: float) -> str:
     from ddq_tf.report import wording
 
     return wording.percent(share)
+
+
+def _floor_words(sizes: Any) -> str:
+    items = ", ".join(
+        f"{kind.replace('_', ' ')} {size:,}" for kind, size in sizes.above_floor.items() if size
+    )
+    return f"{sizes.total - sizes.floor:,} bytes ({_percent(sizes.above_floor_share)}): {items}"
 
 
 def _range_words(values: tuple[float, float]) -> str:
@@ -382,7 +392,15 @@ _ALL = (
             line.choice("input_type", "of the file's input", _TYPES, "int8"),
             line.choice("output_type", "of the file's output", _TYPES, "int8"),
             line.switch("keep_names", "keep the names of inner tensors, for looking at the file"),
+            line.text("labels", "FILE", "the classes, one a line, for the file's metadata"),
+            line.pair(
+                "input_range", "values that pixels 0 and 255 become, for the file's metadata"
+            ),
             *COMMON,
+        ),
+        notes=(
+            "The floor is what weight codes, biases and a scale for each channel take. Metadata "
+            "follow TFLite's standard, which Android Studio and MediaPipe read."
         ),
         example="ddq export ddq.keras --out=ddq.tflite",
         run=_export,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddq_tf.export.exporter import ExportResult, export_tflite
     from ddq_tf.export.host_benchmark import BenchmarkRow, benchmark
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
+    from ddq_tf.export.model_metadata import ModelMetadata
     from ddq_tf.export.stock import stock_int8
     from ddq_tf.export.verification import (
         Difference,
@@ -28,6 +29,7 @@ __all__ = [
     "DeployResult",
     "Difference",
     "ExportResult",
+    "ModelMetadata",
     "Runner",
     "Verification",
     "benchmark",
@@ -48,6 +50,7 @@ _HOMES = {
     "DeployResult": "device",
     "Difference": "verification",
     "ExportResult": "exporter",
+    "ModelMetadata": "model_metadata",
     "Runner": "interpreter",
     "Verification": "verification",
     "benchmark": "host_benchmark",

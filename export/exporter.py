@@ -7,14 +7,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ddq_tf.export import tflite
+from ddq_tf.export import model_metadata, tflite
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower
+from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
+from ddq_tf.export.sizes import ByteSizes, itemize
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.targets import Target, get_target
 
-# The converter's name for it, and its width in bytes; here in releases of LiteRT.
+# The stock converter's name and width in bytes. Its numbers are releases of TensorFlow, ours are
+# releases of LiteRT, whose count began again at 1.0.
 _MIN_RUNTIME, _MIN_RUNTIME_BYTES = "min_runtime_version", 16
 
 
@@ -27,7 +30,8 @@ class ExportResult:
         size_bytes: its size.
         target: what it was written for.
         graph: the integer graph in the file.
-        min_runtime: the oldest LiteRT release that runs it delegated.
+        min_runtime: the oldest LiteRT release that runs it delegated; the file holds it too.
+        sizes: what the bytes are spent on.
     """
 
     path: Path
@@ -35,6 +39,7 @@ class ExportResult:
     target: Target
     graph: Graph
     min_runtime: str
+    sizes: ByteSizes
 
 
 def export_tflite(
@@ -45,6 +50,7 @@ def export_tflite(
     input_type: str = "int8",
     output_type: str = "int8",
     keep_names: bool = False,
+    metadata: ModelMetadata | None = None,
 ) -> ExportResult:
     """Writes a DDQ model as an integer-only .tflite file.
 
@@ -54,26 +60,47 @@ def export_tflite(
         target: a name of `ddq_tf.targets.TARGETS`; None for the one the model was made for.
         input_type: "int8", "uint8" or "float32".
         output_type: likewise.
-        keep_names: whether to keep the names of inner tensors, for looking at the file.
+        keep_names: whether to keep the names of inner tensors, for looking at the file. Inputs and
+            outputs keep theirs anyway, and the signature shows the Keras names.
+        metadata: labels and normalization, as apps and tools read them; None for none.
 
     Raises:
-        DDQError: if layers have no integer form (all are named), or an argument is unknown.
+        DDQError: if layers have no integer form (all are named), or an argument is unknown
+            or does not fit the model.
     """
     config = getattr(model, "ddq_config", None)
     chosen = get_target(target or (config.target if config else "litert"))
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
-    min_runtime = chosen.min_runtime[_narrowest(graph)]
-    entry = {_MIN_RUNTIME: min_runtime.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
-    graph = dataclasses.replace(graph, metadata={**graph.metadata, **entry})
+    oldest = chosen.min_runtime[_narrowest(graph)]
+    entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
+    if metadata is not None:
+        model_metadata.check(metadata, graph)
+        entries[model_metadata.ENTRY] = model_metadata.encode(metadata, graph)
+    graph = dataclasses.replace(graph, metadata={**graph.metadata, **entries})
     data = tflite.write(graph, keep_names=keep_names)
+    if metadata is not None:
+        data = model_metadata.attach(data, metadata)
     atomic_write_bytes(Path(path), data)
     return ExportResult(
         path=Path(path),
         size_bytes=len(data),
         target=chosen,
         graph=graph,
-        min_runtime=min_runtime,
+        min_runtime=oldest,
+        sizes=itemize(data),
     )
+
+
+def min_runtime(data: bytes) -> str:
+    """Returns the oldest release that runs a file, as the file says; "" if it does not.
+
+    Args:
+        data: the content of a .tflite file.
+
+    Raises:
+        DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
+    """
+    return tflite.read(data).metadata.get(_MIN_RUNTIME, b"").rstrip(b"\0").decode()
 
 
 def _narrowest(graph: Graph) -> int:

@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.export import tflite
 from ddq_tf.export.ir import Graph
+from ddq_tf.export.model_metadata import attached_bytes
 from ddq_tf.export.ops import weight_kind
 
 
@@ -20,34 +21,46 @@ class ByteSizes:
     Attributes:
         weights: packed codes of weights.
         biases: of weighted ops.
-        scales: of all tensors.
+        weight_scales: one for each channel, or tensor.
+        other_scales: of activations, and of biases where they differ from their weights'.
         zero_points: of all tensors; TFLite wants one of 8 bytes for every scale.
+        metadata: entries beside the graph, such as the minimum runtime, and attached files.
         structure: all the rest: tables, shapes, names, other constants, alignment.
-        floor: what no file of this format goes below unless tensors are equal: packed codes,
-            biases and one scale per weight channel.
     """
 
     weights: int
     biases: int
-    scales: int
+    weight_scales: int
+    other_scales: int
     zero_points: int
+    metadata: int
     structure: int
-    floor: int
+
+    @property
+    def floor(self) -> int:
+        """What no file of this format goes below: packed codes, biases and weight scales."""
+        return self.weights + self.biases + self.weight_scales
 
     @property
     def total(self) -> int:
         """Size of the file."""
-        return self.weights + self.biases + self.scales + self.zero_points + self.structure
+        return sum(dataclasses.astuple(self))
 
     @property
-    def above_floor(self) -> float:
-        """Share of the floor by which the file exceeds it; below 0 where tensors are equal."""
+    def above_floor(self) -> dict[str, int]:
+        """The bytes above the floor, by what they hold."""
+        kinds = ("other_scales", "zero_points", "metadata", "structure")
+        return {kind: getattr(self, kind) for kind in kinds}
+
+    @property
+    def above_floor_share(self) -> float:
+        """Share of the floor by which the file exceeds it; 0 for a file without weights."""
         return self.total / self.floor - 1 if self.floor else 0.0
 
     def __str__(self) -> str:
-        parts = ("weights", "biases", "scales", "zero_points", "structure", "total", "floor")
-        rows = [f"{name.replace('_', ' '):<12}{getattr(self, name):>12,} B" for name in parts]
-        return "\n".join([*rows, f"above floor {self.above_floor:>12.2%}"])
+        rows = {**dataclasses.asdict(self), "total": self.total, "floor": self.floor}
+        lines = [f"{kind.replace('_', ' '):<14}{size:>12,} B" for kind, size in rows.items()]
+        return "\n".join([*lines, f"{'above floor':<14}{self.above_floor_share:>12.2%}"])
 
 
 def itemize(data: bytes) -> ByteSizes:
@@ -61,27 +74,44 @@ def itemize(data: bytes) -> ByteSizes:
     """
     graph = tflite.read(data)
     weights, biases = _roles(graph)
-    # Keyed by where a vector lies, as several tensors may refer to it.
-    spans: dict[str, dict[int, int]] = {
-        kind: {} for kind in ("weights", "biases", "scales", "zero_points")
-    }
     model: Any = schema.Model.GetRootAs(data)  # `read` has seen that every table is there
+    found = _Vectors()
     subgraph = model.Subgraphs(0)
-    for index, name in enumerate(graph.tensors):
-        tensor = subgraph.Tensors(index)
-        grid = tensor.Quantization()
+    tensors = {name: subgraph.Tensors(index) for index, name in enumerate(graph.tensors)}
+    # In this order, as a vector counts for the first that has it.
+    for name in weights | biases:
+        content = model.Buffers(tensors[name].Buffer()).DataAsNumpy()
+        found.enter("weights" if name in weights else "biases", content)
+    for name in [*weights, *tensors]:
+        grid = tensors[name].Quantization()
         if grid is not None:
-            _enter(spans["scales"], grid.ScaleAsNumpy())
-            _enter(spans["zero_points"], grid.ZeroPointAsNumpy())
-        if name in weights | biases:
-            content = model.Buffers(tensor.Buffer()).DataAsNumpy()
-            _enter(spans["weights" if name in weights else "biases"], content)
-    stored = {kind: sum(found.values()) for kind, found in spans.items()}
-    return ByteSizes(
-        **stored,
-        structure=len(data) - sum(stored.values()),
-        floor=sum(_floor(graph, name) for name in weights | biases),
-    )
+            kind = "weight_scales" if name in weights else "other_scales"
+            found.enter(kind, grid.ScaleAsNumpy())
+            found.enter("zero_points", grid.ZeroPointAsNumpy())
+    for index in range(model.MetadataLength()):
+        found.enter("metadata", model.Buffers(model.Metadata(index).Buffer()).DataAsNumpy())
+    found.sizes["metadata"] += attached_bytes(data)
+    return ByteSizes(**found.sizes, structure=len(data) - sum(found.sizes.values()))
+
+
+class _Vectors:
+    """Vectors of a file, each counted once, however many tables refer to it.
+
+    Attributes:
+        sizes: bytes by kind.
+    """
+
+    def __init__(self):
+        kinds = ("weights", "biases", "weight_scales", "other_scales", "zero_points", "metadata")
+        self.sizes: dict[str, int] = dict.fromkeys(kinds, 0)
+        self._places: set[int] = set()
+
+    def enter(self, kind: str, vector: object) -> None:
+        """Counts a vector; generated accessors return the number 0 for an absent one."""
+        if isinstance(vector, np.ndarray) and vector.size:
+            place = vector.__array_interface__["data"][0]
+            self.sizes[kind] += 0 if place in self._places else vector.nbytes
+            self._places.add(place)
 
 
 def _roles(graph: Graph) -> tuple[set[str], set[str]]:
@@ -91,18 +121,3 @@ def _roles(graph: Graph) -> tuple[set[str], set[str]]:
     biases = {name for op in weighted for name in op.inputs[2:] if name}
     constants = {name for name, tensor in graph.tensors.items() if tensor.is_constant}
     return weights & constants, biases & constants
-
-
-def _floor(graph: Graph, name: str) -> int:
-    """Bytes of a constant and, if it is a weight, its scales."""
-    tensor = graph.tensors[name]
-    size = -(-int(np.prod(tensor.shape)) * tensor.dtype.bits // 8)
-    if len(tensor.shape) == 1 or tensor.quantization is None:  # a bias has one axis
-        return size
-    return size + tensor.quantization.scale.nbytes
-
-
-def _enter(found: dict[int, int], vector: object) -> None:
-    """Notes a vector's place and bytes; generated accessors return 0 for an absent one."""
-    if isinstance(vector, np.ndarray) and vector.size:
-        found[vector.__array_interface__["data"][0]] = vector.nbytes

@@ -27,7 +27,17 @@ ROOMS = {
     "training": {"search", "graph", "layers", "quantizers", "data"},
     "export": {"graph", "layers", "quantizers"},
 }
-PURE_EXPORT = ("ir", "packing", "ops", "passes", "tflite", "interpreter", "evaluate")
+PURE_EXPORT = (
+    "ir",
+    "packing",
+    "ops",
+    "passes",
+    "tflite",
+    "model_metadata",
+    "sizes",
+    "interpreter",
+    "evaluate",
+)
 KERAS_EXPORT = {"lower", "lowering", "verification", "exporter", "stock"}
 
 

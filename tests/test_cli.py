@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ import pytest
 
 from ddq_tf import cli
 from ddq_tf.commands import COMMANDS
+from ddq_tf.export.exporter import min_runtime
 from ddq_tf.report import load
 
 _DATA = ("--data=digits", "--limit=128", "--batch_size=32")
@@ -95,6 +97,28 @@ def test_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.agreement.weight_codes_identical
     assert len(report.history["loss"]) == 2
     assert out.read_text().startswith("<!doctype html>")
+    assert report.min_runtime == "LiteRT 1.3.0"
+    assert "LiteRT 1.3.0 or later" in out.read_text()
+    assert sum(report.file_bytes.values()) == (folder / "ddq.tflite").stat().st_size
+    assert f"above the {report.floor_bytes:,} that weight codes" in out.read_text()
+
+
+def test_export_says_what_the_file_holds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, out, record = (tmp_path / name for name in ("labels.txt", "a.tflite", "a.json"))
+    labels.write_text("".join(f"digit {digit}\n" for digit in range(10)))
+    wanted = [f"--labels={labels}", "--input_range=0,255", f"--json={record}"]
+    assert cli.run(["export", str(folder / "ddq.keras"), f"--out={out}", *wanted]) == 0
+    printed = capsys.readouterr().out
+    assert "LiteRT 1.3.0 or later" in printed
+    results = json.loads(record.read_text())["results"]
+    assert sum(results["bytes"].values()) == out.stat().st_size
+    above = out.stat().st_size - results["floor_bytes"]
+    assert f"{above:,} bytes" in printed
+    assert results["min_runtime"] == min_runtime(out.read_bytes()) == "1.3.0"
+    with zipfile.ZipFile(out) as archive:
+        assert archive.read("labels.txt") == labels.read_bytes()
 
 
 def test_report_without_data_tells_sizes(folder: Path, tmp_path: Path) -> None:

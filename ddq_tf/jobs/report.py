@@ -10,7 +10,8 @@ from pathlib import Path
 import keras
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export.exporter import export_tflite
+from ddq_tf.export.exporter import export_tflite, min_runtime
+from ddq_tf.export.sizes import itemize
 from ddq_tf.export.stock import stock_int8
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
@@ -88,6 +89,7 @@ def make_report(
             f"the float model must be the one that {model.name!r} came from. Received: a model "
             f"from {subject.float_model.input_shape} to {subject.float_model.output_shape}"
         )
+    sizes, runtime = itemize(content), min_runtime(content)
     return Report(
         title=title or f"{model.name}, quantized",
         created=now(),
@@ -103,6 +105,9 @@ def make_report(
         activations=collect.activation_reports(model),
         variants=_variants(subject, content, screen),
         agreement=_agreement(subject, content, screen),
+        min_runtime=runtime and f"LiteRT {runtime}",
+        file_bytes=dataclasses.asdict(sizes),
+        floor_bytes=sizes.floor,
         history={name: tuple(series) for name, series in subject.history.items()},
         bits_history={
             name: tuple(map(float, series)) for name, series in subject.bits_history.items()

@@ -218,6 +218,9 @@ class Report(_Record):
         activations: in network order.
         variants: in the order in which they should be read.
         agreement: of file and trained model, if verified.
+        min_runtime: the oldest release that runs the file, as in "LiteRT 1.3.0"; "" without a file.
+        file_bytes: what the file's bytes are spent on, by what they hold.
+        floor_bytes: what weight codes, biases and their scales take of them.
         history: per-epoch values by name, as in `keras.callbacks.History`; names with "loss",
             "acc", "bits" and "price" are drawn.
         bits_history: per-epoch bits by layer name.
@@ -238,6 +241,9 @@ class Report(_Record):
     activations: tuple[ActivationReport, ...] = ()
     variants: tuple[ModelVariant, ...] = ()
     agreement: Agreement | None = None
+    min_runtime: str = ""
+    file_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    floor_bytes: int | None = None
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     bits_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA

@@ -26,10 +26,13 @@ def render(report: Report, console: Console) -> None:
         ("data", report.dataset),
         ("target", report.target),
         ("budget", report.budget),
+        ("runs on", report.min_runtime and f"{report.min_runtime} or later"),
         ("created", report.created),
     )
     _print(console, ", ".join(f"{name} {value}" for name, value in facts if value), "dim")
     if sentence := wording.headline(report):
+        _print(console, sentence)
+    if sentence := wording.floor_sentence(report):
         _print(console, sentence)
     if report.variants:
         console.print()

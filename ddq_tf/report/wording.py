@@ -96,6 +96,17 @@ def _accuracy_sentence(accuracy: float, base: ModelVariant | None) -> str:
     return f"{sentence}, {abs(points):.2f} points {'above' if points > 0 else 'below'} float."
 
 
+def floor_sentence(report: Report) -> str:
+    """Returns how far the file is above the least that its weights take, "" without a file."""
+    total, floor = sum(report.file_bytes.values()), report.floor_bytes
+    if not total or not floor:
+        return ""
+    return (
+        f"{total:,} bytes, {percent(total / floor - 1)} above the {floor:,} that weight codes, "
+        "biases and their scales take."
+    )
+
+
 def agreement_lines(agreement: Agreement) -> list[tuple[bool, str]]:
     """Returns what the verification found: whether each finding is flawless, and its words."""
     same = round(agreement.top1_agreement * agreement.num_samples)

@@ -1,0 +1,204 @@
+"""TFLite's standard model metadata: what labels the outputs have and how pixels become inputs.
+
+Written as tflite-support's MetadataPopulator does, for the tools that read it (Android Studio,
+MediaPipe, Task Library): a flatbuffer of the schema metadata_schema.fbs 1.0.0 in the metadata entry
+TFLITE_METADATA, and the files that it names in an uncompressed zip archive behind the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import flatbuffers
+import numpy as np
+
+from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.export.ir import Graph
+
+ENTRY = "TFLITE_METADATA"
+_IDENTIFIER = b"M001"
+_LEAST_PARSER = "1.0.0"
+_LABELS = "labels.txt"
+_LABELS_ARE_AXIS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
+_NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
+_FEATURE, _IMAGE = 1, 2  # ContentProperties
+_COLOR_SPACES = {3: 1, 1: 2}  # ColorSpaceType by channels: RGB, GRAYSCALE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """What a file says of its only input and its only output.
+
+    Attributes:
+        labels: a name for each class, in the order of the output's last axis; () for none.
+        mean: the model's real inputs are (pixel - mean) / std, pixels from 0 to 255; one number, or
+            one for each channel; () for none.
+        std: likewise.
+        name: of the model; "" for none.
+        description: in words; "" for none.
+    """
+
+    labels: Sequence[str] = ()
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+    name: str = ""
+    description: str = ""
+
+    @classmethod
+    def for_range(cls, low: float, high: float, *, labels: Sequence[str] = ()) -> ModelMetadata:
+        """Returns the metadata of a model for which pixels 0 and 255 become `low` and `high`.
+
+        Raises:
+            DDQError: if `high` is not above `low`.
+        """
+        if not low < high:
+            raise DDQError(f"the input range needs low < high. Received: {low}, {high}")
+        std = 255 / (high - low)
+        return cls(labels=labels, mean=(-low * std,), std=(std,))
+
+
+def check(metadata: ModelMetadata, graph: Graph) -> None:
+    """Checks that metadata fit a graph.
+
+    Raises:
+        DDQError: listing everything that does not.
+    """
+    raise_all("the model metadata do not fit:", _problems(metadata, graph))
+
+
+def encode(metadata: ModelMetadata, graph: Graph) -> bytes:
+    """Returns the content of the entry TFLITE_METADATA.
+
+    Args:
+        metadata: as `check` accepts them.
+        graph: whose inputs and outputs are described.
+    """
+    builder = _Builder(1024)
+    inputs = builder.tables(
+        [
+            _tensor(builder, name, graph.tensors[tensor].shape, units=_units(builder, metadata))
+            for name, tensor in graph.inputs.items()
+        ]
+    )
+    outputs = builder.tables(
+        [_tensor(builder, name, (), files=_files(builder, metadata)) for name in graph.outputs]
+    )
+    subgraphs = builder.tables([builder.table({2: inputs, 3: outputs})])
+    texts = {0: metadata.name, 1: metadata.description, 7: _LEAST_PARSER}
+    strings = {slot: builder.CreateString(text) for slot, text in texts.items() if text}
+    builder.Finish(builder.table({3: subgraphs, **strings}), _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def attach(data: bytes, metadata: ModelMetadata) -> bytes:
+    """Returns the content of a .tflite file with the files that its metadata name.
+
+    Args:
+        data: the content of the file.
+        metadata: as they were encoded for it.
+    """
+    if not metadata.labels:
+        return data
+    content = io.BytesIO(data)
+    with zipfile.ZipFile(content, "a") as archive:
+        entry = zipfile.ZipInfo(_LABELS)  # dated 1980, so that equal models are equal files
+        entry.create_system = 3  # Unix, on every system
+        archive.writestr(entry, "".join(f"{label}\n" for label in metadata.labels))
+    return content.getvalue()
+
+
+def attached_bytes(data: bytes) -> int:
+    """Returns how many bytes of a file lie behind the model: its zip archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return len(data) - min(entry.header_offset for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError):  # no archive, or an empty one
+        return 0
+
+
+class _Builder(flatbuffers.Builder):
+    """A Builder of tables given by the numbers of their fields in the schema."""
+
+    def table(self, offsets: Mapping[int, int], codes: Mapping[int, int] | None = None) -> int:
+        """Writes a table of references and 8-bit codes, both by field; returns its offset."""
+        codes = codes or {}
+        self.StartObject(1 + max([*offsets, *codes], default=-1))
+        for field, offset in offsets.items():
+            self.PrependUOffsetTRelativeSlot(field, offset, 0)
+        for field, code in codes.items():
+            self.PrependInt8Slot(field, code, 0)
+        return self.EndObject()
+
+    def tables(self, offsets: Sequence[int]) -> int:
+        """Writes a vector of tables; returns its offset."""
+        self.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self.PrependUOffsetTRelative(offset)
+        return self.EndVector()
+
+    def floats(self, values: Sequence[float]) -> int:
+        """Writes a vector of float32; returns its offset."""
+        return self.CreateNumpyVector(np.array(values, np.float32))
+
+
+def _tensor(
+    builder: _Builder, name: str, shape: tuple[int, ...], *, units: int = 0, files: int = 0
+) -> int:
+    """Writes a TensorMetadata; an absent vector has offset 0."""
+    color_space = _COLOR_SPACES.get(shape[3]) if len(shape) == 4 else None
+    if color_space:
+        kind, properties = _IMAGE, builder.table({}, {0: color_space})
+    else:
+        kind, properties = _FEATURE, builder.table({})
+    content = builder.table({1: properties}, {0: kind})
+    return builder.table({0: builder.CreateString(name), 3: content, 4: units, 6: files})
+
+
+def _units(builder: _Builder, metadata: ModelMetadata) -> int:
+    """Writes the ProcessUnits of the input."""
+    if not metadata.mean:
+        return 0
+    numbers = {0: builder.floats(metadata.mean), 1: builder.floats(metadata.std)}
+    return builder.tables([builder.table({1: builder.table(numbers)}, {0: _NORMALIZATION})])
+
+
+def _files(builder: _Builder, metadata: ModelMetadata) -> int:
+    """Writes the AssociatedFiles of the output."""
+    if not metadata.labels:
+        return 0
+    name = builder.CreateString(_LABELS)
+    return builder.tables([builder.table({0: name}, {2: _LABELS_ARE_AXIS})])
+
+
+def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
+    """One line for each thing that does not fit."""
+    found = []
+    if len(graph.inputs) != 1 and metadata.mean:
+        found.append(f"mean and std need one input. Received: {sorted(graph.inputs)}")
+    if len(graph.outputs) != 1 and metadata.labels:
+        found.append(f"labels need one output. Received: {sorted(graph.outputs)}")
+    if found:
+        return found
+    shape = graph.tensors[next(iter(graph.inputs.values()))].shape
+    classes = graph.tensors[next(iter(graph.outputs.values()))].shape[-1]
+    if metadata.labels and len(metadata.labels) != classes:
+        found.append(f"labels: {classes} are needed. Received: {len(metadata.labels)}")
+    odd = [label for label in metadata.labels if not label.strip() or "\n" in label]
+    if odd:
+        found.append(f"labels must not be empty or hold line breaks. Received: {odd[:3]}")
+    counts = {len(metadata.mean), len(metadata.std)}
+    if len(counts) != 1 or not counts <= {0, 1, shape[-1]}:
+        found.append(
+            f"mean and std need one number each, or {shape[-1]}, one for each channel. "
+            f"Received: mean={metadata.mean}, std={metadata.std}"
+        )
+    if not all(map(math.isfinite, [*metadata.mean, *metadata.std])) or 0 in metadata.std:
+        found.append(
+            "mean and std must be finite, std not 0. "
+            f"Received: mean={metadata.mean}, std={metadata.std}"
+        )
+    return found
