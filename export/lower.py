@@ -22,9 +22,11 @@ from ddq_tf.graph.fold import is_finite, quantizer_after
 from ddq_tf.graph.windows import stays_inside
 from ddq_tf.layers import (
     FIXED_GRIDS,
+    TABLES,
     DDQActivation,
     DDQBorderGain,
     DDQConv2D,
+    DDQConv2DTranspose,
     DDQDense,
     DDQDepthwiseConv2D,
     DDQFixedGrid,
@@ -48,6 +50,7 @@ _RULES: Mapping[type, _Rule] = {
     DDQActivation: elementwise.quantizer,
     DDQBorderGain: elementwise.border_gain,
     DDQConv2D: weighted.weighted,
+    DDQConv2DTranspose: weighted.transposed,
     DDQDense: weighted.weighted,
     DDQDepthwiseConv2D: weighted.weighted,
     DDQFixedGrid: movers.alias,
@@ -150,12 +153,14 @@ def _needs_fixed_grid(graph: FlatGraph, node: FlatNode) -> str | None:
     name = activation_name(node.layer)
     if name == "linear":
         return None
+    if name in TABLES:
+        return _needs_quantizer(graph, node.outputs[0])
     after = graph.sole_consumer(node.outputs[0])
     if name in FIXED_GRIDS and after is not None and isinstance(after.layer, DDQFixedGrid):
         return None
     return (
-        f"needs an activation among {sorted(FIXED_GRIDS)} with a DDQFixedGrid as its only reader. "
-        f"Received: {name!r}"
+        f"needs an activation among {sorted(FIXED_GRIDS)} with a DDQFixedGrid as its only reader, "
+        f"or among {sorted(TABLES)} with a DDQActivation. Received: {name!r}"
     )
 
 

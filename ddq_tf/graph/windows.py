@@ -1,8 +1,9 @@
-"""Where the windows of pooling layers lie."""
+"""Where the windows of pooling and upsampling layers lie."""
 
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from ddq_tf.graph.flatten import FlatNode
 
@@ -24,6 +25,18 @@ def stays_inside(node: FlatNode) -> bool:
         size is not None and (-(-size // stride) - 1) * stride + window <= size
         for size, window, stride in rows
     )
+
+
+def upsampling_fractions(node: FlatNode) -> int | None:
+    """Returns into how many parts a step bilinear upsampling divides, at its finest.
+
+    The weights of a factor f are odd multiples of 1 / 2f. LiteRT holds them in 11 bits: exactly for
+    powers of 2. None for other factors, and where float32 could not tell the parts apart.
+    """
+    factors = [int(factor) for factor in node.layer.size]
+    if any(factor not in (1, 2, 4, 8, 16) for factor in factors):
+        return None
+    return int(np.prod([2 * factor for factor in factors if factor > 1]))
 
 
 def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:

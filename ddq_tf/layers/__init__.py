@@ -3,6 +3,7 @@
 from ddq_tf.layers.activation import ACTIVATION_KINDS, DDQActivation, DDQSoftmax
 from ddq_tf.layers.fixed import (
     FIXED_GRIDS,
+    TABLES,
     DDQBorderGain,
     DDQFixedGrid,
     DDQRescaling,
@@ -10,6 +11,7 @@ from ddq_tf.layers.fixed import (
 )
 from ddq_tf.layers.weighted import (
     DDQConv2D,
+    DDQConv2DTranspose,
     DDQDense,
     DDQDepthwiseConv2D,
     DDQWeightedLayer,
@@ -21,9 +23,11 @@ from ddq_tf.layers.weighted import (
 __all__ = [
     "ACTIVATION_KINDS",
     "FIXED_GRIDS",
+    "TABLES",
     "DDQActivation",
     "DDQBorderGain",
     "DDQConv2D",
+    "DDQConv2DTranspose",
     "DDQDense",
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",

@@ -72,9 +72,18 @@ class DDQActivation(keras.layers.Layer):
         self.quantizer.build(input_shape)
         self.built = True
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Applies the activation and quantizes."""
+    def call(self, inputs: Tensor, training: bool | None = None, lift: float = 0.0) -> Tensor:
+        """Applies the activation and quantizes.
+
+        Args:
+            inputs: float32.
+            training: whether the model trains.
+            lift: share of a step that is added first. With values that are whole fractions of a
+                step, less than half a fraction makes halves round up, as RESIZE_BILINEAR does.
+        """
         if self.observer is None:
+            if lift:
+                inputs = inputs + lift * self.quantizer.scale()
             return self.quantizer(inputs, training=training)
         outputs = self._float_activation(inputs)
         self.observer(outputs)

@@ -24,14 +24,20 @@ FIXED_GRIDS: dict[str, tuple[float, int]] = {
 }
 
 
+# Functions of one code that TFLite looks up in a table, with a grid of their own behind them.
+TABLES = ("elu", "gelu")
+
+
 def activation_name(layer: Any) -> str | None:
     """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
 
-    ReLU layers are "relu", "relu6" or "leaky_relu"; None stands for functions without a name and
-    arguments without an integer form.
+    ReLU layers are "relu", "relu6" or "leaky_relu", ELU(1) is "elu"; None stands for functions
+    without a name and arguments without an integer form.
     """
     if isinstance(layer, keras.layers.LeakyReLU):
         return "leaky_relu"
+    if isinstance(layer, keras.layers.ELU):
+        return "elu" if layer.alpha == 1 else None
     if isinstance(layer, keras.layers.ReLU):
         if layer.threshold or layer.max_value not in (None, 6):
             return None

@@ -126,6 +126,49 @@ class DDQDense(DDQWeightedLayer, keras.layers.Dense):
         return self._finish(ops.matmul(inputs, self.quantizer(self.kernel, training=training)))
 
 
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQConv2DTranspose(DDQWeightedLayer, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` (channels last) with a quantized kernel.
+
+    Kernel (height, width, in_channels, filters), its last axes exchanged against the Keras layer's,
+    so that the output channels come last here too; one range per filter.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the kernel and its quantizer, with ranges that cover the initial kernel."""
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, input_shape[-1], self.filters),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.quantizer.build(self.kernel.shape)
+        self.quantizer.calibrate(ops.convert_to_numpy(self.kernel), method="max")
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Convolves with the quantized kernel."""
+        kernel = self.quantizer(self.kernel, training=training)
+        strides: Any = list(self.strides)
+        outputs = ops.conv_transpose(
+            inputs,
+            ops.swapaxes(kernel, -1, -2),
+            strides=strides,
+            padding=self.padding,
+            data_format=self.data_format,
+        )
+        return self._finish(outputs)
+
+
 def operator_kind(layer: Any) -> OpKind:
     """Returns which kind of operator a convolution or dense layer, float or DDQ, becomes.
 
@@ -135,6 +178,8 @@ def operator_kind(layer: Any) -> OpKind:
         return OpKind.DEPTHWISE
     if isinstance(layer, keras.layers.Dense):
         return OpKind.DENSE
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return OpKind.TRANSPOSED
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate)
     pointwise = layer.groups == 1 and all(tuple(g) == (1, 1) for g in geometry)
     return OpKind.POINTWISE if pointwise else OpKind.CONV

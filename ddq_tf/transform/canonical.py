@@ -9,6 +9,7 @@
 7. SeparableConv2D: a depthwise and a pointwise convolution.
 8. AveragePooling2D whose windows reach over the border: padding, a mean, a gain at the border.
 9. Leaky ReLUs, however written: LeakyReLU with a slope that is an odd multiple of 1/256.
+10. Layers on sequences: on images of one row (`transform.sequences`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ from keras.src.ops import numpy as operations
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.affine import as_float64
 from ddq_tf.graph.windows import same_padding, stays_inside, values_inside
-from ddq_tf.layers import FIXED_GRIDS, DDQBorderGain, DDQRescaling, activation_name
+from ddq_tf.layers import FIXED_GRIDS, TABLES, DDQBorderGain, DDQRescaling, activation_name
+from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
 
-WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
+WEIGHTED = (
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
 _GATES = {"silu": "sigmoid", "hard_silu": "hard_sigmoid"}
-_SPLIT = ("softmax", "leaky_relu", *FIXED_GRIDS, *_GATES)
+_SPLIT = ("softmax", "leaky_relu", *FIXED_GRIDS, *TABLES, *_GATES)
 
 
 def canonical(graph: FlatGraph) -> FlatGraph:
@@ -58,11 +65,17 @@ class _Canonicalizer:
                 return self.graph
 
     def _expand(self, node: FlatNode) -> list[FlatNode]:
+        if is_sequence(node):
+            return on_one_row(self, node)
         rule = CASES.get(type(node.layer))
         return rule(self, node) if rule is not None else [node]
 
     def _merge(self) -> bool:
         """Joins two neighbouring nodes, or three; returns whether there were any."""
+        joined = join_reshapes(self.graph)
+        if joined is not None:
+            self.graph = joined
+            return True
         for node in self.graph.nodes:
             found = _hard_sigmoid(self, node) or _two_rescalings(self, node)
             if found is not None:
@@ -208,11 +221,18 @@ def _with_activation(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
 
 
 def _activation(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer."""
+    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation."""
     name = activation_name(node.layer)
     if name == "leaky_relu":
         slope = getattr(node.layer, "negative_slope", 0.2)
         return _leaky(to, node, float(slope))
+    if isinstance(node.layer, keras.layers.ELU):
+        if name != "elu":
+            return [node]
+        return _replaced(
+            node,
+            to.layer(node.layer, "elu", lambda: keras.layers.Activation("elu", name=node.name)),
+        )
     if name not in _GATES:
         return [node]
     gate = to.layer(
@@ -358,6 +378,7 @@ CASES: dict[type, _Case] = {
     keras.layers.Normalization: _normalization,
     keras.layers.Activation: _activation,
     keras.layers.ReLU: _activation,
+    keras.layers.ELU: _activation,
     keras.layers.LeakyReLU: _activation,
     keras.layers.Add: _sum,
     keras.layers.SeparableConv2D: _separable,

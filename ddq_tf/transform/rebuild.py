@@ -15,12 +15,14 @@ import keras
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.windows import covers_input, stays_inside
+from ddq_tf.graph.windows import covers_input, stays_inside, upsampling_fractions
 from ddq_tf.layers import (
     FIXED_GRIDS,
+    TABLES,
     DDQActivation,
     DDQBorderGain,
     DDQConv2D,
+    DDQConv2DTranspose,
     DDQDense,
     DDQDepthwiseConv2D,
     DDQFixedGrid,
@@ -35,6 +37,7 @@ from ddq_tf.transform.ties import Ties, fused_activation
 
 _TWINS: dict[type, Any] = {
     keras.layers.Conv2D: DDQConv2D,
+    keras.layers.Conv2DTranspose: DDQConv2DTranspose,
     keras.layers.DepthwiseConv2D: DDQDepthwiseConv2D,
     keras.layers.Dense: DDQDense,
 }
@@ -127,6 +130,16 @@ class _Rebuilder:
         tensor = node.inputs[0]
         self._put(node.outputs[0], self._plain(node)(self.tensors[tensor]), self.grids[tensor])
 
+    def upsampling(self, node: FlatNode) -> None:
+        """Nearest pixels keep the grid; bilinear ones are rounded to it, halves up."""
+        if node.layer.interpolation == "nearest":
+            self.mover(node)
+            return
+        grid = self.grids[node.inputs[0]]
+        value = self._plain(node)(self.tensors[node.inputs[0]])
+        lift = 0.5 / (upsampling_fractions(node) or 1)
+        self._put(node.outputs[0], grid(value, lift=lift), grid)
+
     def concatenate(self, node: FlatNode) -> None:
         """All inputs on one grid; those that others fix are rounded to it."""
         grid = self._tied(node.outputs[0], node.name)
@@ -147,6 +160,8 @@ class _Rebuilder:
             scale, qmin = FIXED_GRIDS[name]
             fixed = DDQFixedGrid(scale, qmin, name=self._free_name(f"{node.name}_quant"))
             self._put(node.outputs[0], fixed(self._plain(node)(value)), fixed)
+        elif name in TABLES:
+            self._finish(self._plain(node)(value), node.name, node, "linear")
         elif name == "linear":
             self._put(node.outputs[0], value, grid)
         elif name == "relu6":
@@ -238,7 +253,8 @@ class _WithWeights:
             for mine, theirs in zip(
                 _own_variables(self.layer), _own_variables(self._original), strict=True
             ):
-                mine.assign(theirs)
+                transposed = isinstance(self.layer, DDQConv2DTranspose) and mine.name == "kernel"
+                mine.assign(keras.ops.swapaxes(theirs, -1, -2) if transposed else theirs)
             self._copied = True
         return outputs
 
@@ -277,6 +293,6 @@ _RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
     keras.layers.MaxPooling2D: _Rebuilder.mover,
     keras.layers.Permute: _Rebuilder.mover,
     keras.layers.Reshape: _Rebuilder.mover,
-    keras.layers.UpSampling2D: _Rebuilder.mover,
+    keras.layers.UpSampling2D: _Rebuilder.upsampling,
     keras.layers.ZeroPadding2D: _Rebuilder.mover,
 }

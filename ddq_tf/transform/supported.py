@@ -12,8 +12,10 @@ import keras
 from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph.windows import upsampling_fractions
 from ddq_tf.layers import (
     FIXED_GRIDS,
+    TABLES,
     DDQActivation,
     DDQBorderGain,
     DDQFixedGrid,
@@ -22,6 +24,7 @@ from ddq_tf.layers import (
     activation_name,
 )
 from ddq_tf.transform.canonical import CASES, WEIGHTED
+from ddq_tf.transform.sequences import SEQUENCE_LAYERS
 
 IDENTITIES = (
     keras.layers.Dropout,
@@ -34,7 +37,7 @@ IDENTITIES = (
 PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
 ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax)
 FUSED = ("linear", "relu", "relu6")
-_KNOWN = (*FUSED, "softmax", "leaky_relu", "silu", "hard_silu", *FIXED_GRIDS)
+_KNOWN = (*FUSED, "softmax", "leaky_relu", "silu", "hard_silu", *FIXED_GRIDS, *TABLES)
 
 _Check = Callable[[FlatNode], str | None]
 
@@ -55,6 +58,28 @@ def _check_weighted(node: FlatNode) -> str | None:
         name = keras.activations.serialize(layer.activation)
         return f"needs an activation among {', '.join(_KNOWN)}. Received: activation={name!r}"
     return None
+
+
+def _check_transposed(node: FlatNode) -> str | None:
+    layer = node.layer
+    if layer.output_padding is not None and any(layer.output_padding):
+        return f"needs output_padding=None. Received: output_padding={layer.output_padding}"
+    if any(rate != 1 for rate in layer.dilation_rate):
+        return f"needs dilation_rate=1. Received: dilation_rate={layer.dilation_rate}"
+    if None in node.shapes[0][1:]:
+        return f"needs a fixed image size. Received: shape {node.shapes[0]}"
+    return _check_weighted(node)
+
+
+def _check_elu(node: FlatNode) -> str | None:
+    return f"needs alpha=1. Received: alpha={node.layer.alpha}"
+
+
+def _check_sequence(node: FlatNode) -> str | None:
+    return (
+        "needs sequences of a fixed length, channels last. "
+        f"Received: shape {node.shapes[0]}, {node.layer.data_format}"
+    )
 
 
 def _check_activation(node: FlatNode) -> str | None:
@@ -94,10 +119,16 @@ def _check_channels_last(node: FlatNode) -> str | None:
 
 
 def _check_upsampling(node: FlatNode) -> str | None:
-    if node.layer.interpolation != "nearest":
+    layer = node.layer
+    if layer.interpolation not in ("nearest", "bilinear"):
         return (
-            "needs interpolation='nearest' (integer kernels round the others differently). "
-            f"Received: interpolation={node.layer.interpolation!r}"
+            "needs interpolation 'nearest' or 'bilinear'. "
+            f"Received: interpolation={layer.interpolation!r}"
+        )
+    if layer.interpolation == "bilinear" and upsampling_fractions(node) is None:
+        return (
+            "needs factors of 1, 2, 4, 8 or 16 to be bilinear: LiteRT rounds the weights of others."
+            f" Received: size={layer.size}"
         )
     return _check_static(node)
 
@@ -131,6 +162,9 @@ def _no_check(node: FlatNode) -> str | None:
 
 _CHECKS: dict[type, _Check] = {
     **dict.fromkeys(WEIGHTED, _check_weighted),
+    **dict.fromkeys(SEQUENCE_LAYERS, _check_sequence),
+    keras.layers.Conv2DTranspose: _check_transposed,
+    keras.layers.ELU: _check_elu,
     **dict.fromkeys(IDENTITIES, _no_check),
     **dict.fromkeys(ACTIVATIONS, _check_activation),
     **dict.fromkeys(PAIRS, _check_pair),

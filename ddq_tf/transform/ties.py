@@ -10,7 +10,7 @@ import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import stays_inside
-from ddq_tf.layers import DDQBorderGain, DDQRescaling, activation_name
+from ddq_tf.layers import TABLES, DDQBorderGain, DDQRescaling, activation_name
 from ddq_tf.transform.canonical import WEIGHTED
 from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS
 
@@ -78,6 +78,8 @@ class Ties:
             node = self._graph.producer(tensor)
         if node is None or isinstance(node.layer, _BLOCKS) or stays_inside(node):
             return None if node is None else tensor
+        if isinstance(node.layer, ACTIVATIONS) and activation_name(node.layer) in TABLES:
+            return tensor
         before = self._graph.producer(node.inputs[0])
         fused = before is not None and fused_activation(self._graph, before) is node
         return tensor if fused else None

@@ -87,16 +87,21 @@ def relu(into: Lowering, node: FlatNode) -> None:
 
 
 _TABLES = {"sigmoid": "LOGISTIC", "tanh": "TANH"}
+_FREE_TABLES = {"elu": "ELU", "gelu": "GELU"}
 
 
 def activation(into: Lowering, node: FlatNode) -> None:
-    """LOGISTIC, TANH or hard sigmoid, on a fixed grid; the others are part of the quantizer."""
+    """LOGISTIC, TANH or hard sigmoid on a fixed grid; ELU, GELU; the others are no operators."""
     name = activation_name(node.layer)
     if name == "hard_sigmoid":
         hard_sigmoid(into, node)
     elif name in _TABLES:
         reads = into.names[node.inputs[0]]
         into.emit(_TABLES[name], (reads,), into.fixed(node), source=node.name)
+    elif name in _FREE_TABLES:
+        reads = into.names[node.inputs[0]]
+        writes = into.result(node, node.outputs[0])
+        into.emit(_FREE_TABLES[name], (reads,), writes, source=node.name)
     else:
         into.names[node.outputs[0]] = into.names[node.inputs[0]]
 

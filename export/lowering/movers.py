@@ -95,11 +95,17 @@ def permute(into: Lowering, node: FlatNode) -> None:
 
 
 def upsample(into: Lowering, node: FlatNode) -> None:
-    """Nearest neighbour by whole factors: pixels, then rows, CONCATENATED with themselves.
+    """RESIZE_BILINEAR; nearest: pixels, then rows, CONCATENATED with themselves.
 
-    RESIZE_NEAREST_NEIGHBOR would do the same, but XNNPACK leaves it to a built-in kernel.
+    RESIZE_NEAREST_NEIGHBOR would do the latter, but XNNPACK leaves it to a built-in kernel.
     """
     reads, writes = into.moved(node)
+    if node.layer.interpolation == "bilinear":
+        size = into.constant(f"{node.name}/size", into.tensors[writes].shape[1:3])
+        into.emit(
+            "RESIZE_BILINEAR", (reads, size), writes, source=node.name, half_pixel_centers=True
+        )
+        return
     batch, height, width, channels = into.tensors[reads].shape
     rows, columns = (int(factor) for factor in node.layer.size)
     wide = _joined(into, node, [reads] * columns, 3)

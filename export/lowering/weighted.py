@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ddq_tf.export.lowering.builder import Lowering
 from ddq_tf.graph import FlatNode, FoldedLayer, fold
 from ddq_tf.graph.affine import continues_chain, is_affine
 from ddq_tf.graph.fold import BIAS_MAX
-from ddq_tf.layers import DDQConv2D, DDQDense
+from ddq_tf.layers import DDQConv2D, DDQConv2DTranspose, DDQDense
 
 
 def weighted(into: Lowering, node: FlatNode) -> None:
@@ -43,6 +44,34 @@ def weighted(into: Lowering, node: FlatNode) -> None:
     if not isinstance(layer, DDQConv2D):
         kind, attrs["depth_multiplier"] = "DEPTHWISE_CONV_2D", int(layer.depth_multiplier)
     into.emit(kind, (reads, weights, bias), writes, source=node.name, **attrs)
+
+
+def transposed(into: Lowering, node: FlatNode) -> None:
+    """TRANSPOSE_CONV, with the BatchNorm behind it.
+
+    With SAME padding, kernels shorter than the stride get zeros at their ends, which change nothing
+    but make XNNPACK take the operator.
+    """
+    layer, folded = node.layer, fold(into.graph, node)
+    reads = into.names[node.inputs[0]]
+    short = [max(s - k, 0) for s, k in zip(layer.strides, layer.kernel_size, strict=True)]
+    if layer.padding == "same" and any(short):
+        codes = np.pad(folded.codes, [*((0, n) for n in short), (0, 0), (0, 0)])
+        folded = dataclasses.replace(folded, codes=codes)
+    clamp = into.fused_activation(folded.output)
+    writes = into.result(node, folded.output)
+    weights, bias = _constants(into, node, folded, into.scale(reads))
+    shape = into.constant(f"{node.name}/shape", [1, *into.tensors[writes].shape[1:]])
+    into.emit(
+        "TRANSPOSE_CONV",
+        (shape, weights, reads, bias),
+        writes,
+        source=node.name,
+        padding=layer.padding.upper(),
+        stride_h=int(layer.strides[0]),
+        stride_w=int(layer.strides[1]),
+        fused_activation_function=clamp,
+    )
 
 
 def affine(into: Lowering, node: FlatNode) -> None:
@@ -171,7 +200,7 @@ def _tflite_layout(layer: Any, codes: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns codes in TFLite's axis order, and the channel axis."""
     if isinstance(layer, DDQDense):
         return np.ascontiguousarray(codes.T), 0
-    if isinstance(layer, DDQConv2D):
+    if isinstance(layer, DDQConv2D | DDQConv2DTranspose):
         return np.ascontiguousarray(codes.transpose(3, 0, 1, 2)), 0
     height, width = codes.shape[:2]
     return np.ascontiguousarray(codes.reshape(1, height, width, -1)), 3

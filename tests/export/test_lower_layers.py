@@ -119,6 +119,24 @@ CASES = {
     "average pool 3 stride 2": lambda: net(K.AveragePooling2D(3, 2)),
     "average pool same": lambda: net(K.AveragePooling2D(3, 1, "same")),
     "average pool same stride 2": lambda: net(K.AveragePooling2D(3, 2, "same")),
+    "elu": lambda: net(lambda x: conv(6, 3, activation="elu")(x)),
+    "elu layer": lambda: net(lambda x: K.Add()([K.ELU()(x), x])),
+    "concat of elu": lambda: net(concat(conv(3), lambda x: K.ELU()(conv(4)(x)))),
+    "leaky relu written as activation": lambda: net(lambda x: conv(6, activation="leaky_relu")(x)),
+    "bilinear": lambda: net(lambda x: K.UpSampling2D(2, interpolation="bilinear")(x)),
+    "bilinear 4 x 1": lambda: net(lambda x: K.UpSampling2D((4, 1), interpolation="bilinear")(x)),
+    "bilinear 16": lambda: net(
+        lambda x: K.UpSampling2D(16, interpolation="bilinear")(conv(3)(K.MaxPooling2D(4)(x)))
+    ),
+    "transposed": lambda: net(K.Conv2DTranspose(5, 3, 2, "same")),
+    "transposed valid": lambda: net(
+        lambda x: K.ReLU()(K.BatchNormalization()(K.Conv2DTranspose(5, (4, 2), 2)(x)))
+    ),
+    "transposed short": lambda: net(K.Conv2DTranspose(5, (1, 3), 2, "same", activation="relu")),
+    "transposed pointwise": lambda: net(K.Conv2DTranspose(5, 1, use_bias=False)),
+    "concat of transposed": lambda: net(
+        concat(conv(3), K.Conv2DTranspose(4, 3, padding="same", activation="relu"))
+    ),
     "max pool that skips": lambda: net(K.MaxPooling2D(1, 2)),
     "six inputs": lambda: net(lambda x: concat(*[conv(2)] * 6)(x)),
     "separable": lambda: net(
@@ -228,6 +246,82 @@ def test_without_rounding_it_is_the_float_model(case):
     model = shake(CASES[case](), seed=4)
     x = images(8, model.input_shape[1:])
     q = quantize_model(model, DDQConfig(budget=None), x)
+    assert relative_error(without_quantizers(q, x), array(model(x))) < 0.02
+
+
+def test_gelu_runs_in_a_built_in_kernel(tmp_path):
+    keras.utils.set_random_seed(1)
+    q, x = trained(lambda: net(lambda x: conv(6, 3)(conv(6, activation="gelu")(x))))
+    result = export_tflite(q, tmp_path / "net.tflite")
+    proof = verify(q, result, [x])
+    assert (proof.equal_codes_share, proof.max_lsb) == (1, 0)
+    assert [op.split()[0] for op in proof.delegation.undelegated] == ["GELU"]
+    assert first_difference(q, x) is None
+
+
+def sequence(*middle, shape=(20, 3), top=True):
+    inputs = x = keras.Input(shape, name="samples")
+    for layer in middle:
+        x = layer(x)
+    if top:
+        x = K.Dense(4)(K.GlobalAveragePooling1D()(x))
+    return keras.Model(inputs, x, name="net")
+
+
+def conv_1d(filters=6, size=3, **kwargs):
+    return K.Conv1D(filters, size, **{"padding": "same", **kwargs})
+
+
+def residual_1d():
+    inputs = keras.Input((20, 3))
+    x = K.ReLU()(K.BatchNormalization(axis=2)(conv_1d(use_bias=False)(inputs)))
+    y = K.BatchNormalization()(conv_1d(6, 5)(x))
+    x = K.ReLU()(K.Add()([x, y]))
+    gate = K.Dense(6, activation="sigmoid")(K.GlobalAveragePooling1D(keepdims=True)(x))
+    x = K.Concatenate(axis=2)([x * gate, conv_1d(4)(x)])
+    x = K.Concatenate(axis=1)([x, x])
+    return keras.Model(inputs, K.Dense(4)(K.GlobalAveragePooling1D()(x)), name="net")
+
+
+SEQUENCES = {
+    "conv": lambda: sequence(conv_1d(activation="relu"), K.BatchNormalization(), K.ReLU()),
+    "strides": lambda: sequence(conv_1d(strides=2), conv_1d(size=4, strides=3, padding="valid")),
+    "causal": lambda: sequence(conv_1d(padding="causal", dilation_rate=2)),
+    "groups": lambda: sequence(conv_1d(), conv_1d(groups=2)),
+    "pointwise": lambda: sequence(conv_1d(8, 1, activation="swish"), conv_1d(4, 1)),
+    "residual": residual_1d,
+    "rescaled": lambda: sequence(K.Rescaling(0.5, 0.1), K.BatchNormalization(), conv_1d()),
+    "depthwise": lambda: sequence(K.DepthwiseConv1D(3, 2, "same"), K.LeakyReLU(0.1)),
+    "separable": lambda: sequence(K.SeparableConv1D(6, 3, activation="relu")),
+    "transposed": lambda: sequence(K.Conv1DTranspose(5, 4, 2, "same"), K.ELU()),
+    "pooling": lambda: sequence(
+        conv_1d(), K.MaxPooling1D(3, 2), K.AveragePooling1D(2), K.SpatialDropout1D(0.1)
+    ),
+    "average same": lambda: sequence(conv_1d(), K.AveragePooling1D(3, 1, "same")),
+    "border": lambda: sequence(K.ZeroPadding1D((1, 2)), conv_1d(), K.Cropping1D((2, 1))),
+    "upsampling": lambda: sequence(conv_1d(), K.UpSampling1D(2), conv_1d()),
+    "global max": lambda: sequence(conv_1d(), K.GlobalMaxPooling1D(), K.Dense(4), top=False),
+    "flatten": lambda: sequence(
+        conv_1d(), K.Reshape((10, 12)), conv_1d(), K.Flatten(), K.Dense(4), top=False
+    ),
+    "sequence out": lambda: sequence(conv_1d(), conv_1d(2), top=False),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_sequences(case, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = shake(SEQUENCES[case](), seed=4)
+    x = images(64, model.input_shape[1:])
+    q = quantize_model(model, DDQConfig(budget=None), x[:32])
+    result = export_tflite(q, tmp_path / "net.tflite")
+    proof = verify(q, result, [x])
+    assert proof.equal_codes_share >= 0.999
+    assert proof.max_lsb <= 1
+    assert proof.delegation.is_complete, proof.delegation.undelegated
+    kinds = [op.kind for op in result.graph.ops]
+    reshapes = {"upsampling": 3, "global max": 2, "flatten": 3, "sequence out": 2}
+    assert kinds.count("RESHAPE") == reshapes.get(case, 1)
     assert relative_error(without_quantizers(q, x), array(model(x))) < 0.02
 
 

@@ -260,8 +260,25 @@ REFUSED = {
     ),
     "softmax axis": (lambda: net(K.Conv2D(2, 1), K.Softmax(axis=1, name="s")), "'s'.*last axis"),
     "upsampling": (
-        lambda: net(K.Conv2D(2, 1), K.UpSampling2D(interpolation="bilinear", name="u")),
-        "'u'.*nearest.*bilinear",
+        lambda: net(K.Conv2D(2, 1), K.UpSampling2D(interpolation="bicubic", name="u")),
+        "'u'.*'nearest' or 'bilinear'.*bicubic",
+    ),
+    "bilinear by 3": (
+        lambda: net(K.Conv2D(2, 1), K.UpSampling2D(3, interpolation="bilinear", name="u")),
+        r"'u'.*factors of 1, 2, 4, 8 or 16.*\(3, 3\)",
+    ),
+    "output padding": (
+        lambda: net(K.Conv2DTranspose(2, 3, 2, output_padding=1, name="t")),
+        r"'t'.*output_padding=None.*\(1, 1\)",
+    ),
+    "dilated transposed convolution": (
+        lambda: net(K.Conv2DTranspose(2, 3, dilation_rate=2, name="t")),
+        r"'t'.*dilation_rate=1.*\(2, 2\)",
+    ),
+    "steep elu": (lambda: net(K.Conv2D(2, 1), K.ELU(0.5, name="e")), "'e'.*alpha=1.*0.5"),
+    "free length": (
+        lambda: net(K.Conv1D(2, 3, name="c"), shape=(None, 3)),
+        r"'c' \(Conv1D\): needs sequences of a fixed length.*None, None, 3",
     ),
     "no rule": (lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")), "'u'.*supported are"),
 }
@@ -277,7 +294,7 @@ def test_refuses_models(case):
 def test_all_unsupported_layers_are_named_at_once():
     model = net(
         K.Conv2D(4, 3, activation="selu", name="one"),
-        K.ELU(name="two"),
+        K.ELU(0.5, name="two"),
         K.UnitNormalization(name="three"),
         K.LayerNormalization(name="four"),
     )
