@@ -10,7 +10,8 @@ where no value comes near a middle:
 2. **Weighted layers, means and products**: y = M * acc with an integer accumulator. With M = p/q,
    q odd, again |y - half| >= 1/2q.
 3. **Changes of grid**: QUANTIZE multiplies by r/256; with s_x / s_y = r/256 and r odd it is exact.
-4. **Biases** are int32 in units of input scale times weight scale; they become integers.
+4. **Tables** (`graph.tables`): no value of the 256 comes nearer than 1e-3.
+5. **Biases** are int32 in units of input scale times weight scale; they become integers.
 
 The margins 1/2n, 1/2q are about 5e-4 codes; float32 errs by about 1e-5.
 """
@@ -32,8 +33,10 @@ from ddq_tf.graph.fold import (
     quantizer_after,
     source_of,
 )
+from ddq_tf.graph.tables import FUNCTIONS, input_factor, output_factor
 from ddq_tf.graph.windows import stays_inside
 from ddq_tf.layers import (
+    FIXED_GRIDS,
     DDQActivation,
     DDQBorderGain,
     DDQFixedGrid,
@@ -151,6 +154,7 @@ def _align_ratio(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
     """
     if isinstance(node.layer, keras.layers.Activation):
         _align_hard_sigmoid(graph, node, settled)
+        _align_table(graph, node, settled)
         return
     factor, denominators = _own_factor(graph, node)
     after = node if isinstance(node.layer, DDQActivation) else None
@@ -177,6 +181,25 @@ def _align_hard_sigmoid(graph: FlatGraph, node: FlatNode, settled: set[int]) -> 
     if id(quantizer) not in settled:
         quantizer.rescale(steps / (2 * np.rint((steps - 1) / 2) + 1))
     settled.add(id(quantizer))
+
+
+def _align_table(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
+    """Moves the scale of a table's output, or of its input where that of the output is fixed."""
+    name, grid = activation_name(node.layer), grid_of(graph, node.inputs[0])
+    if name is None or name not in FUNCTIONS:
+        return
+    source, after = source_of(graph, node.inputs[0]), quantizer_after(graph, node.outputs[0])
+    fixed = name in FIXED_GRIDS
+    moved = source if fixed else after and after.layer
+    if isinstance(moved, DDQActivation) and id(moved.quantizer) not in settled:
+        quantizer = moved.quantizer
+        if fixed:
+            quantizer.rescale(input_factor(name, grid, FIXED_GRIDS[name][0]))
+        else:
+            quantizer.rescale(output_factor(name, grid, float(quantizer.export_scale())))
+        settled.add(id(quantizer))
+    if isinstance(source, DDQActivation):
+        settled.add(id(source.quantizer))
 
 
 def _own_factor(graph: FlatGraph, node: FlatNode) -> tuple[float | None, Any]:

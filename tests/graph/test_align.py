@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddq_tf import DDQConfig, quantize_model
-from ddq_tf.graph import align
+from ddq_tf.graph import align, flatten, grid_of
 from ddq_tf.graph.align import odd_fraction
 from ddq_tf.layers import weighted_layers
 from tests.toys import array, images, mixed_net, shake
@@ -81,6 +81,29 @@ def test_a_diverged_model_stays_as_it_is(model):
     align(model)
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "elu", "gelu"])
+def test_no_value_of_a_table_lies_near_the_middle_of_two_codes(name):
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3), layers.Activation(name), layers.Dense(2)]
+    )
+    q = quantize_model(shake(model), DDQConfig(budget=None), images(16, (4,)))
+    graph = flatten(q)
+    node = next(n for n in graph.nodes if isinstance(n.layer, layers.Activation))
+    after = graph.sole_consumer(node.outputs[0])
+    source = graph.producer(node.inputs[0]).layer.quantizer
+    margins = []
+    for factor in (1.0, 1.11, 0.93, 1.27, 0.8, 1.05):
+        source.rescale(factor)
+        align(q)
+        grid = grid_of(graph, node.inputs[0])
+        codes = np.arange(grid.qmin, grid.qmax + 1, dtype=np.float32) * grid.scale
+        values = array(node.layer(codes)).astype(np.float64)
+        values /= float(grid_of(graph, after.outputs[0]).scale)
+        margins.append(np.abs(values - np.floor(values) - 0.5).min())
+    assert min(margins) > 0.9e-3
 
 
 def test_models_without_additions_or_quantizers_go_through():
