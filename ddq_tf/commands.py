@@ -127,7 +127,7 @@ def _export(call: Call) -> Outcome:
             ("size", f"{result.size_bytes:,} bytes"),
             ("above floor", _floor_words(result.sizes)),
             ("target", result.target.name),
-            ("runs on", f"LiteRT {result.min_runtime} or later"),
+            ("runs on", f"{result.target.runtime} {result.min_runtime} or later"),
             ("operators", ops),
         ],
     )

@@ -13,7 +13,7 @@ from ddq_tf.errors import DDQError
 
 MAX_INDEX_BITS = 7  # of indices into tables of TFLite Micro
 # What decoding a tensor adds to a file: a header of 16 bytes, an operator, two more tensors.
-_DECODE_BYTES = 190
+DECODE_BYTES = 112
 
 
 class OpKind(enum.Enum):
@@ -112,7 +112,7 @@ def lookup_bytes(
     """
     if values is None:
         values = min(1 << index_bits, num_weights // channels)
-    return -(-num_weights * index_bits // 8) + channels * values + _DECODE_BYTES
+    return -(-num_weights * index_bits // 8) + channels * values + DECODE_BYTES
 
 
 TARGETS: dict[str, Target] = {
@@ -158,7 +158,7 @@ TARGETS: dict[str, Target] = {
             storage_bits=dict.fromkeys(OpKind, (8,)),
             fully_connected_pointwise=False,
             runtime="tflite-micro",
-            min_runtime={8: "0.dev20260203175027"},
+            min_runtime={8: "0.dev20260203"},
             code_bits=(2, 3, 4, 8),
             lookup_tables=True,
         ),

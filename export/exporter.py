@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ddq_tf.export import model_metadata, tflite
+from ddq_tf.export import model_metadata, tflite, tflm
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.model_metadata import ModelMetadata
@@ -30,7 +30,8 @@ class ExportResult:
         size_bytes: its size.
         target: what it was written for.
         graph: the integer graph in the file.
-        min_runtime: the oldest LiteRT release that runs it delegated; the file holds it too.
+        min_runtime: the oldest release of the target's runtime that runs it as intended; the file
+            holds it too.
         sizes: what the bytes are spent on.
     """
 
@@ -66,10 +67,12 @@ def export_tflite(
 
     Raises:
         DDQError: if layers have no integer form (all are named), or an argument is unknown
-            or does not fit the model.
+            or does not fit the model, or the target needs a package that is missing.
     """
     config = getattr(model, "ddq_config", None)
     chosen = get_target(target or (config.target if config else "litert"))
+    if chosen.lookup_tables:
+        tflm.package()
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
     oldest = chosen.min_runtime[_narrowest(graph)]
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
@@ -77,7 +80,9 @@ def export_tflite(
         model_metadata.check(metadata, graph)
         entries[model_metadata.ENTRY] = model_metadata.encode(metadata, graph)
     graph = dataclasses.replace(graph, metadata={**graph.metadata, **entries})
-    data = tflite.write(graph, keep_names=keep_names)
+    data = plain = tflite.write(graph, keep_names=keep_names)
+    if chosen.lookup_tables:
+        data = tflm.compress(plain)
     if metadata is not None:
         data = model_metadata.attach(data, metadata)
     atomic_write_bytes(Path(path), data)
@@ -87,7 +92,7 @@ def export_tflite(
         target=chosen,
         graph=graph,
         min_runtime=oldest,
-        sizes=itemize(data),
+        sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
     )
 
 

@@ -37,8 +37,10 @@ PURE_EXPORT = (
     "sizes",
     "interpreter",
     "evaluate",
+    "tflm",
+    "vela",
 )
-KERAS_EXPORT = {"lower", "lowering", "verification", "exporter", "stock"}
+KERAS_EXPORT = {"lower", "lowering", "verification", "tflm_verification", "exporter", "stock"}
 
 
 def files_of(room: str) -> list[Path]:

@@ -41,7 +41,7 @@ def test_tables_are_counted(bits):
     size = TFLM.counted_size_bits(OpKind.CONV, bits, weights, channels)
     assert TFLM.index_bits(bits, weights, channels) == bits
     assert size == TFLM.stored_size_bits(OpKind.CONV, bits, weights, channels)
-    assert weights * bits + 8 * tables < size < weights * bits + 8 * (tables + 256)
+    assert weights * bits + 8 * tables < size < weights * bits + 8 * (tables + 128)
 
 
 def test_a_table_holds_no_more_values_than_the_channel_weights():
