@@ -41,15 +41,26 @@ def lively_mobilenet_v2() -> keras.Model:
     return model
 
 
-def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> dict[str, object]:
-    """Exports with pointwise and dense weights at `bits`, all others at 8 bits; returns figures."""
-    start = time.perf_counter()
+def calibration_images() -> np.ndarray:
+    """Returns random images, (16, 224, 224, 3)."""
+    return np.random.default_rng(SEED + 1).uniform(-1, 1, (16, 224, 224, 3)).astype("float32")
+
+
+def at_bits(model: keras.Model, images: np.ndarray, target: str, bits: int) -> ddq_tf.DDQModel:
+    """Returns a DDQ model, its pointwise and dense weights at `bits`, all others at 8 bits."""
     q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(target=target), calibration=images)
-    quantize_s = time.perf_counter() - start
     for layer in q.weight_budget.layers:
         if layer.kind in (OpKind.POINTWISE, OpKind.DENSE):
             layer.quantizer.choose(layer.quantizer.precisions.index(bits))
     align(q)
+    return q
+
+
+def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> dict[str, object]:
+    """Returns the figures of a file with pointwise and dense weights at `bits`."""
+    start = time.perf_counter()
+    q = at_bits(model, images, target, bits)
+    quantize_s = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mobilenet_v2.tflite"
         export_s = []
@@ -78,7 +89,7 @@ def measure(model: keras.Model, images: np.ndarray, target: str, bits: int) -> d
 def main() -> None:
     """Measures and writes the result."""
     model = lively_mobilenet_v2()
-    images = np.random.default_rng(SEED + 1).uniform(-1, 1, (16, 224, 224, 3)).astype("float32")
+    images = calibration_images()
     start = time.perf_counter()
     stock = len(ddq_tf.export.stock_int8(model, [images[:4]]))
     stock_s = time.perf_counter() - start

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import COMMON, Call, Command, Outcome
 
+_SLOWEST = 12  # operators that a profile shows; JSON has all
 _THREADS = line.integer("num_threads", "N", "threads of each operator", 1)
 
 
@@ -25,18 +28,42 @@ def _benchmark(call: Call) -> Outcome:
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("file", overflow="fold")
-    for name in ("bytes", "median ms", "p10", "p90", "ratio", "MiB"):
+    for name in ("bytes", "median ms", "p10", "p90", "ratio", "MiB", "peak MiB"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         times = (f"{value:.3f}" for value in (row.median_ms, row.p10_ms, row.p90_ms))
-        memory = "-" if row.memory_mib is None else f"{row.memory_mib:.1f}"
-        table.add_row(row.name, f"{row.size_bytes:,}", *times, f"{row.ratio:.3f}", memory)
+        memory = (
+            "-" if mib is None else f"{mib:.1f}" for mib in (row.memory_mib, row.peak_memory_mib)
+        )
+        table.add_row(row.name, f"{row.size_bytes:,}", *times, f"{row.ratio:.3f}", *memory)
     call.console.print(table)
     call.screen.say(
         "Times are of one inference of one example on this host; ratios are to the first file, "
         "round by round. They say nothing about a phone: see `ddq deploy`."
     )
-    return Outcome(results={"rows": [dataclasses.asdict(row) for row in rows]})
+    results: dict[str, Any] = {"rows": [dataclasses.asdict(row) for row in rows]}
+    if flags["profile"]:
+        results["profile"] = {path: _profile(call, path) for path in call.files}
+    return Outcome(results=results)
+
+
+def _profile(call: Call, path: str) -> list[dict[str, Any]]:
+    """Times each operator of a file and prints the slowest."""
+    from ddq_tf.export import profile
+
+    flags = call.flags
+    times = profile(path, num_threads=flags["num_threads"], delegate=flags["delegate"])
+    table = Table(title=Text(path), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name in ("operator", "kind", "output"):
+        table.add_column(name, overflow="fold")
+    for name in ("ms", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for time in sorted(times, key=lambda time: -time.median_ms)[:_SLOWEST]:
+        kind = f"{time.kind} {time.weights}"
+        shape = " ".join(map(str, time.output_shape))
+        table.add_row(f"{time.index}", kind, shape, f"{time.median_ms:.3f}", f"{time.share:.1%}")
+    call.console.print(table)
+    return [dataclasses.asdict(time) for time in times]
 
 
 def _deploy(call: Call) -> Outcome:
@@ -83,6 +110,7 @@ RUNTIME_COMMANDS = (
             line.integer("runs", "N", "timed inferences of each file", 200),
             _THREADS,
             line.switch("delegate", "XNNPACK, as in every app; off, built-in kernels run", True),
+            line.switch("profile", "also time each operator by itself, and show the slowest"),
             *COMMON,
         ),
         example="ddq benchmark stock_int8.tflite ddq.tflite",

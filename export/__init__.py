@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ddq_tf.export.host_benchmark import BenchmarkRow, benchmark
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
     from ddq_tf.export.model_metadata import ModelMetadata
+    from ddq_tf.export.operator_profile import OperatorTime, profile
     from ddq_tf.export.stock import stock_int8
+    from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
+    from ddq_tf.export.vela import VelaReport, compile_with_vela
     from ddq_tf.export.verification import (
         Difference,
         Verification,
@@ -29,17 +32,23 @@ __all__ = [
     "DeployResult",
     "Difference",
     "ExportResult",
+    "MicroVerification",
     "ModelMetadata",
+    "OperatorTime",
     "Runner",
+    "VelaReport",
     "Verification",
     "benchmark",
+    "compile_with_vela",
     "delegation",
     "deploy",
     "export_tflite",
     "first_difference",
+    "profile",
     "stock_int8",
     "tflite_accuracy",
     "verify",
+    "verify_tflm",
 ]
 
 # Loaded on first use: lowering and the stock converter need Keras, the rest does not. No module may
@@ -51,16 +60,22 @@ _HOMES = {
     "Difference": "verification",
     "ExportResult": "exporter",
     "ModelMetadata": "model_metadata",
+    "OperatorTime": "operator_profile",
+    "MicroVerification": "tflm_verification",
     "Runner": "interpreter",
+    "VelaReport": "vela",
     "Verification": "verification",
     "benchmark": "host_benchmark",
+    "compile_with_vela": "vela",
     "delegation": "interpreter",
     "deploy": "device",
     "export_tflite": "exporter",
     "first_difference": "verification",
+    "profile": "operator_profile",
     "stock_int8": "stock",
     "tflite_accuracy": "evaluate",
     "verify": "verification",
+    "verify_tflm": "tflm_verification",
 }
 
 

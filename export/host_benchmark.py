@@ -1,7 +1,6 @@
 """Latency and memory of .tflite files in this computer's LiteRT interpreter, side by side.
 
-A computer is no phone: ratios between files carry over only as far as the kernels do. The Python
-interpreter gives no time per operator; benchmark_model with --enable_op_profiling does.
+A computer is no phone: ratios between files carry over only as far as the kernels do.
 """
 
 from __future__ import annotations
@@ -21,9 +20,12 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import Model, Runner, TensorInfo
 
-_WARMUP_RUNS = 10
+WARMUP_RUNS = 10
 _MEMORY_RUNS = 3
 _SMAPS = Path("/proc/self/smaps_rollup")
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"  # sets VmHWM, the peak of resident memory, to what is resident now
 _PROBE = "from ddq_tf.export.host_benchmark import probe_memory; probe_memory()"
 
 
@@ -43,6 +45,8 @@ class BenchmarkRow:
         memory_mib: private memory that loading and running the model adds to a fresh process:
             the file, which this runtime copies (on phones it can be mapped instead), the packed
             weights and the activations. None where the system does not tell (other than Linux).
+        peak_memory_mib: the most that the process grew meanwhile, the runtime's own code included.
+            None likewise.
     """
 
     name: str
@@ -53,6 +57,7 @@ class BenchmarkRow:
     p90_ms: float
     ratio: float
     memory_mib: float | None
+    peak_memory_mib: float | None
 
 
 def benchmark(
@@ -83,17 +88,18 @@ def benchmark(
             "give at least one model, and runs and num_threads of at least 1. Received: "
             f"{len(models)} models, runs={runs}, num_threads={num_threads}"
         )
-    contents = {name: _content(model) for name, model in models.items()}
+    contents = {name: content_of(model) for name, model in models.items()}
     interpreters = [
-        _prepared(content, num_threads=num_threads, delegate=delegate, seed=seed)
+        prepared(content, num_threads=num_threads, delegate=delegate, seed=seed)
         for content in contents.values()
     ]
     for interpreter in interpreters:
-        for _ in range(_WARMUP_RUNS):
+        for _ in range(WARMUP_RUNS):
             interpreter.invoke()
-    times_ms = _interleaved_ms(interpreters, runs)
+    times_ms = interleaved_ms(interpreters, runs)
     rows = []
     for (name, content), times in zip(contents.items(), times_ms, strict=True):
+        memory_mib, peak_mib = _memory_mib(content, num_threads=num_threads, delegate=delegate)
         p10, median, p90 = np.percentile(times, (10, 50, 90))
         rows.append(
             BenchmarkRow(
@@ -104,27 +110,30 @@ def benchmark(
                 p10_ms=float(p10),
                 p90_ms=float(p90),
                 ratio=float(np.median(times / times_ms[0])),
-                memory_mib=_memory_mib(content, num_threads=num_threads, delegate=delegate),
+                memory_mib=memory_mib,
+                peak_memory_mib=peak_mib,
             )
         )
     return rows
 
 
 def probe_memory() -> None:
-    """Prints the private bytes that a model adds to this process; the child's side of `benchmark`.
+    """Prints what a model adds to this process; the child's side of `benchmark`.
 
+    Prints two numbers: private bytes, and the peak of resident bytes.
     Takes its arguments from the command line: path, threads, delegate (0 or 1).
     """
     path, num_threads, delegate = sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3]))
-    before = _private_bytes()
+    _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
+    private, resident = _private_bytes(), _status_bytes("VmRSS")
     interpreter = _interpreter(num_threads=num_threads, delegate=delegate, path=path)
     for _ in range(_MEMORY_RUNS):
         interpreter.invoke()
-    print(_private_bytes() - before)
+    print(_private_bytes() - private, _status_bytes("VmHWM") - resident)
 
 
-def _content(model: Model) -> bytes:
-    """Returns the content of a .tflite file."""
+def content_of(model: Model) -> bytes:
+    """Returns the content of a .tflite file; raises DDQError if it cannot be read."""
     if isinstance(model, bytes):
         return model
     try:
@@ -133,8 +142,8 @@ def _content(model: Model) -> bytes:
         raise DDQError(f"cannot read the model {os.fspath(model)!r}: {error.strerror}") from error
 
 
-def _prepared(content: bytes, *, num_threads: int, delegate: bool, seed: int) -> Interpreter:
-    """Returns an interpreter with one random example set."""
+def prepared(content: bytes, *, num_threads: int, delegate: bool, seed: int) -> Interpreter:
+    """Returns an interpreter with one random example set; raises DDQError if it cannot run."""
     infos = Runner(content, delegate=delegate).inputs  # refuses what cannot be run
     interpreter = _interpreter(num_threads=num_threads, delegate=delegate, content=content)
     rng = np.random.default_rng(seed)
@@ -171,7 +180,7 @@ def _random(info: TensorInfo, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(-1, 1, shape).astype(info.dtype)
 
 
-def _interleaved_ms(interpreters: Sequence[Interpreter], runs: int) -> np.ndarray:
+def interleaved_ms(interpreters: Sequence[Interpreter], runs: int) -> np.ndarray:
     """Returns the time of each inference, shape (models, runs), in ms."""
     times = np.empty((len(interpreters), runs))
     for turn in range(runs):
@@ -184,10 +193,12 @@ def _interleaved_ms(interpreters: Sequence[Interpreter], runs: int) -> np.ndarra
     return times
 
 
-def _memory_mib(content: bytes, *, num_threads: int, delegate: bool) -> float | None:
-    """Returns the memory that a model takes in a process of its own."""
+def _memory_mib(
+    content: bytes, *, num_threads: int, delegate: bool
+) -> tuple[float, float] | tuple[None, None]:
+    """Returns the private memory that a model takes in a process of its own, and the peak."""
     if not _SMAPS.exists():
-        return None
+        return None, None
     with tempfile.TemporaryDirectory(prefix="ddq-") as folder:
         path = Path(folder) / "model.tflite"
         path.write_bytes(content)
@@ -200,10 +211,17 @@ def _memory_mib(content: bytes, *, num_threads: int, delegate: bool) -> float | 
         )
     if ran.returncode:
         raise DDQError(f"measuring the memory failed: {ran.stderr.strip()[-500:]}")
-    return int(ran.stdout.split()[-1]) / 2**20
+    private, peak = (int(number) / 2**20 for number in ran.stdout.split()[-2:])
+    return private, peak
 
 
 def _private_bytes() -> int:
     """Returns the memory that this process shares with nobody and has written to."""
     lines = _SMAPS.read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
+
+
+def _status_bytes(field: str) -> int:
+    """Returns a number of /proc/self/status that is given in kB."""
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -121,6 +121,21 @@ def test_export_says_what_the_file_holds(
         assert archive.read("labels.txt") == labels.read_bytes()
 
 
+def test_benchmark_profiles_operators(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, record = str(folder / "ddq.tflite"), tmp_path / "times.json"
+    assert cli.run(["benchmark", file, "--runs=3", "--profile", f"--json={record}"]) == 0
+    assert "CONV_2D INT4" in capsys.readouterr().out
+    results = json.loads(record.read_text())["results"]
+    (row,) = results["rows"]
+    assert row["ratio"] == 1
+    assert row["runs"] == 3
+    kinds = [time["kind"] for time in results["profile"][file]]
+    assert kinds[0] == "CONV_2D"
+    assert kinds.count("ADD") == 3
+
+
 def test_report_without_data_tells_sizes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sizes.html"
     assert cli.run(["report", str(folder / "ddq.keras"), f"--out={out}"]) == 0
