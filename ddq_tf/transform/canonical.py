@@ -10,6 +10,8 @@
 8. AveragePooling2D whose windows reach over the border: padding, a mean, a gain at the border.
 9. Leaky ReLUs, however written: LeakyReLU with a slope that is an odd multiple of 1/256.
 10. Layers on sequences: on images of one row (`transform.sequences`).
+11. A rescaling behind a convolution or dense layer: part of its weights.
+12. The scaled sums of keras.applications' InceptionResNetV2: a rescaling and an addition.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
@@ -76,13 +79,15 @@ class _Canonicalizer:
         if joined is not None:
             self.graph = joined
             return True
-        for node in self.graph.nodes:
-            found = _hard_sigmoid(self, node) or _two_rescalings(self, node)
-            if found is not None:
-                gone, new = found
-                nodes = [new if n is node else n for n in self.graph.nodes if n not in gone]
-                self.graph = dataclasses.replace(self.graph, nodes=tuple(nodes))
-                return True
+        # What has parts that a later rule would take away goes first.
+        for rule in (_hard_sigmoid, _two_rescalings, _scaled_kernel):
+            for node in self.graph.nodes:
+                found = rule(self, node)
+                if found is not None:
+                    gone, new = found
+                    nodes = [new if n is node else n for n in self.graph.nodes if n not in gone]
+                    self.graph = dataclasses.replace(self.graph, nodes=tuple(nodes))
+                    return True
         return False
 
     def new_tensor(self) -> int:
@@ -172,6 +177,33 @@ def _two_rescalings(to: _Canonicalizer, node: FlatNode) -> tuple[list[FlatNode],
     shift = np.asarray(first["shift"]) * second["gain"] + second["shift"]
     layer = to.layer(node.layer, f"after {before.name}", lambda: DDQRescaling(gain, shift))
     return [before], dataclasses.replace(before, layer=layer, outputs=node.outputs)
+
+
+def _scaled_kernel(to: _Canonicalizer, node: FlatNode) -> tuple[list[FlatNode], FlatNode] | None:
+    """A rescaling behind a convolution or dense layer that it alone reads, and that runs once."""
+    before = to.graph.producer(node.inputs[0])
+    if not isinstance(node.layer, DDQRescaling) or before is None:
+        return None
+    layer = before.layer
+    fits = type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
+    calls = [n for n in to.graph.nodes if n.layer is layer]
+    alone = to.graph.sole_consumer(node.inputs[0]) is node and len(calls) == 1
+    if not fits or not alone or activation_name(layer) != "linear":
+        return None
+    by = node.layer.get_config()
+
+    def make() -> Any:
+        config = {**layer.get_config(), "name": before.name, "use_bias": True}
+        scaled = type(layer).from_config(config)
+        scaled.build(before.shapes[0])
+        gain = np.asarray(by["gain"])
+        bias = 0.0 if layer.bias is None else as_float64(layer.bias)
+        scaled.kernel.assign(as_float64(layer.kernel) * gain)
+        scaled.bias.assign(np.broadcast_to(bias * gain + by["shift"], scaled.bias.shape))
+        return scaled
+
+    twin = to.layer(layer, f"scaled by {node.name}", make)
+    return [before], dataclasses.replace(before, layer=twin, outputs=node.outputs)
 
 
 def _hard_sigmoid(to: _Canonicalizer, node: FlatNode) -> tuple[list[FlatNode], FlatNode] | None:
@@ -366,7 +398,28 @@ def _average(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
     ]
 
 
+def _scaled_sum(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """A + scale * b."""
+    layer = node.layer
+    rescaling = to.layer(
+        layer, "rescaling", lambda: DDQRescaling(layer.scale, name=f"{node.name}_scale")
+    )
+    total = to.layer(layer, "sum", lambda: keras.layers.Add(name=node.name))
+    scaled = to.new_tensor()
+    return [
+        FlatNode(
+            layer=rescaling,
+            name=rescaling.name,
+            inputs=node.inputs[1:],
+            outputs=(scaled,),
+            shapes=node.shapes[1:],
+        ),
+        dataclasses.replace(node, layer=total, inputs=(node.inputs[0], scaled)),
+    ]
+
+
 CASES: dict[type, _Case] = {
+    CustomScaleLayer: _scaled_sum,
     keras.layers.AveragePooling2D: _average,
     **dict.fromkeys(WEIGHTED, _with_activation),
     operations.Add: _operation(keras.layers.Add, lambda c, _: (1.0, c)),

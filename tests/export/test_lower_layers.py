@@ -3,11 +3,15 @@
 import keras
 import numpy as np
 import pytest
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import Runner, export_tflite, first_difference, verify
+from ddq_tf.export.lower import lower
+from ddq_tf.export.passes import run_passes
 from ddq_tf.graph import align
-from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.layers import DDQRescaling, activation_layers, weighted_layers
+from ddq_tf.targets import TARGETS
 from tests.toys import array, compiled, images, labels, shake
 
 K = keras.layers
@@ -96,6 +100,8 @@ CASES = {
     "subtract": lambda: net(lambda x: K.Subtract()([conv(6)(x), x])),
     "operators": lambda: net(lambda x: (conv(6)(x) + x) * conv(6)(x) - x),
     "numbers": lambda: net(lambda x: 1.5 - x * 2.0),
+    "scaled dense": lambda: net(lambda x: K.Dense(6, use_bias=False)(x) * 0.3 - 0.1),
+    "scaled sum": lambda: net(lambda x: CustomScaleLayer(0.17)([x, conv(6)(x)])),
     "three summands": lambda: net(lambda x: K.Add()([x, conv(6)(x), conv(6)(x)])),
     "squeeze and excite": lambda: net(squeeze_excite("sigmoid")),
     "hard squeeze and excite": lambda: net(squeeze_excite("hard_sigmoid")),
@@ -169,6 +175,14 @@ def test_the_file_computes_what_was_trained(case, tmp_path):
     assert proof.max_lsb <= 1
     assert proof.weight_codes_identical
     assert proof.delegation.is_complete, proof.delegation.undelegated
+
+
+def test_rescalings_become_part_of_the_weights():
+    model = shake(CASES["scaled sum"](), seed=4)
+    q = quantize_model(model, DDQConfig(budget=None), images(8))
+    assert not any(isinstance(layer, DDQRescaling) for layer in q.layers)
+    kinds = [op.kind for op in run_passes(lower(q), TARGETS["litert"]).ops]
+    assert kinds == ["CONV_2D", "FULLY_CONNECTED", "ADD", "MEAN", "FULLY_CONNECTED"]
 
 
 def all_sorts(x):
