@@ -73,6 +73,17 @@ def itemize(data: bytes) -> ByteSizes:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
     graph = tflite.read(data)
+    with tflite.refusing_damage(data):
+        return _itemized(data, graph)
+
+
+def _itemized(data: bytes, graph: Graph) -> ByteSizes:
+    """Returns what the bytes of a file are spent on.
+
+    Args:
+        data: the content of the file.
+        graph: the same, read.
+    """
     weights, biases = _roles(graph)
     model: Any = schema.Model.GetRootAs(data)  # `read` has seen that every table is there
     found = _Vectors()

@@ -7,8 +7,8 @@ to the operators and types of the integer graph.
 
 from __future__ import annotations
 
-from ddq_tf.export.tflite.reader import read
+from ddq_tf.export.tflite.reader import read, refusing_damage
 from ddq_tf.export.tflite.sharing import pack
 from ddq_tf.export.tflite.writer import write
 
-__all__ = ["pack", "read", "write"]
+__all__ = ["pack", "read", "refusing_damage", "write"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -48,18 +49,30 @@ def read(data: bytes) -> Graph:
             f"a .tflite file has {IDENTIFIER!r} at byte 4. Received: {data[4:8]!r} in "
             f"{len(data)} bytes. Pass the content of a file that an exporter wrote"
         )
-    try:
+    with refusing_damage(data):
         graph = _decode_model(schema.Model.GetRootAs(data), len(data))
         check(graph)
+    return graph
+
+
+@contextlib.contextmanager
+def refusing_damage(data: bytes) -> Iterator[None]:
+    """Turns what flatbuffers and numpy raise where an offset or a size leads nowhere into DDQError.
+
+    Args:
+        data: the content of the .tflite file that is looked into.
+    """
+    try:
+        yield
     except DDQError:
         raise
-    # What flatbuffers, numpy and the decoder raise where an offset or a size leads nowhere.
     except (
         struct.error,
         ArithmeticError,
         AttributeError,
         LookupError,
         MemoryError,
+        RecursionError,
         TypeError,
         ValueError,
     ) as error:
@@ -67,7 +80,6 @@ def read(data: bytes) -> Graph:
             f"the .tflite data is damaged: {error}. Received: {len(data)} bytes. "
             "Copy or export the file again"
         ) from error
-    return graph
 
 
 def _decode_model(model: schema.Model, size_bytes: int) -> Graph:

@@ -108,6 +108,7 @@ def test_the_model_is_the_same():
     np.testing.assert_array_equal(Runner(data).run(images)["logits"], expected)
     assert tflite.read(data).ops == tflite.read(plain).ops
     assert described(METADATA, graph) == data
+    assert tflite.write(tflite.read(data)) == data[: -model_metadata.attached_bytes(data)]
 
 
 def test_parts_are_optional():

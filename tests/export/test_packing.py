@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ddq_tf.export import packing
+from ddq_tf.export import packing, tflite
+from ddq_tf.export.ir import DType
+from tests.export.graphs import Builder
 
 CODECS = {
     4: (packing.pack_int4, packing.unpack_int4),
@@ -19,6 +22,8 @@ CODECS = {
         ([-8], [0x08]),
         ([1, -2, 7], [0xE1, 0x07]),
         ([[0, -1], [3, 4], [-8, 7]], [0xF0, 0x43, 0x78]),
+        ([-1, -7, -8, 5, -3], [0x9F, 0x58, 0x0D]),
+        ([[-2], [-4], [6], [-6], [0], [-5], [-7]], [0xCE, 0xA6, 0xB0, 0x09]),
     ],
 )
 def test_int4_bytes(values, packed):
@@ -32,6 +37,8 @@ def test_int4_bytes(values, packed):
         ([-2], [0x02]),
         ([1, -2, 0, -1, 1], [0xC9, 0x01]),
         ([[0, 1], [-2, -1]], [0xE4]),
+        ([-1, -2, -1], [0x3B]),
+        ([-2, 1, -1, -2, -1, 0, -2], [0xB6, 0x23]),
     ],
 )
 def test_int2_bytes(values, packed):
@@ -49,6 +56,22 @@ def test_round_trip(bits, data):
     assert packed.dtype == np.uint8
     assert packed.shape == (-(-values.size * bits // 8),)
     np.testing.assert_array_equal(unpack(packed, values.size), values.ravel())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 15])
+@pytest.mark.parametrize(("dtype", "limit"), [(DType.INT4, 8), (DType.INT2, 2)])
+def test_the_runtime_unpacks_the_same(dtype, limit, size):
+    make = Builder()
+    codes = np.resize(np.arange(-limit, limit), size)
+    image = make.tensor((1,), DType.FLOAT32)
+    constant = make.tensor((), dtype, scale=1.0, data=codes)
+    real = make.op("DEQUANTIZE", (constant,), (size,), dtype=DType.FLOAT32)
+    data = tflite.write(make.graph({"x": image}, {"x": image, "y": real}))
+    interpreter = Interpreter(model_content=data)
+    interpreter.allocate_tensors()
+    interpreter.invoke()
+    index = interpreter.get_output_details()[1]["index"]
+    np.testing.assert_array_equal(interpreter.get_tensor(index), codes)
 
 
 @pytest.mark.parametrize(("bits", "value"), [(4, 8), (4, -9), (2, 2), (2, -3), (4, 127)])
