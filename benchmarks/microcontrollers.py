@@ -5,7 +5,7 @@
 ResNet-8 of MLPerf Tiny: pretrained, then trained for two epochs at a fixed precision on 8,000
 images of CIFAR-10-JPEG, so that agreement is measured on a network that works; on 1,000 others.
 MobileNetV2 0.35, 96x96, 10 classes: random weights with lively BatchNorm statistics; bytes and
-exactness do not depend on training. Needs the extras tflm and ethos-u. Writes
+exactness do not depend on training, agreement with Keras does. Needs the extras tflm and ethos-u. Writes
 benchmarks/results/microcontrollers.json.
 """
 
@@ -20,6 +20,7 @@ import dataclasses
 import re
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,8 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--models", default="../shared/models")
     options = parser.parse_args()
-    results: dict[str, Any] = {"ethos_u": "ethos-u55-128"}
+    packages = ("tflite-micro", "ethos-u-vela")
+    results: dict[str, Any] = {"versions": {name: version(name) for name in packages}}
     for make in (resnet8, mobilenet_v2):
         case = make(options)
         stock = stock_int8(case.model, case.calibration)
