@@ -5,8 +5,8 @@
 ResNet-8 of MLPerf Tiny: pretrained, then trained for two epochs at a fixed precision on 8,000
 images of CIFAR-10-JPEG, so that agreement is measured on a network that works; on 1,000 others.
 MobileNetV2 0.35, 96x96, 10 classes: random weights with lively BatchNorm statistics; bytes and
-exactness do not depend on training, agreement with Keras does. Needs the extras tflm and ethos-u. Writes
-benchmarks/results/microcontrollers.json.
+exactness do not depend on training, agreement with Keras does. Needs the extras tflm and ethos-u.
+Writes benchmarks/results/microcontrollers.json.
 """
 
 from __future__ import annotations
