@@ -9,6 +9,9 @@ from ddq_tf.errors import DDQError
 from ddq_tf.targets import OpKind, Target, get_target
 
 MAX_BITS = 8
+LEVELS = ("uniform", "free")
+LEVEL_INITS = ("uniform", "power_of_two", "kmeans")
+CALIBRATIONS = ("mse", "percentile")
 _BUDGET_TEXT = re.compile(r"^\s*([0-9.]+)\s*(bits|bytes|b|kib|kb|mib|mb|%)?\s*$", re.IGNORECASE)
 _BYTES_PER_UNIT = {
     "bytes": 1,
@@ -113,7 +116,16 @@ class DDQConfig:
         budget: for the weights (see `Budget.parse`), or None for no pressure on the precision.
         precisions: weight precisions to learn over, or None for those that the target stores.
             An operator whose storage holds only 8 bits then stays at 8.
-        activation_bits: precision of activations.
+        per_channel: one weight range per output channel; otherwise one per tensor.
+        levels: "uniform" weight levels, or "free", learned ones, for targets whose files hold
+            arbitrary codes.
+        level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
+        correction: coefficient of the gradient correction of free levels.
+        activation_bits: precision of activations, or several to learn over. Inputs, outputs, and
+            tensors for which the integer graph has no clamp, stay at 8 bits.
+        activation_budget: mean bits of the activations that learn their precision, or None for no
+            pressure.
+        activation_calibration: "mse" or "percentile" (99.99) for the initial ranges.
         search_fraction: share of the training after which the gates freeze.
         calibration_images: how many inputs of the calibration data are used at most.
         seed: for gate exploration and calibration sampling.
@@ -122,7 +134,13 @@ class DDQConfig:
     target: str = "litert"
     budget: Budget | float | str | None = 0.6
     precisions: tuple[int, ...] | None = None
-    activation_bits: int = 8
+    per_channel: bool = True
+    levels: str = "uniform"
+    level_init: str = "uniform"
+    correction: float = 1.0
+    activation_bits: int | tuple[int, ...] = 8
+    activation_budget: float | None = None
+    activation_calibration: str = "mse"
     search_fraction: float = 0.5
     calibration_images: int = 512
     seed: int = 0
@@ -132,9 +150,9 @@ class DDQConfig:
         if self.budget is not None:
             object.__setattr__(self, "budget", Budget.parse(self.budget))
         if self.precisions is not None:
-            self._check_precisions(self.precisions)
-        if self.activation_bits != MAX_BITS:
-            raise DDQError(f"activation_bits must be 8. Received: {self.activation_bits!r}")
+            _check_precisions("precisions", self.precisions)
+        self._check_levels()
+        self._check_activations()
         if not 0 < self.search_fraction < 1:
             raise DDQError(
                 "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
@@ -146,14 +164,40 @@ class DDQConfig:
                 f"Received: calibration_images={self.calibration_images!r}"
             )
 
-    def _check_precisions(self, precisions: tuple[int, ...]) -> None:
-        allowed = range(2, MAX_BITS + 1)
-        ordered = tuple(sorted(set(precisions)))
-        if not precisions or ordered != tuple(precisions) or any(b not in allowed for b in ordered):
+    def _check_levels(self) -> None:
+        for name, known in (("levels", LEVELS), ("level_init", LEVEL_INITS)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise DDQError(f"{name} must be one of {list(known)}. Received: {name}={value!r}")
+        if not 0 <= self.correction < float("inf"):
+            raise DDQError(f"correction must be 0 or above. Received: {self.correction!r}")
+        if self.levels == "free" and self.resolved_target.code_bits is None:
             raise DDQError(
-                "precisions must be distinct, ascending and within 2..8. "
-                f"Received: precisions={precisions!r}"
+                f"target {self.target!r} stores uniform codes: free levels would take 8 bits each "
+                "there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
+                "Received: levels='free'"
             )
+
+    def _check_activations(self) -> None:
+        _check_precisions("activation_bits", self.activation_precisions)
+        least = self.activation_precisions[0]
+        budget = self.activation_budget
+        if budget is not None and not least <= budget <= MAX_BITS:
+            raise DDQError(
+                f"activation_budget must lie between the lowest of activation_bits, {least}, and "
+                f"{MAX_BITS}. Received: activation_budget={budget!r}"
+            )
+        if self.activation_calibration not in CALIBRATIONS:
+            raise DDQError(
+                f"activation_calibration must be one of {list(CALIBRATIONS)}. "
+                f"Received: {self.activation_calibration!r}"
+            )
+
+    @property
+    def activation_precisions(self) -> tuple[int, ...]:
+        """The precisions that activations learn over."""
+        bits = self.activation_bits
+        return (bits,) if isinstance(bits, int) else tuple(bits)
 
     @property
     def resolved_target(self) -> Target:
@@ -184,6 +228,17 @@ class DDQConfig:
         budget = fields.get("budget")
         if isinstance(budget, dict):
             fields["budget"] = Budget(**budget)
-        if isinstance(fields.get("precisions"), list | tuple):
-            fields["precisions"] = tuple(fields["precisions"])  # type: ignore[arg-type]
+        for name in ("precisions", "activation_bits"):
+            value = fields.get(name)
+            if isinstance(value, list):
+                fields[name] = tuple(value)
         return cls(**fields)  # type: ignore[arg-type]
+
+
+def _check_precisions(name: str, precisions: tuple[int, ...]) -> None:
+    allowed = range(2, MAX_BITS + 1)
+    ordered = tuple(sorted(set(precisions)))
+    if not precisions or ordered != tuple(precisions) or any(b not in allowed for b in ordered):
+        raise DDQError(
+            f"{name} must be distinct, ascending and within 2..8. Received: {name}={precisions!r}"
+        )

@@ -24,6 +24,7 @@ from ddq_tf.layers import (
     FIXED_GRIDS,
     TABLES,
     DDQActivation,
+    DDQBatchNormalization,
     DDQBorderGain,
     DDQConv2D,
     DDQConv2DTranspose,
@@ -48,6 +49,7 @@ _Rule = Callable[[Lowering, FlatNode], None]
 
 _RULES: Mapping[type, _Rule] = {
     DDQActivation: elementwise.quantizer,
+    DDQBatchNormalization: weighted.affine,
     DDQBorderGain: elementwise.border_gain,
     DDQConv2D: weighted.weighted,
     DDQConv2DTranspose: weighted.transposed,

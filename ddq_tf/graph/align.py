@@ -250,7 +250,10 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
     factor[live] = odd_fraction(multiplier[live]) / multiplier[live]
-    if isinstance(node.layer, DDQWeightedLayer):
+    shares_range = isinstance(node.layer, DDQWeightedLayer) and not node.layer.quantizer.per_channel
+    if shares_range and folded.batch_norm is None:
+        factor[:] = factor[0]  # as all multipliers are
+    if isinstance(node.layer, DDQWeightedLayer) and not (shares_range and folded.batch_norm):
         _scale_channels(node.layer, factor)
     else:
         _scale_affine(folded.batch_norm, factor)
@@ -271,9 +274,8 @@ def _scale_affine(layer: Any, factor: np.ndarray) -> None:
 def _scale_channels(layer: Any, factor: np.ndarray) -> None:
     """Multiplies each output channel's kernel and its ranges."""
     quantizer = layer.quantizer
-    shaped = factor.reshape(quantizer.base_range.shape[1:])
-    layer.kernel.assign(as_float64(layer.kernel) * shaped)
-    quantizer.base_range.assign(as_float64(quantizer.base_range) * shaped)
+    layer.kernel.assign(as_float64(layer.kernel) * factor.reshape(quantizer.channel_shape))
+    quantizer.rescale(factor if quantizer.per_channel else factor[0])
 
 
 def _align_bias(graph: FlatGraph, node: FlatNode) -> None:

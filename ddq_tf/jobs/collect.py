@@ -106,4 +106,4 @@ def budget_average_bits(model: DDQModel) -> float | None:
     budget = model.weight_budget
     if budget.capacity_bits is None:
         return None
-    return budget.capacity_bits / budget.num_weights
+    return budget.capacity_bits / budget.num_values

@@ -9,6 +9,7 @@ from ddq_tf.layers.fixed import (
     DDQRescaling,
     activation_name,
 )
+from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQConv2DTranspose,
@@ -25,6 +26,7 @@ __all__ = [
     "FIXED_GRIDS",
     "TABLES",
     "DDQActivation",
+    "DDQBatchNormalization",
     "DDQBorderGain",
     "DDQConv2D",
     "DDQConv2DTranspose",

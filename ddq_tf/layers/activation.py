@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
@@ -35,7 +36,7 @@ class DDQActivation(keras.layers.Layer):
 
     Args:
         kind: "linear", "relu" or "relu6".
-        num_bits: precision, 2..8.
+        precisions: the precisions to learn over, ascending, each 2..8.
         signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
         learned: whether the range is trained.
     """
@@ -43,7 +44,7 @@ class DDQActivation(keras.layers.Layer):
     def __init__(
         self,
         kind: str = "linear",
-        num_bits: int = 8,
+        precisions: Sequence[int] = (8,),
         signed: bool | None = None,
         learned: bool = True,
         **kwargs: Any,
@@ -63,7 +64,7 @@ class DDQActivation(keras.layers.Layer):
             )
         self.kind = kind
         self.quantizer = ActivationQuantizer(
-            num_bits, signed=signed, learned=learned, ceiling=_CEILINGS[kind], name="quantizer"
+            precisions, signed=signed, learned=learned, ceiling=_CEILINGS[kind], name="quantizer"
         )
         self.observer: Observer | None = None
 
@@ -83,7 +84,7 @@ class DDQActivation(keras.layers.Layer):
         """
         if self.observer is None:
             if lift:
-                inputs = inputs + lift * self.quantizer.scale()
+                inputs = inputs + lift * self.quantizer.scale(self.quantizer.selection(False))
             return self.quantizer(inputs, training=training)
         outputs = self._float_activation(inputs)
         self.observer(outputs)
@@ -104,7 +105,7 @@ class DDQActivation(keras.layers.Layer):
         return {
             **super().get_config(),
             "kind": self.kind,
-            "num_bits": self.quantizer.num_bits,
+            "precisions": list(self.quantizer.precisions),
             "signed": self.quantizer.signed,
             "learned": self.quantizer.learned,
         }

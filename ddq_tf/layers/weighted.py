@@ -15,6 +15,8 @@ from ddq_tf.targets import OpKind
 
 Tensor = Any
 
+_QUANTIZER_ARGUMENTS = ("precisions", "per_channel", "levels", "level_init", "correction")
+
 
 class DDQWeightedLayer:
     """What the weighted DDQ layers share: a kernel and its `WeightQuantizer`.
@@ -23,7 +25,7 @@ class DDQWeightedLayer:
 
     Args:
         precisions: the weight precisions to learn over, ascending, each 2..8.
-        quantizer_seed: for exploring precisions in training.
+        per_channel, levels, level_init, correction: as `WeightQuantizer` takes them.
     """
 
     _channel_axes = 1
@@ -36,12 +38,21 @@ class DDQWeightedLayer:
         self,
         *args: Any,
         precisions: Sequence[int] = (4, 8),
-        quantizer_seed: int = 0,
+        per_channel: bool = True,
+        levels: str = "uniform",
+        level_init: str = "uniform",
+        correction: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.quantizer = WeightQuantizer(
-            precisions, channel_axes=self._channel_axes, seed=quantizer_seed, name="quantizer"
+            precisions,
+            channel_axes=self._channel_axes,
+            per_channel=per_channel,
+            levels=levels,
+            level_init=level_init,
+            correction=correction,
+            name="quantizer",
         )
 
     def build(self, input_shape: Any) -> None:
@@ -66,10 +77,10 @@ class DDQWeightedLayer:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
+        quantizer = self.quantizer.get_config()
         return {
             **super().get_config(),  # type: ignore[misc]
-            "precisions": list(self.quantizer.precisions),
-            "quantizer_seed": self.quantizer.seed,
+            **{name: quantizer[name] for name in _QUANTIZER_ARGUMENTS},
         }
 
     def _finish(self, outputs: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
-"""The activation quantizer: one learned range per tensor."""
+"""The activation quantizer: learned range, learned precision, a uniform grid."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.native import has_native_fake_quant, native_fake_quantize
+from ddq_tf.quantizers.precision import LearnedPrecision, pick
 from ddq_tf.quantizers.ranges import learned_range
 
 Tensor = Any
@@ -20,18 +21,19 @@ _DEFAULT_RANGE = 6.0
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
-class ActivationQuantizer(keras.layers.Layer):
-    r"""Fake-quantizes an activation tensor on one uniform grid.
+class ActivationQuantizer(LearnedPrecision):
+    r"""Fake-quantizes an activation tensor on a uniform grid, one range per precision.
 
-    Forward:
-        x_q = s * clip(round(x / s), qmin, qmax),   s = alpha / qmax,
-        alpha = min(learned_range(base, log_range), ceiling)
-    on codes {0..2^b-1} (unsigned) or {-2^(b-1)..2^(b-1)-1} (signed), which at 8 bits are where
-    INT8 saturates by itself. Gradients as in
-    `fake_quantize` and `quantizers.ranges`.
+    Forward, at the precision b in force:
+        x_q = s * clip(round(x / s), qmin, qmax),   s = alpha_b / qmax,
+        alpha_b = min(learned_range(base_b, log_range_b), ceiling)
+    on codes {0..2^b-1} (unsigned) or {-n..n}, n = 2^(b-1)-1 (signed), at 8 bits {-128..127}, where
+    INT8 saturates by itself. Gradients as in `fake_quantize` and `quantizers.ranges`.
+
+    Variables: `log_range` and `base_range`, both (num_precisions,); those of `LearnedPrecision`.
 
     Args:
-        num_bits: precision, 2..8.
+        precisions: ascending, each 2..8.
         signed: whether the grid is symmetric about 0; otherwise it starts at 0.
         learned: whether the range is trained; model inputs keep theirs.
         ceiling: upper limit of the range, for example 6 after ReLU6, or None.
@@ -39,75 +41,114 @@ class ActivationQuantizer(keras.layers.Layer):
 
     def __init__(
         self,
-        num_bits: int = 8,
+        precisions: Sequence[int] = (8,),
         signed: bool = True,
         learned: bool = True,
         ceiling: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if not 2 <= num_bits <= 8:
-            raise DDQError(f"num_bits must lie in 2..8. Received: num_bits={num_bits!r}")
-        self.num_bits = num_bits
+        super().__init__(precisions, **kwargs)
         self.signed = signed
         self.learned = learned
         self.ceiling = ceiling
 
     def build(self, input_shape: Any) -> None:
-        """Creates the range variables for activations of this shape."""
+        """Creates the variables for activations of this shape."""
+        shape = (len(self.precisions),)
         self.log_range = self.add_weight(
-            name="log_range", shape=(), initializer="zeros", trainable=self.learned
+            name="log_range", shape=shape, initializer="zeros", trainable=self.learned
         )
         self.base_range = self.add_weight(
             name="base_range",
-            shape=(),
+            shape=shape,
             initializer=keras.initializers.Constant(self.ceiling or _DEFAULT_RANGE),
             trainable=False,
         )
+        self.num_values = int(np.prod([d or 1 for d in input_shape[1:]]))
+        self.add_precision()
         self.built = True
 
-    @property
-    def qmax(self) -> int:
-        """The largest code."""
-        return signed_qmax(self.num_bits) if self.signed else unsigned_qmax(self.num_bits)
+    def limits(self, num_bits: int) -> tuple[int, int]:
+        """Returns the smallest and the largest code at a precision."""
+        if not self.signed:
+            return 0, unsigned_qmax(num_bits)
+        qmax = signed_qmax(num_bits)
+        return (-qmax - 1 if num_bits == 8 else -qmax), qmax
 
     @property
     def qmin(self) -> int:
-        """The smallest code."""
-        return -self.qmax - 1 if self.signed else 0
+        """The smallest code in force."""
+        return self.limits(self.num_bits)[0]
 
-    def scale(self) -> Tensor:
-        """Returns s as a float32 scalar tensor."""
-        alpha = learned_range(self.base_range, self.log_range)
-        if self.ceiling is not None:
-            alpha = clip_above(alpha, as_float32(self.ceiling))
-        return alpha * float(np.float32(1.0 / self.qmax))
+    @property
+    def qmax(self) -> int:
+        """The largest code in force."""
+        return self.limits(self.num_bits)[1]
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
-        scale = self.scale()
-        if training and has_native_fake_quant(self.num_bits):
-            return native_fake_quantize(inputs, scale, self.qmin, self.qmax)
-        return fake_quantize(inputs, scale, as_float32(self.qmin), as_float32(self.qmax))
+        selection = self.selection(training)
+        if not training:
+            return self._portable(inputs, selection)
+        still = ops.stop_gradient(inputs)
+        return self.with_gates(
+            self._quantize(inputs, selection),
+            selection,
+            lambda other: ops.stop_gradient(self._quantize(still, other)),
+        )
 
-    def set_range(self, value: float) -> None:
-        """Sets the range, for example from calibration; `value` > 0."""
-        self.base_range.assign(value)
-        self.log_range.assign(0.0)
+    def _quantize(self, x: Tensor, selection: Tensor) -> Tensor:
+        """The activations at the selected precision, by the backend's fastest way."""
+        if not has_native_fake_quant():
+            return self._portable(x, selection)
+        scale = self.scale(selection)
+        branches = [
+            lambda x, scale, limits=self.limits(b): native_fake_quantize(x, scale, *limits)
+            for b in self.precisions
+        ]
+        if len(branches) == 1:
+            return branches[0](x, scale)
+        return ops.switch(ops.argmax(selection), branches, x, scale)
+
+    def _portable(self, x: Tensor, selection: Tensor) -> Tensor:
+        limits = np.array([self.limits(b) for b in self.precisions], np.float32)
+        qmin, qmax = (pick(selection, ops.convert_to_tensor(column)) for column in limits.T.copy())
+        return fake_quantize(x, self.scale(selection), qmin, qmax)
+
+    def scale(self, selection: Tensor) -> Tensor:
+        """Returns s at the selected precision as a float32 scalar tensor."""
+        alpha = learned_range(
+            pick(selection, ops.convert_to_tensor(self.base_range)),
+            pick(selection, ops.convert_to_tensor(self.log_range)),
+        )
+        if self.ceiling is not None:
+            alpha = clip_above(alpha, as_float32(self.ceiling))
+        reciprocal = [1.0 / self.limits(b)[1] for b in self.precisions]
+        return alpha * pick(selection, ops.convert_to_tensor(np.array(reciprocal, np.float32)))
+
+    def set_range(self, values: float | Sequence[float]) -> None:
+        """Sets the range, for example from calibration: one > 0, or one for each precision."""
+        self.base_range.assign(np.broadcast_to(values, self.base_range.shape))
+        self.log_range.assign(np.zeros(self.log_range.shape, np.float32))
 
     def rescale(self, factor: float) -> None:
-        """Multiplies the range, up to the ceiling."""
-        self.set_range(float(self.export_scale()) * self.qmax * factor)
+        """Multiplies the range in force, up to the ceiling."""
+        base = np.array(ops.convert_to_numpy(self.base_range))
+        log = np.array(ops.convert_to_numpy(self.log_range))
+        index = int(self.choice)
+        base[index], log[index] = float(self.export_scale()) * self.qmax * factor, 0.0
+        self.base_range.assign(base)
+        self.log_range.assign(log)
 
     def export_scale(self) -> np.float32:
         """Returns s as the forward pass uses it."""
-        return np.float32(np.asarray(ops.convert_to_numpy(self.scale())))
+        scale = self.scale(self.selection(False))
+        return np.float32(np.asarray(ops.convert_to_numpy(scale)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
-            "num_bits": self.num_bits,
             "signed": self.signed,
             "learned": self.learned,
             "ceiling": self.ceiling,

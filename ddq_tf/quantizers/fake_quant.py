@@ -9,7 +9,7 @@ from keras import ops
 Tensor = Any
 
 
-def _sum_to_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def sum_to_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sums out the axes over which a tensor of `shape` was broadcast (leading axes, and 1s)."""
     x = ops.sum(x, axis=tuple(range(len(x.shape) - len(shape))))
     ones = tuple(i for i, size in enumerate(shape) if size == 1)
@@ -46,7 +46,7 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tenso
         dx = ops.where(inside, g, ops.zeros_like(g))
         # Chosen, not multiplied by 0: units outside may have overflowed to infinity.
         rounding = ops.where(inside, codes - units, codes)
-        dscale = _sum_to_shape(g * rounding, tuple(scale.shape))
+        dscale = sum_to_shape(g * rounding, tuple(scale.shape))
         return dx, dscale, ops.zeros_like(qmin), ops.zeros_like(qmax)
 
     return codes * scale, grad

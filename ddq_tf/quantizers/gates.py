@@ -1,20 +1,27 @@
-r"""Precision gates: one choice among a tensor's precisions, and what the loss says about it.
+r"""Precision gates: how they merge levels, and what the loss says about them.
 
-A tensor learns over ascending precisions b_0 < ... < b_m. Ordered gates G_1..G_m (G_i counts only
-if all before it are open) give the telescope
+**Merging.** A tensor of at most b bits has levels q of length 2^b and gates g_1..g_b. With
+U_i = g_i I + (1 - g_i) 1_{2x2}, U = U_1 x ... x U_b (Kronecker) and Z_U the size of its blocks, the
+levels in force are (U / Z_U)^T q (paper): every gate that closes halves the number of distinct
+levels by averaging neighbours. Neighbours merge only if the closed gates come last, so gates are
+ordered: g_i counts only if all before it are open (reconstructed).
+
+**Learning.** Over ascending precisions b_0 < ... < b_m the ordered gates G_1..G_m give
     x_q = Q_{b_0}(x) + sum_i G_i * (Q_{b_i}(x) - Q_{b_{i-1}}(x)),
 of which the forward pass sees exactly one term, Q at the precision in force. The straight-through
-gradient of gate i is  dL/dG_i = <dL/dx_q, Q_{b_i}(x) - Q_{b_{i-1}}(x)>.
+gradient of gate i is  dL/dG_i = <dL/dx_q, Q_{b_i}(x) - Q_{b_{i-1}}(x)>, for both level families.
+(Reconstructed. Differentiating the merge instead leaves closed gates without gradient: the levels
+of a merged block all receive the same.)
 
 That gradient is taken where the network stands. At the upper precision of a trained network it is
 about 0, at the lower it is about twice the loss that the step would save; the mean of both ends is
 right to second order (trapezoid rule). So each gate remembers the two ends apart, and training
-visits neighbouring precisions at random while it searches. (Reconstructed; the paper's gates are
-H(g^) with a straight-through gradient.)
+visits neighbouring precisions at random while it searches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,38 +32,81 @@ Tensor = Any
 MEMORY = 0.995
 
 
-@ops.custom_gradient
-def gate(selection: Tensor, evidence: Tensor) -> Tensor:
-    """Passes the selection on; backward, returns the new evidence as the gradient of the old.
+def merge_levels(levels: Tensor, gates: Tensor) -> Tensor:
+    """Returns (U / Z_U)^T q by reshaping, without building U.
 
-    The evidence variable is marked `overwrite_with_gradient`, so every Keras optimizer stores
-    what arrives here, whatever its learning rate.
+    Axis by axis of q reshaped to (2, ..., 2): g_i q + (1 - g_i) mean(q). Costs O(b 2^b).
 
     Args:
-        selection: float32, shape (num_precisions,), one-hot: the precision in force.
-        evidence: float32, shape (num_precisions - 1, 2, 2): for each gate, at its lower and at its
-            upper precision, the decayed sum of -dL/dG and the decayed number of visits.
+        levels: float32, shape (2^b,), ascending.
+        gates: float32, shape (b,), each 0 or 1; one closed gate closes all after it.
 
     Returns:
-        The selection.
+        float32, shape (2^b,): 2^s distinct levels with s open gates, each repeated 2^(b-s) times.
     """
+    num_gates = int(gates.shape[0])
+    merged = ops.reshape(levels, (2,) * num_gates)
+    ordered = ops.cumprod(gates)
+    for axis in range(num_gates):
+        mean = ops.mean(merged, axis=axis, keepdims=True)
+        merged = mean + ordered[axis] * (merged - mean)
+    return ops.reshape(merged, (-1,))
 
-    def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
-        g = args[0] if upstream is None else upstream
-        saved = ops.reshape(g[:-1] - g[1:], (-1, 1))
-        visited = ops.stack([selection[:-1], selection[1:]], axis=1)
-        seen = ops.stack([ops.multiply(visited, saved), visited], axis=2)
-        decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
-        return ops.zeros_like(selection), ops.add(ops.multiply(decay, evidence), seen)
 
-    return selection * 1.0, grad
+def learn_gates(
+    x_q: Tensor,
+    evidence: Tensor,
+    selection: Tensor,
+    searching: Tensor,
+    quantize: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Returns x_q; backward, returns the new evidence as the gradient of the old.
+
+    The evidence variable is marked `overwrite_with_gradient`, so every Keras optimizer stores
+    what arrives here, whatever its learning rate. The neighbouring precisions are computed in the
+    backward pass only, and only while searching.
+
+    Args:
+        x_q: float32, any shape: the tensor at the precision of this step.
+        evidence: float32, shape (num_precisions - 1, 2, 2): for each gate, at its lower and at its
+            upper precision, the decayed sum of -dL/dG and the decayed number of visits.
+        selection: float32, shape (num_precisions,), one-hot: the precision of this step.
+        searching: bool scalar; if False the evidence stays.
+        quantize: from a selection to the tensor at that precision, without gradients.
+    """
+    none = ops.zeros_like(selection[:1])
+    below = ops.concatenate([selection[:1] + selection[1:2], selection[2:], none])
+    above = ops.concatenate([none, selection[:-2], selection[-2:-1] + selection[-1:]])
+
+    @ops.custom_gradient
+    def identity(x_q: Tensor, evidence: Tensor) -> Tensor:
+        def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
+            g = args[0] if upstream is None else upstream
+
+            def updated() -> Tensor:
+                saved = ops.stack(
+                    [
+                        ops.sum(g * (x_q - quantize(above))),
+                        ops.sum(g * (quantize(below) - x_q)),
+                    ]
+                )
+                visited = ops.stack([selection[:-1], selection[1:]], axis=1)
+                seen = ops.stack([visited * saved, visited], axis=2)
+                decay: Tensor = ops.where(ops.expand_dims(visited, 2) > 0, MEMORY, 1.0)
+                return ops.add(ops.multiply(decay, evidence), seen)
+
+            return g, ops.cond(searching, updated, lambda: evidence)
+
+        return x_q, grad
+
+    return identity(x_q, evidence)
 
 
 def loss_saved(evidence: np.ndarray) -> np.ndarray:
     """Returns the estimated loss that opening each gate saves.
 
     Args:
-        evidence: as in `gate`.
+        evidence: as in `learn_gates`.
 
     Returns:
         float64, shape (num_precisions - 1,): the mean of both ends; the end that was seen where

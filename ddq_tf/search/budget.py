@@ -1,4 +1,4 @@
-"""A model's weight budget: what its layers cost at each precision."""
+"""Budgets: what a model's weights and activations cost at each precision."""
 
 from __future__ import annotations
 
@@ -10,52 +10,50 @@ import numpy as np
 
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.layers import weighted_layers
+from ddq_tf.layers import activation_layers, weighted_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WeightBudget:
-    """Bits that each weighted layer can take, and the limit for their sum.
+class PrecisionBudget:
+    """Bits that each layer can take, and the limit for their sum.
 
     Attributes:
         layers: the DDQ layers, in network order.
-        costs: per layer, shape (precisions,): bits stored for the whole kernel; never falling.
+        costs: per layer, shape (precisions,): bits of its whole kernel, or of the activations of
+            one example; never falling.
+        num_values: how many weights, or activations of one example, all layers have together.
         capacity_bits: the limit, or None for no limit.
     """
 
     layers: tuple[Any, ...]
     costs: tuple[np.ndarray, ...]
+    num_values: int
     capacity_bits: float | None
 
     @property
-    def num_weights(self) -> int:
-        """Number of quantized weights of the model."""
-        return sum(layer.quantizer.num_weights for layer in self.layers)
-
-    @property
     def used_bits(self) -> int:
-        """Bits stored at the precisions in force."""
+        """Bits taken at the precisions in force."""
         pairs = zip(self.layers, self.costs, strict=True)
         return int(sum(cost[int(layer.quantizer.choice)] for layer, cost in pairs))
 
     @property
     def average_bits(self) -> float:
-        """Mean stored bits per weight."""
-        return self.used_bits / self.num_weights
+        """Mean bits per value."""
+        return self.used_bits / self.num_values
 
     @property
     def full_bits(self) -> float:
-        """Bits stored if every layer has its highest precision."""
+        """Bits taken if every layer has its highest precision."""
         return float(sum(cost[-1] for cost in self.costs))
 
     @property
     def least_bits(self) -> float:
-        """Bits stored if every layer has its lowest precision."""
+        """Bits taken if every layer has its lowest precision."""
         return float(sum(cost[0] for cost in self.costs))
 
 
-def weight_budget(model: keras.Model, config: DDQConfig) -> WeightBudget:
-    """Returns the budget of a DDQ model.
+def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
+    """Returns the budget of a DDQ model's weights.
 
     Raises:
         DDQError: if the budget lies below what the lowest precisions take.
@@ -76,7 +74,9 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> WeightBudget:
     )
     num_weights = sum(layer.quantizer.num_weights for layer in layers)
     capacity = config.budget.bits_of(num_weights) if isinstance(config.budget, Budget) else None
-    budget = WeightBudget(layers=layers, costs=costs, capacity_bits=capacity)
+    budget = PrecisionBudget(
+        layers=layers, costs=costs, num_values=num_weights, capacity_bits=capacity
+    )
     if capacity is not None and budget.least_bits > capacity:
         least = budget.least_bits
         raise DDQError(
@@ -87,3 +87,24 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> WeightBudget:
             "target or precisions that go lower."
         )
     return budget
+
+
+def activation_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget | None:
+    """Returns the budget of the activations that learn their precision; None if none does."""
+    layers = tuple(
+        layer for layer in activation_layers(model) if len(layer.quantizer.precisions) > 1
+    )
+    if not layers:
+        return None
+    sizes = [layer.quantizer.num_values for layer in layers]
+    costs = tuple(
+        size * np.array(layer.quantizer.precisions, np.float64)
+        for layer, size in zip(layers, sizes, strict=True)
+    )
+    average = config.activation_budget
+    return PrecisionBudget(
+        layers=layers,
+        costs=costs,
+        num_values=sum(sizes),
+        capacity_bits=None if average is None else average * sum(sizes),
+    )

@@ -8,7 +8,7 @@ import keras
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.graph import align
-from ddq_tf.search.budget import WeightBudget, weight_budget
+from ddq_tf.search.budget import PrecisionBudget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
 
 
@@ -46,7 +46,7 @@ class DDQModel(keras.Model):
         return history
 
     @property
-    def weight_budget(self) -> WeightBudget:
+    def weight_budget(self) -> PrecisionBudget:
         """What the weights cost now, and the limit."""
         return weight_budget(self, self.ddq_config)
 

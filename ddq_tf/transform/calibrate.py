@@ -12,7 +12,7 @@ from keras import ops
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatGraph
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
-from ddq_tf.quantizers import optimal_activation_range
+from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _BATCH = 32
 _VALUES_KEPT = 1 << 17
@@ -161,7 +161,7 @@ def _check_batch(images: np.ndarray, input_shape: tuple[int | None, ...], number
         raise DDQError(f"calibration batch {number} holds NaN or infinite values.")
 
 
-def calibrate(model: keras.Model, batches: list[Any], seed: int) -> None:
+def calibrate(model: keras.Model, batches: list[Any], seed: int, method: str) -> None:
     """Sets every range of a DDQ model: weights by their kernels, activations by the data.
 
     The data passes through the float network (quantizers off), so that no range depends on the
@@ -171,6 +171,7 @@ def calibrate(model: keras.Model, batches: list[Any], seed: int) -> None:
         model: a DDQ model with its weights in place.
         batches: inputs, as `inputs_of` returns them.
         seed: for sampling values.
+        method: of activations, "mse" or "percentile".
 
     Raises:
         DDQError: if an activation is not finite on the data.
@@ -185,7 +186,7 @@ def calibrate(model: keras.Model, batches: list[Any], seed: int) -> None:
             f"weights. Received NaN or infinite values first at layer {broken[0]!r}."
         )
     for layer in activation_layers(model):
-        _set_activation_range(layer, samplers[layer.name].values)
+        _set_activation_range(layer, samplers[layer.name].values, method)
 
 
 def _observe(model: keras.Model, batches: list[Any], seed: int) -> dict[str, _Sampler]:
@@ -208,15 +209,17 @@ def _observe(model: keras.Model, batches: list[Any], seed: int) -> dict[str, _Sa
     return samplers
 
 
-def _set_activation_range(layer: DDQActivation, values: np.ndarray) -> None:
+def _set_activation_range(layer: DDQActivation, values: np.ndarray, method: str) -> None:
     quantizer = layer.quantizer
     if layer.kind == "linear":
         quantizer.signed = bool(values.min() < 0)
     if not quantizer.learned:
         quantizer.set_range(_input_range(values, quantizer.qmax))
-        return
-    best = optimal_activation_range(values, quantizer.num_bits, signed=quantizer.signed)
-    quantizer.set_range(best)
+    elif method == "percentile":
+        quantizer.set_range(percentile_activation_range(values))
+    else:
+        limits = [quantizer.limits(bits) for bits in quantizer.precisions]
+        quantizer.set_range([optimal_activation_range(values, *pair) for pair in limits])
 
 
 def _input_range(values: np.ndarray, qmax: int) -> float:

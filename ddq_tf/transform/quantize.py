@@ -48,7 +48,7 @@ def quantize_model(
     batches = inputs_of(calibration, graph, config.calibration_images)
     quantized = rebuild(graph, config, model.name)
     weight_budget(quantized, config)
-    calibrate(quantized, batches, config.seed)
+    calibrate(quantized, batches, config.seed, config.activation_calibration)
     align(quantized)
     return quantized
 

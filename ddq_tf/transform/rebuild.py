@@ -13,13 +13,14 @@ from typing import Any
 
 import keras
 
-from ddq_tf.config import DDQConfig
+from ddq_tf.config import MAX_BITS, DDQConfig
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import covers_input, stays_inside, upsampling_fractions
 from ddq_tf.layers import (
     FIXED_GRIDS,
     TABLES,
     DDQActivation,
+    DDQBatchNormalization,
     DDQBorderGain,
     DDQConv2D,
     DDQConv2DTranspose,
@@ -201,7 +202,8 @@ class _Rebuilder:
     def _quantizer(self, name: str, kind: str, *, learned: bool = True) -> DDQActivation:
         """A new activation quantizer; a layer called twice gets one for each call."""
         free = self._free_name(name)
-        return DDQActivation(kind, self.config.activation_bits, learned=learned, name=free)
+        precisions = self.config.activation_precisions if learned else (MAX_BITS,)
+        return DDQActivation(kind, precisions, learned=learned, name=free)
 
     def _free_name(self, name: str) -> str:
         unique, count = name, 1
@@ -220,14 +222,20 @@ class _Rebuilder:
             twin = _TWINS[type(layer)](
                 **fields,
                 precisions=self.config.precisions_for(operator_kind(layer), channels),
-                quantizer_seed=self.config.seed + len(self.twins),
+                per_channel=self.config.per_channel,
+                levels=self.config.levels,
+                level_init=self.config.level_init,
+                correction=self.config.correction,
             )
             self.twins[id(layer)] = _WithWeights(twin, layer)
         return self.twins[id(layer)]
 
     def _batch_norm(self, node: FlatNode) -> Any:
         """A copy of a BatchNorm; one that was called for inference only stays so."""
-        copy = self._plain(node)
+        if id(node.layer) not in self.twins:
+            twin = DDQBatchNormalization.from_config(_config_of(node))
+            self.twins[id(node.layer)] = _WithWeights(twin, node.layer)
+        copy = self.twins[id(node.layer)]
         copy.layer.trainable = node.layer.trainable and not node.inference
         return copy
 

@@ -1,0 +1,113 @@
+r"""The nearest-level step for arbitrary levels on the int8 grid, in O(N) memory.
+
+Levels lie at k/127, so the middle of two neighbours is a multiple of 1/254: a table over the 508
+cells between such multiples tells the nearest level exactly, and no value is ever compared with
+all levels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from ddq_tf.quantizers.fake_quant import sum_to_shape
+from ddq_tf.quantizers.gates import merge_levels
+
+Tensor = Any
+
+CODE_MAX = 127
+_CELLS = 2 * CODE_MAX
+
+
+@ops.custom_gradient
+def snap(levels: Tensor) -> Tensor:
+    """Rounds levels to the int8 grid k/127, |k| <= 127; straight-through.
+
+    Args:
+        levels: float32, any shape.
+    """
+
+    def grad(*args: Tensor, upstream: Tensor = None) -> Tensor:
+        return args[0] if upstream is None else upstream
+
+    codes = ops.clip(ops.round(levels * float(CODE_MAX)), -CODE_MAX, CODE_MAX)
+    return codes * float(np.float32(1 / CODE_MAX)), grad
+
+
+def nearest_level(
+    x: Tensor, alpha: Tensor, levels: Tensor, gates: Tensor, correction: float
+) -> Tensor:
+    r"""Returns alpha * q_j with j = argmin_j |x / alpha - q_j|; a tie goes to the upper level.
+
+    Backward, with g = dL/dx_q and sums over the x that level j serves:
+        dx_q/dx = 1 where q_min <= x / alpha <= q_max, else 0
+        dL/dalpha = sum g (x_q / alpha - (x / alpha inside, 0 outside))
+        level j receives  sum alpha (g + correction (x_q - x)) / sum alpha^2
+    The first three terms are the paper's, the correction reconstructed: it pulls each level to the
+    centroid of what it serves. The denominator (reconstructed) makes a level move at the pace of
+    the weights: if each moved on its own, this is the least-squares fit of a common movement. It
+    makes `correction` a number without unit: the pull's share of the distance per unit of learning
+    rate. Levels that a closed gate has merged count as one.
+
+    Args:
+        x: float32, any shape.
+        alpha: float32 > 0; broadcasts against the trailing axes of x.
+        levels: float32, shape (2^b,), ascending multiples of 1/127.
+        gates: float32, shape (b,): which levels are merged; see `gates.merge_levels`.
+        correction: >= 0.
+
+    Returns:
+        x_q: float32, the shape of x.
+    """
+
+    @ops.custom_gradient
+    def step(x: Tensor, alpha: Tensor, levels: Tensor, gates: Tensor) -> Tensor:
+        table = _cell_table(levels)
+        units = x * ops.reciprocal(alpha)
+        cells = _cells(units)
+        quantized = ops.take(ops.take(levels, table), cells) * alpha
+
+        def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
+            g = args[0] if upstream is None else upstream
+            inside = ops.logical_and(units >= levels[0], units <= levels[-1])
+            dx = ops.where(inside, g, ops.zeros_like(g))
+            served = ops.take(table, cells)
+            units_q = ops.take(levels, served)
+            rounding = ops.where(inside, units_q - units, units_q)
+            dalpha = sum_to_shape(g * rounding, tuple(alpha.shape))
+            pulled = (g + correction * (quantized - x)) * alpha
+            served = ops.reshape(served, (-1,))
+            count = int(levels.shape[0])
+            total = ops.segment_sum(ops.reshape(pulled, (-1,)), served, count)
+            squares = ops.reshape(ops.broadcast_to(ops.square(alpha), ops.shape(x)), (-1,))
+            weight = ops.segment_sum(squares, served, count)
+            total, weight = merge_levels(total, gates), merge_levels(weight, gates)
+            dlevels = ops.where(weight > 0, total / ops.maximum(weight, 1e-30), 0.0)
+            return dx, dalpha, dlevels, ops.zeros_like(gates)
+
+        return quantized, grad
+
+    return step(x, alpha, levels, gates)
+
+
+def nearest_codes(units: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Returns for each value in units of the range the nearest of ascending int8 codes (numpy)."""
+    middles = (codes[1:] + codes[:-1]) / np.float32(_CELLS)
+    return codes[np.searchsorted(middles, units, side="right")]
+
+
+def _cells(units: Tensor) -> Tensor:
+    """The number of the cell that a value lies in: int32, 0..507."""
+    cells = ops.clip(ops.floor(units * float(_CELLS)), -_CELLS, _CELLS - 1)
+    # NaN has no cell, and an index out of range would end training without naming the cause.
+    return ops.maximum(ops.cast(cells, "int32") + _CELLS, 0)
+
+
+def _cell_table(levels: Tensor) -> Tensor:
+    """The number of the level nearest to the values of each cell: int32, shape (508,)."""
+    codes = ops.round(levels * float(CODE_MAX))
+    middles = codes[1:] + codes[:-1]
+    cells = ops.arange(-_CELLS, _CELLS, dtype="float32")
+    return ops.cast(ops.searchsorted(middles, cells, side="right"), "int32")

@@ -1,0 +1,112 @@
+"""What weight and activation quantizers share: precisions, the one in force, and its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddq_tf.errors import DDQError
+from ddq_tf.quantizers import gates
+
+Tensor = Any
+
+
+class LearnedPrecision(keras.layers.Layer):
+    """A quantizer that learns over several precisions, of which one is in force.
+
+    Variables: `choice`, int32, index of the precision in force; `active`, int32, the one that
+    training steps use: `choice`, or a neighbour that the search visits; `frozen`, whether the
+    choice is final; `evidence` of the gates (see `quantizers.gates`), if there are several
+    precisions.
+
+    Args:
+        precisions: ascending, each 2..8.
+    """
+
+    def __init__(self, precisions: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.precisions = tuple(int(b) for b in precisions)
+        if not self.precisions or list(self.precisions) != sorted(set(self.precisions)):
+            raise DDQError(f"precisions must ascend. Received: precisions={precisions!r}")
+        if self.precisions[0] < 2 or self.precisions[-1] > 8:
+            raise DDQError(f"precisions must lie in 2..8. Received: precisions={precisions!r}")
+
+    def add_precision(self) -> None:
+        """Creates the variables; the highest precision comes into force."""
+        last = keras.initializers.Constant(len(self.precisions) - 1)
+        for name in ("choice", "active"):
+            variable = self.add_weight(
+                name=name, shape=(), dtype="int32", initializer=last, trainable=False
+            )
+            setattr(self, name, variable)
+        self.frozen = self.add_weight(
+            name="frozen", shape=(), dtype="bool", initializer="zeros", trainable=False
+        )
+        if len(self.precisions) > 1:
+            self.evidence = self.add_weight(
+                name="evidence",
+                shape=(len(self.precisions) - 1, 2, 2),
+                initializer="zeros",
+                overwrite_with_gradient=True,
+            )
+
+    def selection(self, training: bool | None) -> Tensor:
+        """Returns the precision of this pass: float32, shape (num_precisions,), one-hot."""
+        index = self.active if training else self.choice
+        return ops.one_hot(index, len(self.precisions), dtype="float32")
+
+    def with_gates(
+        self, x_q: Tensor, selection: Tensor, quantize: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Returns x_q; backward, its gates learn while the choice is not final.
+
+        Args:
+            x_q: the quantized tensor at the precision of `selection`.
+            selection: as `selection` returns it.
+            quantize: from another selection to the tensor quantized at that precision.
+        """
+        if len(self.precisions) == 1:
+            return x_q
+        searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
+        evidence = ops.convert_to_tensor(self.evidence)
+        return gates.learn_gates(x_q, evidence, selection, searching, quantize)
+
+    def choose(self, index: int) -> None:
+        """Brings precision number `index` into force."""
+        self.choice.assign(index)
+        self.active.assign(index)
+
+    def visit(self, index: int) -> None:
+        """Lets training steps use precision number `index` for now."""
+        self.active.assign(index)
+
+    @property
+    def num_bits(self) -> int:
+        """The precision in force."""
+        return self.precisions[int(self.choice)]
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the choice of precision is final."""
+        return bool(ops.convert_to_numpy(self.frozen))
+
+    def loss_saved(self) -> np.ndarray:
+        """Returns the loss that each next precision is estimated to save."""
+        if len(self.precisions) == 1:
+            return np.zeros(0)
+        return gates.loss_saved(np.asarray(ops.convert_to_numpy(self.evidence)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "precisions": list(self.precisions)}
+
+
+def pick(selection: Tensor, table: Tensor) -> Tensor:
+    """Returns the selected row of a table (num_precisions, ...), exactly."""
+    if selection.shape[0] == 1:
+        return ops.reshape(table, tuple(table.shape[1:]))
+    return ops.tensordot(selection, table, axes=1)
