@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def export_tflite(
         tflm.package()
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
     oldest = chosen.min_runtime[_narrowest(graph)]
+    graph = dataclasses.replace(graph, outputs=_named(model, graph.outputs))
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
     if metadata is not None:
         model_metadata.check(metadata, graph)
@@ -106,6 +108,14 @@ def min_runtime(data: bytes) -> str:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
     return tflite.read(data).metadata.get(_MIN_RUNTIME, b"").rstrip(b"\0").decode()
+
+
+def _named(model: Any, outputs: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns a graph's outputs under the names that the float model gave them, if it is known."""
+    names = getattr(model, "float_outputs", ())
+    if len(set(names)) != len(outputs):
+        return outputs
+    return dict(zip(names, outputs.values(), strict=True))
 
 
 def _narrowest(graph: Graph) -> int:

@@ -115,9 +115,11 @@ def attached_bytes(data: bytes) -> int:
     """Returns how many bytes of a file lie behind the model: its zip archive."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return len(data) - min(entry.header_offset for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError):  # no archive, or an empty one
+            start = min(entry.header_offset for entry in archive.infolist())
+    # No archive, an empty one, or what zipfile raises for a damaged one.
+    except (zipfile.BadZipFile, ArithmeticError, NotImplementedError, OSError, ValueError):
         return 0
+    return len(data) - start if 0 < start < len(data) else 0
 
 
 class _Builder(flatbuffers.Builder):

@@ -20,9 +20,12 @@ class DDQModel(keras.Model):
 
     Attributes:
         ddq_config: the configuration that it was made with.
+        float_outputs: what the float model called its outputs, in their order; the exported file
+            calls them so.
     """
 
     ddq_config: DDQConfig = DDQConfig()
+    float_outputs: tuple[str, ...] = ()
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """`keras.Model.fit`, with a `PrecisionSearch` among the callbacks.
@@ -52,13 +55,19 @@ class DDQModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the functional configuration and the DDQ configuration."""
-        return {**super().get_config(), "ddq_config": self.ddq_config.to_dict()}
+        return {
+            **super().get_config(),
+            "ddq_config": self.ddq_config.to_dict(),
+            "float_outputs": list(self.float_outputs),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Restores a model from `get_config`."""
         functional = dict(config)
         ddq_config = DDQConfig.from_dict(functional.pop("ddq_config"))
+        float_outputs = functional.pop("float_outputs", ())
         model = super().from_config(functional, custom_objects=custom_objects)
         model.ddq_config = ddq_config
+        model.float_outputs = tuple(float_outputs)
         return model

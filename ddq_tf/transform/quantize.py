@@ -11,6 +11,7 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, align, flatten
 from ddq_tf.graph.affine import as_float64
+from ddq_tf.graph.flatten import functional_of
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate, inputs_of
 from ddq_tf.transform.canonical import WEIGHTED, canonical
@@ -47,6 +48,7 @@ def quantize_model(
     _check_model(model, graph)
     batches = inputs_of(calibration, graph, config.calibration_images)
     quantized = rebuild(graph, config, model.name)
+    quantized.float_outputs = tuple(functional_of(model).output_names)
     weight_budget(quantized, config)
     calibrate(quantized, batches, config.seed, config.activation_calibration)
     align(quantized)

@@ -1,0 +1,70 @@
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from ddq_tf import DDQConfig, DDQError, quantize_model
+from ddq_tf.export import ModelMetadata, Runner, export_tflite
+from ddq_tf.export.exporter import min_runtime
+from ddq_tf.targets import TARGETS
+
+K = keras.layers
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A model with outputs of every kind of ending: BatchNorm, softmax, sigmoid."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 4), name="image")
+    x = K.BatchNormalization(name="normed")(K.Conv2D(4, 1)(image))
+    flat = K.Flatten()(x)
+    outputs = [
+        K.Dense(3 + index, activation=name, name=f"by_{name}")(flat)
+        for index, name in enumerate(("softmax", "sigmoid"))
+    ]
+    model = keras.Model(image, [*outputs, x])
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 4)).astype("float32")
+    return quantize_model(model, DDQConfig(budget=None, target="litert-compact"), images)
+
+
+@pytest.mark.parametrize("output_type", ["int8", "float32"])
+def test_the_signature_bears_the_names_of_the_float_model(net, output_type, tmp_path):
+    net.save(tmp_path / "net.keras")
+    expected = {"by_softmax": (-1, 3), "by_sigmoid": (-1, 4), "normed": (-1, 8, 8, 4)}
+    for model in (net, keras.models.load_model(tmp_path / "net.keras")):
+        result = export_tflite(model, tmp_path / "net.tflite", output_type=output_type)
+        runner = Runner(result.path)
+        assert list(runner.inputs) == ["image"]
+        assert {name: info.shape for name, info in runner.outputs.items()} == expected
+        assert list(result.graph.outputs) == list(expected)
+
+
+@pytest.mark.parametrize(("bits", "least"), [(8, "1.0.1"), (4, "1.3.0"), (2, "2.1.2")])
+def test_the_file_says_the_oldest_runtime(net, bits, least, tmp_path):
+    for layer in net.weight_budget.layers:
+        layer.quantizer.choose(layer.quantizer.precisions.index(bits))
+    result = export_tflite(net, tmp_path / "net.tflite")
+    data = result.path.read_bytes()
+    assert result.min_runtime == min_runtime(data) == least
+    assert least == TARGETS["litert-compact"].min_runtime[bits]
+    model = schema.ModelT.InitFromPackedBuf(data)
+    (entry,) = (item for item in model.metadata if item.name == b"min_runtime_version")
+    # As the stock converter writes it: 16 bytes, zeros at the end.
+    assert bytes(model.buffers[entry.buffer].data) == least.encode().ljust(16, b"\0")
+
+
+def test_inner_names_are_dropped_unless_kept(net, tmp_path):
+    def names(**options) -> list[bytes]:
+        data = export_tflite(net, tmp_path / "net.tflite", **options).path.read_bytes()
+        tensors = schema.ModelT.InitFromPackedBuf(data).subgraphs[0].tensors
+        return [tensor.name for tensor in tensors if tensor.name]
+
+    assert len(names()) == 1 + 3
+    assert len(names(keep_names=True)) > 10
+
+
+def test_metadata_that_do_not_fit_leave_no_file(net, tmp_path):
+    path = tmp_path / "net.tflite"
+    with pytest.raises(DDQError, match="labels need one output"):
+        export_tflite(net, path, metadata=ModelMetadata(labels=["a", "b", "c"]))
+    assert not path.exists()
