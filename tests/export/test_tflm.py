@@ -198,8 +198,8 @@ def network(seed=0, classes=10):
     return shake(keras.Model(inputs, layers.Dense(classes, activation="softmax")(x)))
 
 
-def quantized(bits, model=None, calibration=X):
-    config = DDQConfig(target="tflm", budget=None)
+def quantized(bits, model=None, calibration=X, **options):
+    config = DDQConfig(target="tflm", budget=None, **options)
     q = quantize_model(network() if model is None else model, config, calibration)
     for layer in q.weight_budget.layers:
         layer.quantizer.choice.assign(layer.quantizer.precisions.index(bits))
@@ -236,6 +236,25 @@ def test_exported_files_compute_what_their_plain_twin_and_the_reference_do(bits,
     assert proof.equals_reference
     assert proof.top1_agreement == 1
     assert proof.max_lsb <= 3
+
+
+@needs_tflm
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_free_levels_take_their_bits_and_are_exact(bits, tmp_path):
+    q = quantized(bits, levels="free", level_init="kmeans")
+    result = export.export_tflite(q, tmp_path / "net.tflite")
+    found = tflm.lookups(result.graph)
+    names = list(result.graph.tensors)
+    assert found
+    assert max(item.index_bits for item in found) == bits
+    coded = [result.graph.tensors[names[item.tensor]].data for item in found]
+    gaps = {int(gap) for codes in coded for gap in np.diff(np.unique(codes))}
+    assert len(gaps) > 1, "levels as uniform ones would prove nothing"
+    for expected, received in zip(coded, decoded(result.path.read_bytes()), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    proof = verify_tflm(q, result, [X])
+    assert proof.equals_plain
+    assert proof.equals_reference
 
 
 @needs_tflm

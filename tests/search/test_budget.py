@@ -22,10 +22,10 @@ def test_counts_what_the_target_stores(model):
     assert costs["conv"].tolist() == [SIZES["conv"] * 8]  # litert stores it at 8 bits only
     for name in ("expand", "project", "logits"):
         assert costs[name].tolist() == [SIZES[name] * 4, SIZES[name] * 8]
-    assert budget.num_weights == sum(SIZES.values())
-    assert budget.full_bits == budget.used_bits == 8 * budget.num_weights
+    assert budget.num_values == sum(SIZES.values())
+    assert budget.full_bits == budget.used_bits == 8 * budget.num_values
     assert budget.average_bits == 8
-    assert budget.least_bits == 8 * SIZES["conv"] + 4 * (budget.num_weights - SIZES["conv"])
+    assert budget.least_bits == 8 * SIZES["conv"] + 4 * (budget.num_values - SIZES["conv"])
 
 
 @pytest.mark.parametrize(
