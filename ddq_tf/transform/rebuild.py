@@ -126,6 +126,12 @@ class _Rebuilder:
         value = grid(self._plain(node)(self.tensors[node.inputs[0]]))
         self._put(node.outputs[0], value, grid)
 
+    def leaky(self, node: FlatNode) -> None:
+        """Rounds to the grid of its input, halves up; the slope is a whole number of 256ths."""
+        grid = self.grids[node.inputs[0]]
+        value = self._plain(node)(self.tensors[node.inputs[0]])
+        self._put(node.outputs[0], grid(value, lift=0.5 / 256), grid)
+
     def mover(self, node: FlatNode) -> None:
         """A layer that keeps the grid of its input."""
         tensor = node.inputs[0]
@@ -297,7 +303,7 @@ _RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
     keras.layers.Flatten: _Rebuilder.mover,
     keras.layers.GlobalAveragePooling2D: _Rebuilder.block,
     keras.layers.GlobalMaxPooling2D: _Rebuilder.mover,
-    keras.layers.LeakyReLU: _Rebuilder.rounding,
+    keras.layers.LeakyReLU: _Rebuilder.leaky,
     keras.layers.MaxPooling2D: _Rebuilder.mover,
     keras.layers.Permute: _Rebuilder.mover,
     keras.layers.Reshape: _Rebuilder.mover,

@@ -140,11 +140,17 @@ class Lowering:
         self.names[tensor] = self.names[node.outputs[0]] = name
         return name
 
-    def moved(self, node: FlatNode) -> tuple[str, str]:
-        """The input of a node, and an output on the same grid."""
+    def moved(self, node: FlatNode, *, rounds: bool = False) -> tuple[str, str]:
+        """The input of a node, and an output on the same grid.
+
+        Args:
+            node: what moves values, or picks among them.
+            rounds: whether it computes new ones; the layer's own output is then not rounded yet.
+        """
         reads = self.names[node.inputs[0]]
         grid = self.tensors[reads].quantization
-        writes = self.declare(node.name, output_shape(node), DType.INT8, grid)
+        label = f"{node.name}/codes" if rounds else node.name
+        writes = self.declare(label, output_shape(node), DType.INT8, grid)
         self.names[node.outputs[0]] = writes
         return reads, writes
 

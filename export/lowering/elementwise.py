@@ -108,7 +108,7 @@ def activation(into: Lowering, node: FlatNode) -> None:
 
 def leaky_relu(into: Lowering, node: FlatNode) -> None:
     """LEAKY_RELU on its input's grid; its slope is a multiple of 1/256."""
-    reads, writes = into.moved(node)
+    reads, writes = into.moved(node, rounds=True)
     alpha = float(node.layer.negative_slope)
     into.emit("LEAKY_RELU", (reads,), writes, source=node.name, alpha=alpha)
 

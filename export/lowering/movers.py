@@ -32,7 +32,7 @@ def max_pool(into: Lowering, node: FlatNode) -> None:
 
 def _pool(into: Lowering, node: FlatNode, kind: str) -> None:
     layer = node.layer
-    reads, writes = into.moved(node)
+    reads, writes = into.moved(node, rounds=kind == "AVERAGE_POOL_2D")
     into.emit(
         kind,
         (reads,),
@@ -99,8 +99,9 @@ def upsample(into: Lowering, node: FlatNode) -> None:
 
     RESIZE_NEAREST_NEIGHBOR would do the latter, but XNNPACK leaves it to a built-in kernel.
     """
-    reads, writes = into.moved(node)
-    if node.layer.interpolation == "bilinear":
+    bilinear = node.layer.interpolation == "bilinear"
+    reads, writes = into.moved(node, rounds=bilinear)
+    if bilinear:
         size = into.constant(f"{node.name}/size", into.tensors[writes].shape[1:3])
         into.emit(
             "RESIZE_BILINEAR", (reads, size), writes, source=node.name, half_pixel_centers=True

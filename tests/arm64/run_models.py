@@ -2,7 +2,8 @@
 
     DIR/python cortex-a76 tests/arm64/run_models.py FOLDER
 
-Writes FOLDER/*.output.npy and prints, as JSON, how many XNNPACK partitions each model has. Needs
+Writes FOLDER/*.output.npy, or *.output.npz by name where a model has several outputs; files
+without an input are left out. Prints, as JSON, how many XNNPACK partitions each model has. Needs
 nothing but LiteRT and numpy.
 """
 
@@ -22,9 +23,17 @@ def run(path: Path) -> int:
     interpreter.allocate_tensors()
     interpreter.set_tensor(image["index"], codes)
     interpreter.invoke()
-    (output,) = interpreter.get_output_details()
-    np.save(path.with_suffix(".output.npy"), interpreter.get_tensor(output["index"]))
+    outputs = {
+        output["name"]: interpreter.get_tensor(output["index"])
+        for output in interpreter.get_output_details()
+    }
+    if len(outputs) == 1:
+        np.save(path.with_suffix(".output.npy"), *outputs.values())
+    else:
+        np.savez(path.with_suffix(".output.npz"), **outputs)
     return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
 
 
-print(json.dumps({path.stem: run(path) for path in sorted(Path(sys.argv[1]).glob("*.tflite"))}))
+files = sorted(Path(sys.argv[1]).glob("*.tflite"))
+files = [path for path in files if path.with_suffix(".input.npy").exists()]
+print(json.dumps({path.stem: run(path) for path in files}))

@@ -12,6 +12,7 @@ below, made by hand, keep to that.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -88,6 +89,42 @@ def mean() -> Graph:
     return make.graph({"image": image}, {"codes": output})
 
 
+def of_one_code(kind: str, **attrs: float) -> Graph:
+    make = Builder(6)
+    image = make.tensor(SHAPE, scale=0.04, zero_point=9)
+    output = make.op(kind, (image,), SHAPE, 0.03, -31, **attrs)
+    return make.graph({"image": image}, {"codes": output})
+
+
+def bilinear() -> Graph:
+    make = Builder(7)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
+    shape = (-1, 14, 17, 24)
+    output = make.op(
+        "RESIZE_BILINEAR", (image, make.indices([14, 17])), shape, 0.1, 9, half_pixel_centers=True
+    )
+    return make.graph({"image": image}, {"codes": output})
+
+
+def transposed() -> Graph:
+    make = Builder(8)
+    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
+    output = make.weighted(
+        "TRANSPOSE_CONV",
+        image,
+        (10, 3, 4, 24),
+        (-1, 14, 14, 10),
+        padding="SAME",
+        stride_h=2,
+        stride_w=2,
+    )
+    shape = make.indices([1, 14, 14, 10])
+    *_, last = make.ops
+    weights, bias = last.inputs[1:]
+    make.ops[-1] = dataclasses.replace(last, inputs=(shape, weights, image, bias))
+    return make.graph({"image": image}, {"codes": output})
+
+
 def exported_block() -> keras.Model:
     """An inverted residual, ready for export: aligned scales, 4 bits where there is a choice."""
     layers = keras.layers
@@ -116,6 +153,10 @@ HAND_MADE = {
     "depthwise": depthwise,
     "addition": addition,
     "mean": mean,
+    "elu": lambda: of_one_code("ELU"),
+    "leaky_relu": lambda: of_one_code("LEAKY_RELU", alpha=51 / 256),
+    "bilinear": bilinear,
+    "transposed": transposed,
 }
 
 

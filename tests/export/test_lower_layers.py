@@ -177,6 +177,17 @@ def test_the_file_computes_what_was_trained(case, tmp_path):
     assert proof.delegation.is_complete, proof.delegation.undelegated
 
 
+@pytest.mark.parametrize("slope", [0.1, 0.2, 0.3])
+def test_leaky_relu_rounds_every_code_as_litert_does(slope):
+    """Also the lowest code -128, which times an odd number of 256ths lies between two codes."""
+    inputs = keras.Input((16, 16, 1))
+    model = keras.Model(inputs, K.Conv2D(2, 1)(K.LeakyReLU(slope)(inputs)))
+    x = (np.arange(256, dtype=np.float32) - 128).reshape(1, 16, 16, 1) / 127
+    q = quantize_model(model, DDQConfig(budget=None), x)
+    activation_layers(q)[0].quantizer.set_range(1.0)  # calibration leaves -128 unused
+    assert first_difference(q, x) is None
+
+
 def test_rescalings_become_part_of_the_weights():
     model = shake(CASES["scaled sum"](), seed=4)
     q = quantize_model(model, DDQConfig(budget=None), images(8))
