@@ -169,7 +169,7 @@ def test_damaged_files_are_refused(kind):
     outcome = fuzz(data, kind, mutations=300, seed=0)
     assert outcome.read + outcome.refused == 300
     assert outcome.refused > 50
-    assert outcome.slowest_s < 1
+    assert outcome.slowest_s < 10
 
 
 def test_every_shorter_file_is_refused_or_equal():
