@@ -3,9 +3,10 @@
     python benchmarks/latency.py [--runs=400]
 
 The model of mobilenet_v2_size.py; the DDQ files hold pointwise and dense weights of 4 and of 8
-bits. One thread, one image, the files in turns; ratios are medians over the rounds. Memory is
-measured in a fresh process for each file. Times of single operators are added up by kind. Use a
-quiet machine. Writes benchmarks/results/latency.json.
+bits. One thread, one image, the files in turns, five sets of `--runs` rounds; every figure is the
+median of the sets'. `ratio` is the median over the rounds of the times' ratio, `ratio_of_medians` what
+it says. Memory is measured in fresh processes. Times of single operators are added up by kind. Use
+a quiet machine. Writes benchmarks/results/latency.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import argparse
 import dataclasses
 import json
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from mobilenet_v2_size import SEED, at_bits, calibration_images, lively_mobilene
 from provenance import write_result
 
 import ddq_tf
+from ddq_tf.export.host_benchmark import BenchmarkRow
 from ddq_tf.export.operator_profile import by_kind
 
 BITS = (4, 8)
@@ -45,6 +48,20 @@ def files(model: keras.Model, folder: Path) -> dict[str, Path]:
     return paths
 
 
+def figures(pairs: list[tuple[BenchmarkRow, BenchmarkRow]]) -> dict[str, Any]:
+    """Returns the medians over the sets of a file's row and the yardstick's."""
+    rows = [dataclasses.asdict(row) for row, _ in pairs]
+    found: dict[str, Any] = {
+        name: None if value is None else statistics.median(row[name] for row in rows)
+        for name, value in rows[0].items()
+        if name != "name"
+    }
+    ratios = [row.median_ms / yardstick.median_ms for row, yardstick in pairs]
+    found["ratio_of_medians"] = statistics.median(ratios)
+    found["ratio_of_sets"] = [row["ratio"] for row in rows]
+    return found
+
+
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,13 +73,8 @@ def main() -> None:
         sets = [ddq_tf.export.benchmark(paths, runs=runs) for _ in range(SETS)]
         results: dict[str, Any] = {"load_average": [load_before, os.getloadavg()], "threads": 1}
         for index, (name, path) in enumerate(paths.items()):
-            rows = [rows[index] for rows in sets]
-            times = ddq_tf.export.profile(path, runs=PROFILE_RUNS)
-            results[name] = {
-                **dataclasses.asdict(sorted(rows, key=lambda row: row.ratio)[SETS // 2]),
-                "ratio_of_sets": [row.ratio for row in rows],
-                "operators_ms": by_kind(times),
-            }
+            results[name] = figures([(rows[index], rows[0]) for rows in sets])
+            results[name]["operators_ms"] = by_kind(ddq_tf.export.profile(path, runs=PROFILE_RUNS))
     write_result("latency", results, seed=SEED)
     print(json.dumps(results, indent=1))
 
