@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from ddq_tf.graph.flatten import FlatGraph, FlatNode
-from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
+from ddq_tf.layers import DDQBatchNormalization, DDQRescaling, DDQWeightedLayer
 
-AFFINE = (keras.layers.BatchNormalization, DDQRescaling)
+AFFINE = (keras.layers.BatchNormalization, DDQBatchNormalization, DDQRescaling)
 
 
 def is_affine(graph: FlatGraph, node: FlatNode) -> bool:

@@ -295,7 +295,7 @@ _RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
     **dict.fromkeys(ACTIVATIONS, _Rebuilder.activation),
     **dict.fromkeys(PAIRS, _Rebuilder.block),
     DDQBorderGain: _Rebuilder.block,
-    DDQRescaling: _Rebuilder.affine,
+    DDQRescaling: _Rebuilder.block,
     keras.layers.AveragePooling2D: _Rebuilder.average,
     keras.layers.BatchNormalization: _Rebuilder.affine,
     keras.layers.Concatenate: _Rebuilder.concatenate,
