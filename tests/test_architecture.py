@@ -100,12 +100,13 @@ def test_a_room_knows_only_those_below_it(room):
 @pytest.mark.parametrize("room", ["quantizers", "layers"])
 def test_quantizers_and_layers_run_on_every_backend(room):
     for path in files_of(room):
-        if path.name != "native.py":  # the one place for a backend's own kernels
+        if path.name != "native.py":  # the one place of a room for a backend's own kernels
             assert roots(path) & {"tensorflow", "jax", "torch"} == set(), path
 
 
-def test_the_native_kernels_are_imported_where_they_are_used():
-    tree = ast.parse((PACKAGE / "quantizers" / "native.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("room", ["quantizers", "layers"])
+def test_the_native_kernels_are_imported_where_they_are_used(room):
+    tree = ast.parse((PACKAGE / room / "native.py").read_text(encoding="utf-8"))
     top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     assert "tensorflow" not in top
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from ddq_tf.layers.native import has_native_batch_norm, native_batch_norm
+
 Tensor = Any
 
 
@@ -23,24 +25,17 @@ class DDQBatchNormalization(keras.layers.BatchNormalization):
         """Normalizes; float32, the inputs' shape."""
         if not (training and self.trainable and self._fuses(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        channels = inputs.shape[-1]
-        gamma = ops.copy(self.gamma) if self.scale else tf.ones(channels)
-        beta = ops.copy(self.beta) if self.center else tf.zeros(channels)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, gamma, beta, epsilon=self.epsilon, is_training=True
-        )
-        # The kernel gives the unbiased variance, Keras keeps the biased one.
-        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
-        variance = variance * (count - 1) / count
-        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+        gamma = ops.copy(self.gamma) if self.scale else None
+        beta = ops.copy(self.beta) if self.center else None
+        outputs, mean, variance = native_batch_norm(inputs, gamma, beta, self.epsilon)
+        averages: Any = ((self.moving_mean, mean), (self.moving_variance, variance))
+        for moving, new in averages:
             moving.assign(moving * self.momentum + new * (1.0 - self.momentum))
         return outputs
 
     def _fuses(self, inputs: Tensor, mask: Tensor) -> bool:
         return (
-            keras.backend.backend() == "tensorflow"
+            has_native_batch_norm()
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and mask is None

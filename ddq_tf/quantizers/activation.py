@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,40 +88,36 @@ class ActivationQuantizer(LearnedPrecision):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
-        selection = self.selection(training)
+        selection, tensors = self.selection(training), (inputs, ops.copy(self.log_range))
         if not training:
-            return self._portable(inputs, selection)
-        still = ops.stop_gradient(inputs)
-        return self.with_gates(
-            self._quantize(inputs, selection),
-            selection,
-            lambda other: ops.stop_gradient(self._quantize(still, other)),
-        )
+            return self._portable(selection, *tensors)
+        return self.with_gates(self._quantize, selection, tensors)
 
-    def _quantize(self, x: Tensor, selection: Tensor) -> Tensor:
+    def _quantize(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
         """The activations at the selected precision, by the backend's fastest way."""
         if not has_native_fake_quant():
-            return self._portable(x, selection)
-        scale = self.scale(selection)
+            return self._portable(selection, x, log_range)
+        scale = self._scale(selection, log_range)
         branches = [
-            lambda x, scale, limits=self.limits(b): native_fake_quantize(x, scale, *limits)
-            for b in self.precisions
+            functools.partial(native_fake_quantize, qmin=qmin, qmax=qmax)
+            for qmin, qmax in map(self.limits, self.precisions)
         ]
         if len(branches) == 1:
             return branches[0](x, scale)
         return ops.switch(ops.argmax(selection), branches, x, scale)
 
-    def _portable(self, x: Tensor, selection: Tensor) -> Tensor:
+    def _portable(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
         limits = np.array([self.limits(b) for b in self.precisions], np.float32)
         qmin, qmax = (pick(selection, ops.convert_to_tensor(column)) for column in limits.T.copy())
-        return fake_quantize(x, self.scale(selection), qmin, qmax)
+        return fake_quantize(x, self._scale(selection, log_range), qmin, qmax)
 
     def scale(self, selection: Tensor) -> Tensor:
         """Returns s at the selected precision as a float32 scalar tensor."""
-        alpha = learned_range(
-            pick(selection, ops.convert_to_tensor(self.base_range)),
-            pick(selection, ops.convert_to_tensor(self.log_range)),
-        )
+        return self._scale(selection, ops.copy(self.log_range))
+
+    def _scale(self, selection: Tensor, log_range: Tensor) -> Tensor:
+        base = pick(selection, ops.convert_to_tensor(self.base_range))
+        alpha = learned_range(base, pick(selection, log_range))
         if self.ceiling is not None:
             alpha = clip_above(alpha, as_float32(self.ceiling))
         reciprocal = [1.0 / self.limits(b)[1] for b in self.precisions]

@@ -46,9 +46,9 @@ def merge_levels(levels: Tensor, gates: Tensor) -> Tensor:
     """
     num_gates = int(gates.shape[0])
     merged = ops.reshape(levels, (2,) * num_gates)
-    ordered = ops.cumprod(gates)
+    ordered: Tensor = ops.cumprod(gates)
     for axis in range(num_gates):
-        mean = ops.mean(merged, axis=axis, keepdims=True)
+        mean: Tensor = ops.mean(merged, axis=axis, keepdims=True)
         merged = mean + ordered[axis] * (merged - mean)
     return ops.reshape(merged, (-1,))
 
@@ -90,9 +90,9 @@ def learn_gates(
                         ops.sum(g * (quantize(below) - x_q)),
                     ]
                 )
-                visited = ops.stack([selection[:-1], selection[1:]], axis=1)
+                visited: Tensor = ops.stack([selection[:-1], selection[1:]], axis=1)
                 seen = ops.stack([visited * saved, visited], axis=2)
-                decay: Tensor = ops.where(ops.expand_dims(visited, 2) > 0, MEMORY, 1.0)
+                decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
                 return ops.add(ops.multiply(decay, evidence), seen)
 
             return g, ops.cond(searching, updated, lambda: evidence)

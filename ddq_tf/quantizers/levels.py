@@ -15,7 +15,7 @@ from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.gates import merge_levels
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.initial_levels import initial_levels
-from ddq_tf.quantizers.nearest import CODE_MAX, nearest_codes, nearest_level, snap
+from ddq_tf.quantizers.nearest import CODE_MAX, CODE_STEP, nearest_codes, nearest_level, snap
 from ddq_tf.quantizers.precision import pick
 
 Tensor = Any
@@ -29,6 +29,10 @@ class UniformLevels:
 
     def build(self) -> None:
         """Nothing to create."""
+
+    def parameters(self) -> list[Tensor]:
+        """Returns the tensors that `round` takes last: none."""
+        return []
 
     def calibrate(self, units: np.ndarray, weights: np.ndarray) -> None:
         """Nothing to set: the grid is fixed."""
@@ -93,6 +97,10 @@ class FreeLevels(keras.layers.Layer):
         )
         self.built = True
 
+    def parameters(self) -> list[Tensor]:
+        """Returns the tensors that `round` takes last: the learned levels."""
+        return [ops.copy(self.levels)]
+
     def calibrate(self, units: np.ndarray, weights: np.ndarray) -> None:
         """Sets the levels for values in units of the range; see `initial_levels`."""
         self.levels.assign(initial_levels(self.init, self.highest, units, weights))
@@ -104,26 +112,26 @@ class FreeLevels(keras.layers.Layer):
         codes = np.rint(np.clip(merged, -1, 1) * CODE_MAX)
         return nearest_codes(units, codes) / np.float32(CODE_MAX)
 
-    def in_force(self, selection: Tensor) -> Tensor:
+    def in_force(self, learned: Tensor, selection: Tensor) -> Tensor:
         """Returns the sorted, merged and snapped levels at one precision; float32, (2^b,)."""
-        merged = merge_levels(ops.sort(ops.copy(self.levels)), self.gates(selection))
-        return snap(merged)
+        return snap(merge_levels(ops.sort(learned), self.gates(selection)))
 
     def gates(self, selection: Tensor) -> Tensor:
         """Returns the gates of the selected precision: float32, shape (b,)."""
         return pick(selection, ops.convert_to_tensor(self._gates))
 
-    def round(self, x: Tensor, alpha: Tensor, selection: Tensor) -> Tensor:
+    def round(self, x: Tensor, alpha: Tensor, selection: Tensor, learned: Tensor) -> Tensor:
         """Returns alpha times the level nearest to x / alpha; see `nearest_level`.
 
         Args:
             x: float32, any shape.
             alpha: float32 > 0, the ranges; broadcasts against the trailing axes of x.
             selection: float32, shape (num_precisions,), one-hot.
+            learned: of `parameters`.
         """
-        gates, levels = self.gates(selection), self.in_force(selection)
+        gates, levels = self.gates(selection), self.in_force(learned, selection)
         return nearest_level(x, alpha, levels, gates, self.correction)
 
     def scale(self, alpha: Tensor, selection: Tensor) -> Tensor:
         """Returns the step of the integer codes: alpha / 127."""
-        return alpha * float(np.float32(1 / CODE_MAX))
+        return alpha * CODE_STEP

@@ -18,6 +18,7 @@ from ddq_tf.quantizers.gates import merge_levels
 Tensor = Any
 
 CODE_MAX = 127
+CODE_STEP = float(np.float32(1 / CODE_MAX))
 _CELLS = 2 * CODE_MAX
 
 
@@ -25,15 +26,21 @@ _CELLS = 2 * CODE_MAX
 def snap(levels: Tensor) -> Tensor:
     """Rounds levels to the int8 grid k/127, |k| <= 127; straight-through.
 
+    Beyond the ends only gradients that lead back pass: a level that serves clipped values would be
+    pulled outwards for ever.
+
     Args:
         levels: float32, any shape.
     """
 
     def grad(*args: Tensor, upstream: Tensor = None) -> Tensor:
-        return args[0] if upstream is None else upstream
+        g = args[0] if upstream is None else upstream
+        within = ops.less_equal(ops.abs(levels), 1.0)
+        passes = ops.logical_or(within, g * levels > 0)
+        return ops.where(passes, g, ops.zeros_like(g))
 
     codes = ops.clip(ops.round(levels * float(CODE_MAX)), -CODE_MAX, CODE_MAX)
-    return codes * float(np.float32(1 / CODE_MAX)), grad
+    return ops.multiply(codes, CODE_STEP), grad
 
 
 def nearest_level(
@@ -59,15 +66,18 @@ def nearest_level(
         correction: >= 0.
 
     Returns:
-        x_q: float32, the shape of x.
+        x_q: float32, the shape of x: an int8 code times float32(alpha * float32(1/127)). NaN stays
+        NaN.
     """
 
     @ops.custom_gradient
     def step(x: Tensor, alpha: Tensor, levels: Tensor, gates: Tensor) -> Tensor:
-        table = _cell_table(levels)
+        codes = ops.round(levels * float(CODE_MAX))
+        table = _cell_table(codes)
         units = x * ops.reciprocal(alpha)
         cells = _cells(units)
-        quantized = ops.take(ops.take(levels, table), cells) * alpha
+        quantized = ops.take(ops.take(codes, table), cells) * (alpha * CODE_STEP)
+        quantized = ops.where(ops.isnan(units), units, quantized)
 
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
             g = args[0] if upstream is None else upstream
@@ -102,12 +112,11 @@ def _cells(units: Tensor) -> Tensor:
     """The number of the cell that a value lies in: int32, 0..507."""
     cells = ops.clip(ops.floor(units * float(_CELLS)), -_CELLS, _CELLS - 1)
     # NaN has no cell, and an index out of range would end training without naming the cause.
-    return ops.maximum(ops.cast(cells, "int32") + _CELLS, 0)
+    return ops.maximum(ops.add(ops.cast(cells, "int32"), _CELLS), 0)
 
 
-def _cell_table(levels: Tensor) -> Tensor:
+def _cell_table(codes: Tensor) -> Tensor:
     """The number of the level nearest to the values of each cell: int32, shape (508,)."""
-    codes = ops.round(levels * float(CODE_MAX))
     middles = codes[1:] + codes[:-1]
     cells = ops.arange(-_CELLS, _CELLS, dtype="float32")
     return ops.cast(ops.searchsorted(middles, cells, side="right"), "int32")

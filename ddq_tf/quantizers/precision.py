@@ -60,20 +60,25 @@ class LearnedPrecision(keras.layers.Layer):
         return ops.one_hot(index, len(self.precisions), dtype="float32")
 
     def with_gates(
-        self, x_q: Tensor, selection: Tensor, quantize: Callable[[Tensor], Tensor]
+        self, quantize: Callable[..., Tensor], selection: Tensor, tensors: Sequence[Tensor]
     ) -> Tensor:
-        """Returns x_q; backward, its gates learn while the choice is not final.
+        """Returns quantize(selection, *tensors); backward, the gates learn until they are final.
 
         Args:
-            x_q: the quantized tensor at the precision of `selection`.
+            quantize: from a selection and tensors to the tensor quantized at that precision.
             selection: as `selection` returns it.
-            quantize: from another selection to the tensor quantized at that precision.
+            tensors: all that `quantize` computes with and that has a gradient.
         """
+        x_q = quantize(selection, *tensors)
         if len(self.precisions) == 1:
             return x_q
+        # Stopped here, not in the backward pass: JAX's cannot reach what has a gradient.
+        still = [ops.stop_gradient(tensor) for tensor in tensors]
         searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
         evidence = ops.convert_to_tensor(self.evidence)
-        return gates.learn_gates(x_q, evidence, selection, searching, quantize)
+        return gates.learn_gates(
+            x_q, evidence, selection, searching, lambda other: quantize(other, *still)
+        )
 
     def choose(self, index: int) -> None:
         """Brings precision number `index` into force."""
@@ -109,4 +114,6 @@ def pick(selection: Tensor, table: Tensor) -> Tensor:
     """Returns the selected row of a table (num_precisions, ...), exactly."""
     if selection.shape[0] == 1:
         return ops.reshape(table, tuple(table.shape[1:]))
-    return ops.tensordot(selection, table, axes=1)
+    # No matrix product: GPUs round its factors to TF32.
+    column = ops.reshape(selection, (-1,) + (1,) * (len(table.shape) - 1))
+    return ops.sum(column * table, axis=0)

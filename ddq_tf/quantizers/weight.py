@@ -89,26 +89,28 @@ class WeightQuantizer(LearnedPrecision):
         kernel = ops.copy(kernel)  # a tensor: custom gradients take no variables
         if self.bypass:
             return kernel
-        selection = self.selection(training)
-        quantized = self._quantize(kernel, selection)
+        selection, tensors = self.selection(training), (kernel, *self._parameters())
         if not training:
-            return quantized
-        still = ops.stop_gradient(kernel)
-        return self.with_gates(
-            quantized, selection, lambda other: ops.stop_gradient(self._quantize(still, other))
-        )
+            return self._quantize(selection, *tensors)
+        return self.with_gates(self._quantize, selection, tensors)
 
-    def _quantize(self, kernel: Tensor, selection: Tensor) -> Tensor:
+    def _parameters(self) -> list[Tensor]:
+        """The tensors that `_quantize` takes last."""
+        return [ops.copy(self.log_range), *self.levels.parameters()]
+
+    def _quantize(
+        self, selection: Tensor, kernel: Tensor, log_range: Tensor, *levels: Tensor
+    ) -> Tensor:
         """The kernel at the selected precision."""
-        return self.levels.round(kernel, self._range(selection), selection)
+        return self.levels.round(kernel, self._range(selection, log_range), selection, *levels)
 
-    def _range(self, selection: Tensor) -> Tensor:
+    def _range(self, selection: Tensor, log_range: Tensor) -> Tensor:
         """The range at the selected precision; float32, the range shape."""
         qmax = np.array([signed_qmax(b) for b in self.precisions], np.float32)
         speed = np.minimum(1.0, np.square(7 / qmax)).astype(np.float32)
         return learned_range(
             pick(selection, ops.convert_to_tensor(self.base_range)),
-            pick(selection, ops.convert_to_tensor(self.log_range)),
+            pick(selection, log_range),
             pick(selection, ops.convert_to_tensor(speed)),
         )
 
@@ -155,7 +157,8 @@ class WeightQuantizer(LearnedPrecision):
 
     def range_in_force(self) -> np.ndarray:
         """Returns alpha at the precision in force: float32, the channel shape."""
-        alpha = np.asarray(ops.convert_to_numpy(self._range(self.selection(False))))
+        alpha = self._range(self.selection(False), ops.copy(self.log_range))
+        alpha = np.asarray(ops.convert_to_numpy(alpha))
         return np.broadcast_to(alpha, self.channel_shape).copy()
 
     def levels_in_force(self) -> np.ndarray:
@@ -174,11 +177,11 @@ class WeightQuantizer(LearnedPrecision):
                 levels |code| <= 2^(num_bits-1) - 1.
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
-        selection = self.selection(False)
-        scale = np.asarray(
-            ops.convert_to_numpy(self.levels.scale(self._range(selection), selection))
-        )
-        quantized = np.asarray(ops.convert_to_numpy(self._quantize(ops.copy(kernel), selection)))
+        selection, parameters = self.selection(False), self._parameters()
+        alpha = self._range(selection, parameters[0])
+        scale = np.asarray(ops.convert_to_numpy(self.levels.scale(alpha, selection)))
+        quantized = self._quantize(selection, ops.copy(kernel), *parameters)
+        quantized = np.asarray(ops.convert_to_numpy(quantized))
         codes = np.rint(quantized / scale).astype(np.int8)
         return codes, np.broadcast_to(scale, self.channel_shape).copy()
 
