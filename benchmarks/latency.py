@@ -3,9 +3,9 @@
     python benchmarks/latency.py [--runs=400]
 
 The model of mobilenet_v2_size.py; the DDQ files hold pointwise and dense weights of 4 and of 8
-bits. One thread, one image, the files in turns, five sets of `--runs` rounds; every figure is the
-median of the sets'. `ratio` is the median over the rounds of the times' ratio, `ratio_of_medians` what
-it says. Memory is measured in fresh processes. Times of single operators are added up by kind. Use
+bits. One thread, one image, the files in turns, five sets of `--runs` rounds; figures are medians
+of the sets'. `ratio` is the median ratio of two times in one round, `ratio_of_medians` that of
+median times. Memory is measured in fresh processes; single operators' times are added by kind. Use
 a quiet machine. Writes benchmarks/results/latency.json.
 """
 

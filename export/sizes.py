@@ -26,6 +26,7 @@ class ByteSizes:
         zero_points: of all tensors; TFLite wants one of 8 bytes for every scale.
         metadata: entries beside the graph, such as the minimum runtime, and attached files.
         structure: all the rest: tables, shapes, names, other constants, alignment.
+        shared: what equal weights, biases or weight scales, stored once, would take besides.
     """
 
     weights: int
@@ -35,26 +36,27 @@ class ByteSizes:
     zero_points: int
     metadata: int
     structure: int
+    shared: int
 
     @property
     def floor(self) -> int:
-        """What no file of this format goes below: packed codes, biases and weight scales."""
-        return self.weights + self.biases + self.weight_scales
+        """The least unless tensors are equal: packed codes, biases and weight scales."""
+        return self.weights + self.biases + self.weight_scales + self.shared
 
     @property
     def total(self) -> int:
         """Size of the file."""
-        return sum(dataclasses.astuple(self))
+        return sum(dataclasses.astuple(self)) - self.shared
 
     @property
     def above_floor(self) -> dict[str, int]:
-        """The bytes above the floor, by what they hold."""
+        """The bytes above the floor, by what they hold; what is shared counts below it."""
         kinds = ("other_scales", "zero_points", "metadata", "structure")
-        return {kind: getattr(self, kind) for kind in kinds}
+        return {kind: getattr(self, kind) for kind in kinds} | {"shared": -self.shared}
 
     @property
     def above_floor_share(self) -> float:
-        """Share of the floor by which the file exceeds it; 0 for a file without weights."""
+        """Share of the floor by which the file exceeds it; 0 without weights."""
         return self.total / self.floor - 1 if self.floor else 0.0
 
     def __str__(self) -> str:
@@ -93,7 +95,7 @@ def _itemized(data: bytes, graph: Graph) -> ByteSizes:
     for name in weights | biases:
         content = model.Buffers(tensors[name].Buffer()).DataAsNumpy()
         found.enter("weights" if name in weights else "biases", content)
-    for name in [*weights, *tensors]:
+    for name in [*weights, *(name for name in tensors if name not in weights)]:
         grid = tensors[name].Quantization()
         if grid is not None:
             kind = "weight_scales" if name in weights else "other_scales"
@@ -102,7 +104,12 @@ def _itemized(data: bytes, graph: Graph) -> ByteSizes:
     for index in range(model.MetadataLength()):
         found.enter("metadata", model.Buffers(model.Metadata(index).Buffer()).DataAsNumpy())
     found.sizes["metadata"] += attached_bytes(data)
-    return ByteSizes(**found.sizes, structure=len(data) - sum(found.sizes.values()))
+    floor = ("weights", "biases", "weight_scales")
+    return ByteSizes(
+        **found.sizes,
+        structure=len(data) - sum(found.sizes.values()),
+        shared=sum(found.asked[kind] - found.sizes[kind] for kind in floor),
+    )
 
 
 class _Vectors:
@@ -110,17 +117,20 @@ class _Vectors:
 
     Attributes:
         sizes: bytes by kind.
+        asked: likewise, those that are counted elsewhere too.
     """
 
     def __init__(self):
         kinds = ("weights", "biases", "weight_scales", "other_scales", "zero_points", "metadata")
         self.sizes: dict[str, int] = dict.fromkeys(kinds, 0)
+        self.asked = dict(self.sizes)
         self._places: set[int] = set()
 
     def enter(self, kind: str, vector: object) -> None:
         """Counts a vector; generated accessors return the number 0 for an absent one."""
         if isinstance(vector, np.ndarray) and vector.size:
             place = vector.__array_interface__["data"][0]
+            self.asked[kind] += vector.nbytes
             self.sizes[kind] += 0 if place in self._places else vector.nbytes
             self._places.add(place)
 

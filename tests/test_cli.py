@@ -99,7 +99,8 @@ def test_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.read_text().startswith("<!doctype html>")
     assert report.min_runtime == "LiteRT 1.3.0"
     assert "LiteRT 1.3.0 or later" in out.read_text()
-    assert sum(report.file_bytes.values()) == (folder / "ddq.tflite").stat().st_size
+    above = sum(report.above_floor_bytes.values())
+    assert report.floor_bytes + above == (folder / "ddq.tflite").stat().st_size
     assert f"above the {report.floor_bytes:,} that weight codes" in out.read_text()
 
 
@@ -113,8 +114,8 @@ def test_export_says_what_the_file_holds(
     printed = capsys.readouterr().out
     assert "LiteRT 1.3.0 or later" in printed
     results = json.loads(record.read_text())["results"]
-    assert sum(results["bytes"].values()) == out.stat().st_size
-    above = out.stat().st_size - results["floor_bytes"]
+    above = sum(results["above_floor_bytes"].values())
+    assert results["floor_bytes"] + above == out.stat().st_size
     assert f"{above:,} bytes" in printed
     assert results["min_runtime"] == min_runtime(out.read_bytes()) == "1.3.0"
     with zipfile.ZipFile(out) as archive:

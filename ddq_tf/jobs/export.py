@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -82,8 +81,8 @@ def export_results(result: ExportResult) -> dict[str, Any]:
         "size_bytes": result.size_bytes,
         "target": result.target.name,
         "min_runtime": result.min_runtime,
-        "bytes": dataclasses.asdict(result.sizes),
         "floor_bytes": result.sizes.floor,
+        "above_floor_bytes": result.sizes.above_floor,
         "num_ops": len(result.graph.ops),
         "ops": kinds,
     }

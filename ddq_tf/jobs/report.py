@@ -106,8 +106,8 @@ def make_report(
         variants=_variants(subject, content, screen),
         agreement=_agreement(subject, content, screen),
         min_runtime=runtime and f"LiteRT {runtime}",
-        file_bytes=dataclasses.asdict(sizes),
         floor_bytes=sizes.floor,
+        above_floor_bytes=sizes.above_floor,
         history={name: tuple(series) for name, series in subject.history.items()},
         bits_history={
             name: tuple(map(float, series)) for name, series in subject.bits_history.items()

@@ -219,8 +219,8 @@ class Report(_Record):
         variants: in the order in which they should be read.
         agreement: of file and trained model, if verified.
         min_runtime: the oldest release that runs the file, as in "LiteRT 1.3.0"; "" without a file.
-        file_bytes: what the file's bytes are spent on, by what they hold.
-        floor_bytes: what weight codes, biases and their scales take of them.
+        floor_bytes: what the file's weight codes, biases and weight scales take.
+        above_floor_bytes: what the rest of the file is spent on, by what it holds.
         history: per-epoch values by name, as in `keras.callbacks.History`; names with "loss",
             "acc", "bits" and "price" are drawn.
         bits_history: per-epoch bits by layer name.
@@ -242,8 +242,8 @@ class Report(_Record):
     variants: tuple[ModelVariant, ...] = ()
     agreement: Agreement | None = None
     min_runtime: str = ""
-    file_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     floor_bytes: int | None = None
+    above_floor_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     bits_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA

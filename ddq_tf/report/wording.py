@@ -98,12 +98,15 @@ def _accuracy_sentence(accuracy: float, base: ModelVariant | None) -> str:
 
 def floor_sentence(report: Report) -> str:
     """Returns how far the file is above the least that its weights take, "" without a file."""
-    total, floor = sum(report.file_bytes.values()), report.floor_bytes
-    if not total or not floor:
+    floor = report.floor_bytes
+    if not floor:
         return ""
+    above = report.above_floor_bytes
+    total = sum(above.values())
+    items = ", ".join(f"{kind.replace('_', ' ')} {size:,}" for kind, size in above.items() if size)
     return (
-        f"{total:,} bytes, {percent(total / floor - 1)} above the {floor:,} that weight codes, "
-        "biases and their scales take."
+        f"{floor + total:,} bytes, {percent(total / floor)} above the {floor:,} that weight codes, "
+        f"biases and weight scales take ({items})."
     )
 
 

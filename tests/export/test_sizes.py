@@ -4,7 +4,7 @@ from ddq_tf.export import ModelMetadata, model_metadata, tflite
 from ddq_tf.export.passes import unit_scales
 from ddq_tf.export.sizes import itemize
 from ddq_tf.targets import TARGETS
-from tests.export.graphs import small_network
+from tests.export.graphs import Builder, small_network
 
 
 def test_itemize():
@@ -22,6 +22,7 @@ def test_itemize():
     zero_points = {t.quantization.zero_point for t in activations}
     assert sizes.zero_points == 8 * (len(zero_points) + 8 + 5)
     assert sizes.metadata == len(b"hand")
+    assert sizes.shared == 0
     assert sizes.floor == sizes.weights + sizes.biases + sizes.weight_scales
     assert sizes.floor + sum(sizes.above_floor.values()) == len(data)
     assert sizes.above_floor_share == len(data) / sizes.floor - 1
@@ -36,6 +37,29 @@ def test_shared_vectors_count_once():
     assert dataclasses.replace(after, other_scales=0, structure=0) == dataclasses.replace(
         before, other_scales=0, structure=0
     )
+
+
+def test_equal_tensors_count_below_the_floor():
+    make = Builder()
+    image = make.tensor((-1, 8), scale=0.1)
+    image = make.weighted("FULLY_CONNECTED", image, (8, 8), (-1, 8))
+    first = make.ops[0]
+    second = make.op("FULLY_CONNECTED", (image, *first.inputs[1:]), (-1, 8), 0.05, 3)
+    twice = make.graph({"x": first.inputs[0]}, {"y": second})
+    sizes = itemize(tflite.write(twice))
+    assert sizes.shared == 0  # one tensor, read by two
+    copies = []
+    for name in first.inputs[1:]:
+        copies.append(f"{name} again")
+        make.tensors[copies[-1]] = dataclasses.replace(make.tensors[name], name=copies[-1])
+    make.ops[1] = dataclasses.replace(make.ops[1], inputs=(image, *copies))
+    data = tflite.write(make.graph({"x": first.inputs[0]}, {"y": second}))
+    apart = itemize(data)
+    assert apart.shared == 64 + 4 * 8 + 4 * 8
+    assert apart.floor == 2 * sizes.floor
+    assert apart.total == len(data)
+    assert apart.above_floor["shared"] == -apart.shared
+    assert apart.floor + sum(apart.above_floor.values()) == len(data)
 
 
 def test_attached_labels_are_metadata():
