@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,8 @@ from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.targets import OpKind
 
 Tensor = Any
+
+_LONG_SUM = 1024  # terms
 
 _QUANTIZER_ARGUMENTS = ("precisions", "per_channel", "levels", "level_init", "correction")
 
@@ -83,6 +85,24 @@ class DDQWeightedLayer:
             **{name: quantizer[name] for name in _QUANTIZER_ARGUMENTS},
         }
 
+    def _summed(
+        self,
+        multiply: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        kernel: Tensor,
+        training: bool | None,
+    ) -> Tensor:
+        """Multiplies; in inference long sums are float64, as near to integers as they need be.
+
+        Float32 errs there by as much as `graph.align` keeps values away from the middle of two
+        codes, and one code that is rounded otherwise than in LiteRT changes many in later layers.
+        """
+        terms = int(np.prod(self.kernel.shape[:-1]))
+        if training or terms < _LONG_SUM or keras.backend.backend() == "jax":
+            return multiply(inputs, kernel)
+        wide = multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
+        return ops.cast(wide, "float32")
+
     def _finish(self, outputs: Tensor) -> Tensor:
         """Adds the bias and applies the activation, as the Keras layer does."""
         if self.bias is not None:
@@ -101,7 +121,7 @@ class DDQConv2D(DDQWeightedLayer, keras.layers.Conv2D):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Convolves with the quantized kernel."""
         kernel = self.quantizer(self.kernel, training=training)
-        return self._finish(self.convolution_op(inputs, kernel))
+        return self._finish(self._summed(self.convolution_op, inputs, kernel, training))
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -134,7 +154,8 @@ class DDQDense(DDQWeightedLayer, keras.layers.Dense):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Multiplies with the quantized kernel."""
-        return self._finish(ops.matmul(inputs, self.quantizer(self.kernel, training=training)))
+        kernel = self.quantizer(self.kernel, training=training)
+        return self._finish(self._summed(ops.matmul, inputs, kernel, training))
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")

@@ -152,3 +152,27 @@ def test_layers_of_a_model_are_listed_in_network_order():
     model = keras.Model(inputs, DDQSoftmax()(DDQDense(2, name="b")(x)))
     assert [layer.name for layer in weighted_layers(model)] == ["a", "b"]
     assert [layer.name for layer in activation_layers(model)] == ["in", "act"]
+
+
+@pytest.mark.parametrize("groups", [None, 1, 2])
+def test_long_sums_are_exact_to_the_last_bit_in_inference(groups):
+    rng = np.random.default_rng(0)
+    if groups is None:
+        layer, shape = DDQDense(16, precisions=(8,), use_bias=False), (8, 4096)
+    else:
+        arguments = {"precisions": (8,), "use_bias": False, "groups": groups}
+        layer, shape = DDQConv2D(16, 3, **arguments), (2, 5, 5, 256 * groups)
+    inputs = rng.integers(0, 256, shape).astype(np.float32) * np.float32(0.0137)
+    layer.build(shape)
+    codes, scale = layer.integer_weights()
+    kernel = (codes * scale).astype(np.float32).astype(np.float64)
+    wide = inputs.astype(np.float64)
+    if groups is None:
+        expected = wide @ kernel
+    else:
+        patches = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), axis=(1, 2))
+        parts = zip(np.split(patches, groups, axis=3), np.split(kernel, groups, -1), strict=True)
+        sums = [np.einsum("bhwcij,ijco->bhwo", part, weights) for part, weights in parts]
+        expected = np.concatenate(sums, axis=-1)
+    np.testing.assert_array_equal(array(layer(inputs)), expected.astype(np.float32))
+    assert (array(layer(inputs, training=True)) != expected.astype(np.float32)).any()
