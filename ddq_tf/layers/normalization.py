@@ -40,5 +40,6 @@ class DDQBatchNormalization(keras.layers.BatchNormalization):
             and self.axis in (-1, 3)
             and mask is None
             and not self.synchronized
+            and not getattr(self, "renorm", False)
             and self.compute_dtype == "float32"
         )

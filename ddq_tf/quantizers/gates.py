@@ -49,7 +49,8 @@ def merge_levels(levels: Tensor, gates: Tensor) -> Tensor:
     ordered: Tensor = ops.cumprod(gates)
     for axis in range(num_gates):
         mean: Tensor = ops.mean(merged, axis=axis, keepdims=True)
-        merged = mean + ordered[axis] * (merged - mean)
+        # Both terms whole: their difference would lose levels far below their neighbours.
+        merged = ordered[axis] * merged + (1.0 - ordered[axis]) * mean
     return ops.reshape(merged, (-1,))
 
 

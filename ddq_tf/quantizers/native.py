@@ -8,6 +8,7 @@ they agree up to ties. At 8 bits the rounding term of the range's gradient, the 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -20,18 +21,41 @@ def has_native_fake_quant() -> bool:
     return keras.backend.backend() == "tensorflow"
 
 
-def native_fake_quantize(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
+def native_fake_quantize(
+    x: Tensor, scale: Tensor, index: Tensor, limits: tuple[tuple[int, int], ...]
+) -> Tensor:
     """Rounds activations with TensorFlow's fused kernel; see the module's text.
 
     Args:
         x: float32, any shape.
         scale: float32 scalar > 0.
-        qmin: smallest code.
-        qmax: largest code; qmax - qmin is 2^b - 1, or 2^b - 2 for a symmetric grid.
+        index: int32 scalar, which of the limits hold.
+        limits: smallest and largest code of each precision; their difference is 2^b - 1, or
+            2^b - 2 for a symmetric grid.
 
     Returns:
         float32, the shape of x.
     """
+    if len(limits) == 1:
+        return _round(x, scale, *limits[0])
+    return _switch(limits)(x, scale, index)
+
+
+@functools.cache
+def _switch(limits: tuple[tuple[int, int], ...]) -> Any:
+    """A function of its own, traced once for all tensors of a shape: tracing switches is slow."""
+    import tensorflow as tf
+
+    @tf.function
+    def run(x: Tensor, scale: Tensor, index: Tensor) -> Tensor:
+        branches = [functools.partial(_round, x, scale, *pair) for pair in limits]
+        return tf.switch_case(index, branches)
+
+    return run
+
+
+def _round(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Rounds at one precision."""
     import tensorflow as tf
 
     num_bits = (qmax - qmin).bit_length()

@@ -20,6 +20,7 @@ Tensor = Any
 CODE_MAX = 127
 CODE_STEP = float(np.float32(1 / CODE_MAX))
 _CELLS = 2 * CODE_MAX
+_LEAST_SHARE = 0.01
 
 
 @ops.custom_gradient
@@ -56,7 +57,8 @@ def nearest_level(
     centroid of what it serves. The denominator (reconstructed) makes a level move at the pace of
     the weights: if each moved on its own, this is the least-squares fit of a common movement. It
     makes `correction` a number without unit: the pull's share of the distance per unit of learning
-    rate. Levels that a closed gate has merged count as one.
+    rate. There, ranges below a tenth of their root mean square count as that: a level that only a
+    dead channel uses would leap. Levels that a closed gate has merged count as one.
 
     Args:
         x: float32, any shape.
@@ -91,7 +93,9 @@ def nearest_level(
             served = ops.reshape(served, (-1,))
             count = int(levels.shape[0])
             total = ops.segment_sum(ops.reshape(pulled, (-1,)), served, count)
-            squares = ops.reshape(ops.broadcast_to(ops.square(alpha), ops.shape(x)), (-1,))
+            squares: Tensor = ops.square(alpha)
+            squares = ops.maximum(squares, _LEAST_SHARE * ops.mean(squares))
+            squares = ops.reshape(ops.broadcast_to(squares, ops.shape(x)), (-1,))
             weight = ops.segment_sum(squares, served, count)
             total, weight = merge_levels(total, gates), merge_levels(weight, gates)
             dlevels = ops.where(weight > 0, total / ops.maximum(weight, 1e-30), 0.0)
