@@ -37,16 +37,45 @@ BIAS_MAX = 2**26
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The uniform grid of an activation tensor: real = scale * code, codes qmin..qmax."""
+    """The uniform grid of an activation tensor: real = scale * code, codes qmin..qmax.
+
+    A grid of fewer than 8 bits lies at an end of INT8, so that saturation bounds it on that side.
+
+    Attributes:
+        scale: the step.
+        qmin: the smallest code.
+        qmax: the largest code.
+        cut: whether a ReLU has cut off the codes below 0.
+    """
 
     scale: np.float32
     qmin: int
     qmax: int
+    cut: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether INT8 has more codes than the grid, so that values need a clamp."""
+        return self.qmax - self.qmin < 254 and not self.cut
 
     @property
     def zero_point(self) -> int:
-        """The INT8 code that stands for 0; as many codes as possible lie within INT8."""
+        """The INT8 code that stands for 0."""
+        if self.is_narrow:
+            return self.zero_points[-1]
         return max(-128, 127 - max(self.qmax, 127)) if self.qmin < 0 else -128
+
+    @property
+    def zero_points(self) -> tuple[int, ...]:
+        """The zero points that a value passes until both ends are bounded by saturation.
+
+        Signed narrow grids: the upper end, then the lower. Unsigned ones: the lower, then the
+        upper; an operator with a fused RELU needs only the latter.
+        """
+        if not self.is_narrow:
+            return (self.zero_point,)
+        upper, lower = 127 - self.qmax, -128 - self.qmin
+        return (upper, lower) if self.qmin < 0 else (lower, upper)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +135,7 @@ def grid_of(graph: FlatGraph, tensor: int) -> Grid:
         quantizer = layer.quantizer
         grid = Grid(scale=quantizer.export_scale(), qmin=quantizer.qmin, qmax=quantizer.qmax)
     if any(type(node.layer) is keras.layers.ReLU for node in between):
-        return dataclasses.replace(grid, qmin=0)
+        return dataclasses.replace(grid, qmin=0, cut=grid.qmin < 0)
     return grid
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,14 +96,9 @@ class ActivationQuantizer(LearnedPrecision):
         """The activations at the selected precision, by the backend's fastest way."""
         if not has_native_fake_quant():
             return self._portable(selection, x, log_range)
-        scale = self._scale(selection, log_range)
-        branches = [
-            functools.partial(native_fake_quantize, qmin=qmin, qmax=qmax)
-            for qmin, qmax in map(self.limits, self.precisions)
-        ]
-        if len(branches) == 1:
-            return branches[0](x, scale)
-        return ops.switch(ops.argmax(selection), branches, x, scale)
+        limits = tuple(self.limits(bits) for bits in self.precisions)
+        index = ops.cast(ops.argmax(selection), "int32")
+        return native_fake_quantize(x, self._scale(selection, log_range), index, limits)
 
     def _portable(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
         limits = np.array([self.limits(b) for b in self.precisions], np.float32)

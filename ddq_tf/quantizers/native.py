@@ -36,45 +36,68 @@ def native_fake_quantize(
     Returns:
         float32, the shape of x.
     """
-    if len(limits) == 1:
-        return _round(x, scale, *limits[0])
-    return _switch(limits)(x, scale, index)
-
-
-@functools.cache
-def _switch(limits: tuple[tuple[int, int], ...]) -> Any:
-    """A function of its own, traced once for all tensors of a shape: tracing switches is slow."""
     import tensorflow as tf
 
-    @tf.function
-    def run(x: Tensor, scale: Tensor, index: Tensor) -> Tensor:
-        branches = [functools.partial(_round, x, scale, *pair) for pair in limits]
-        return tf.switch_case(index, branches)
-
-    return run
-
-
-def _round(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Rounds at one precision."""
-    import tensorflow as tf
-
-    num_bits = (qmax - qmin).bit_length()
-    grid = {"num_bits": num_bits, "narrow_range": qmax - qmin == 2**num_bits - 2}
-    low, high = scale * qmin, scale * qmax
-    if num_bits == 8:
-        return tf.quantization.fake_quant_with_min_max_vars(x, low, high, **grid)
+    forward, backward = _kernels(limits)
 
     @tf.custom_gradient
-    def step(x: Tensor, scale: Tensor) -> Any:
-        quantized = tf.quantization.fake_quant_with_min_max_vars(x, low, high, **grid)
+    def step(x: Tensor, scale: Tensor, index: Tensor) -> Any:
+        quantized = forward(x, scale, index)
 
-        def grad(g: Tensor) -> tuple[Tensor, Tensor]:
-            dx, dlow, dhigh = tf.quantization.fake_quant_with_min_max_vars_gradient(
-                g, x, low, high, **grid
-            )
-            rounding = tf.reduce_sum(dx * (quantized - x)) / scale
-            return dx, dlow * qmin + dhigh * qmax + rounding
+        def grad(g: Tensor) -> tuple[Tensor, Tensor, None]:
+            return *backward(g, x, quantized, scale, index), None
 
         return quantized, grad
 
-    return step(x, scale)
+    return step(x, scale, index)
+
+
+@functools.cache
+def _kernels(limits: tuple[tuple[int, int], ...]) -> tuple[Any, Any]:
+    """The two passes; several precisions as functions, traced once for all tensors of a shape."""
+    import tensorflow as tf
+
+    def forward(x: Tensor, scale: Tensor, index: Tensor) -> Tensor:
+        return _chosen(index, [functools.partial(_round, x, scale, *pair) for pair in limits])
+
+    def backward(g: Tensor, x: Tensor, quantized: Tensor, scale: Tensor, index: Tensor) -> Any:
+        arguments = (g, x, quantized, scale)
+        return _chosen(index, [functools.partial(_slopes, *arguments, *pair) for pair in limits])
+
+    if len(limits) == 1:
+        return forward, backward
+    return tf.function(forward), tf.function(backward)
+
+
+def _chosen(index: Tensor, branches: list[Any]) -> Any:
+    import tensorflow as tf
+
+    return branches[0]() if len(branches) == 1 else tf.switch_case(index, branches)
+
+
+def _grid(qmin: int, qmax: int) -> dict[str, Any]:
+    num_bits = (qmax - qmin).bit_length()
+    return {"num_bits": num_bits, "narrow_range": qmax - qmin == 2**num_bits - 2}
+
+
+def _round(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
+    import tensorflow as tf
+
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x, scale * qmin, scale * qmax, **_grid(qmin, qmax)
+    )
+
+
+def _slopes(
+    g: Tensor, x: Tensor, quantized: Tensor, scale: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the scale."""
+    import tensorflow as tf
+
+    dx, dlow, dhigh = tf.quantization.fake_quant_with_min_max_vars_gradient(
+        g, x, scale * qmin, scale * qmax, **_grid(qmin, qmax)
+    )
+    dscale = dlow * qmin + dhigh * qmax
+    if qmax - qmin < 255:
+        dscale += tf.reduce_sum(dx * (quantized - x)) / scale
+    return dx, dscale

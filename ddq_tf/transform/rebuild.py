@@ -61,6 +61,7 @@ class _Rebuilder:
         self._names = {node.name for node in graph.nodes if not isinstance(node.layer, ACTIVATIONS)}
         self.ties = Ties(graph)
         self._shared: dict[int, DDQActivation] = {}
+        self._ends = _ends(graph)
         self.done: set[int] = set()
 
     def run(self, name: str) -> DDQModel:
@@ -191,25 +192,33 @@ class _Rebuilder:
                 value = keras.layers.ReLU(ceiling, name=self._free_name(f"{name}_relu"))(value)
             quantizer = self._tied(tensor, label)
         else:
-            quantizer = self._quantizer(label, kind)
+            precisions = None if tensor in self._ends else self.config.activation_precisions
+            quantizer = self._quantizer(label, kind, precisions)
         self._put(tensor, quantizer(value), quantizer)
 
     def _tied(self, tensor: int, name: str) -> DDQActivation:
         """The one quantizer of all tensors tied to this one."""
         root = self.ties.root(tensor)
         if root not in self._shared:
-            self._shared[root] = self._quantizer(f"{name}_shared", "linear")
+            precisions = self.config.activation_precisions
+            self._shared[root] = self._quantizer(f"{name}_shared", "linear", precisions)
         return self._shared[root]
 
     def _put(self, tensor: int, value: Any, grid: Any) -> None:
         self.tensors[tensor] = value
         self.grids[tensor] = grid
 
-    def _quantizer(self, name: str, kind: str, *, learned: bool = True) -> DDQActivation:
-        """A new activation quantizer; a layer called twice gets one for each call."""
+    def _quantizer(
+        self,
+        name: str,
+        kind: str,
+        precisions: tuple[int, ...] | None = None,
+        *,
+        learned: bool = True,
+    ) -> DDQActivation:
+        """A new activation quantizer, of 8 bits by default; one for each call of a layer."""
         free = self._free_name(name)
-        precisions = self.config.activation_precisions if learned else (MAX_BITS,)
-        return DDQActivation(kind, precisions, learned=learned, name=free)
+        return DDQActivation(kind, precisions or (MAX_BITS,), learned=learned, name=free)
 
     def _free_name(self, name: str) -> str:
         unique, count = name, 1
@@ -251,6 +260,18 @@ class _Rebuilder:
         if id(layer) not in self.twins:
             self.twins[id(layer)] = _WithWeights(type(layer).from_config(_config_of(node)), layer)
         return self.twins[id(layer)]
+
+
+def _ends(graph: FlatGraph) -> set[int]:
+    """The tensors that reach an output without passing an operator that computes."""
+    ends, pending = set(), list(graph.outputs)
+    while pending:
+        tensor = pending.pop()
+        ends.add(tensor)
+        node = graph.producer(tensor)
+        if node is not None and _RULES[type(node.layer)] in _PASSING:
+            pending += node.inputs
+    return ends
 
 
 class _WithWeights:
@@ -310,3 +331,4 @@ _RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
     keras.layers.UpSampling2D: _Rebuilder.upsampling,
     keras.layers.ZeroPadding2D: _Rebuilder.mover,
 }
+_PASSING = (_Rebuilder.activation, _Rebuilder.mover)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.graph import FlatGraph, FlatNode, grid_of
 from ddq_tf.graph.fold import Grid, quantizer_after
-from ddq_tf.layers import DDQFixedGrid
+from ddq_tf.layers import DDQActivation, DDQFixedGrid
 
 _MERGES = (
     keras.layers.Add,
@@ -31,6 +32,7 @@ class Lowering:
         self.ops: list[Op] = []
         self.names: dict[int, str] = {}
         self.inputs: dict[str, str] = {}
+        self._clamped: dict[str, str] = {}
 
     # Inputs and outputs
 
@@ -98,11 +100,23 @@ class Lowering:
     def emit(
         self, kind: str, reads: tuple[str, ...], writes: str, *, source: str, **attrs: Any
     ) -> None:
-        """Adds an operator."""
+        """Adds an operator, and the QUANTIZE that bounds the other end of a narrow result."""
         self.ops.append(Op(kind=kind, inputs=reads, outputs=(writes,), attrs=attrs, source=source))
+        if writes in self._clamped:
+            self.emit("QUANTIZE", (writes,), self._clamped.pop(writes), source=source)
 
-    def result(self, node: FlatNode, tensor: int) -> str:
-        """Declares the result of an operator, on the grid of the quantizer that reads `tensor`."""
+    def result(self, node: FlatNode, tensor: int, *, fuses: bool = False) -> str:
+        """Declares the result of an operator, on the grid of the quantizer that reads `tensor`.
+
+        Args:
+            node: what writes it.
+            tensor: its output.
+            fuses: whether the operator takes `fused_activation`.
+
+        Returns:
+            The tensor for the operator to write. For most narrow grids it is an inner one, from
+            which `emit` goes on to the result.
+        """
         quantizer = quantizer_after(self.graph, tensor)
         if quantizer is None:
             raise DDQError(f"layer {node.name!r} has no quantizer after it")
@@ -111,7 +125,12 @@ class Lowering:
         name = self.declare(label, output_shape(node), DType.INT8, quantization_of(grid))
         for written in (tensor, quantizer.inputs[0], quantizer.outputs[0]):
             self.names[written] = name
-        return name
+        if not grid.is_narrow or (fuses and grid.qmin == 0):
+            return name
+        first = dataclasses.replace(quantization_of(grid), zero_point=grid.zero_points[0])
+        inner = self.declare(f"{label}/unclamped", output_shape(node), DType.INT8, first)
+        self._clamped[inner] = name
+        return inner
 
     def label(self, quantizer: FlatNode, writer: str) -> str:
         """The quantizer's name, or one made of the writing layer's where it has several calls.
@@ -124,9 +143,13 @@ class Lowering:
     def fused_activation(self, tensor: int) -> str:
         """The clamp between `tensor` and the quantizer that reads it, as TFLite spells it."""
         after = self.graph.sole_consumer(tensor)
-        if after is None or type(after.layer) is not keras.layers.ReLU:
-            return "NONE"
-        return "RELU6" if after.layer.max_value else "RELU"
+        if after is not None and type(after.layer) is keras.layers.ReLU:
+            return "RELU6" if after.layer.max_value else "RELU"
+        if after is not None and isinstance(after.layer, DDQActivation):
+            grid = grid_of(self.graph, after.outputs[0])
+            if grid.is_narrow and grid.qmin == 0:
+                return "RELU"
+        return "NONE"
 
     def fixed(self, node: FlatNode) -> str:
         """Declares the result of an operator whose grid TFLite fixes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -22,7 +24,7 @@ def binary(into: Lowering, node: FlatNode) -> None:
     """ADD, SUB or MUL."""
     reads = tuple(into.names[tensor] for tensor in node.inputs)
     clamp = into.fused_activation(node.outputs[0])
-    writes = into.result(node, node.outputs[0])
+    writes = into.result(node, node.outputs[0], fuses=True)
     kind = _BINARY[type(node.layer)]
     into.emit(kind, reads, writes, source=node.name, fused_activation_function=clamp)
 
@@ -32,7 +34,7 @@ def border_gain(into: Lowering, node: FlatNode) -> None:
     layer = node.layer
     reads = into.names[node.inputs[0]]
     clamp = into.fused_activation(node.outputs[0])
-    writes = into.result(node, node.outputs[0])
+    writes = into.result(node, node.outputs[0], fuses=True)
     grid = Quantization(scale=np.array([layer.scale], np.float32))
     codes = layer.codes.astype(np.int8)
     gains = into.declare(f"{node.name}/gains", codes.shape, DType.INT8, grid, codes)
@@ -55,8 +57,13 @@ def mean(into: Lowering, node: FlatNode, *, keep_dims: bool) -> None:
 def quantizer(into: Lowering, node: FlatNode) -> None:
     """Nothing, where the operator before writes this grid already; else QUANTIZE."""
     if node.outputs[0] not in into.names:
-        grid = quantization_of(grid_of(into.graph, node.outputs[0]))
-        into.names[node.outputs[0]] = requantized(into, node, into.names[node.inputs[0]], grid)
+        grid = grid_of(into.graph, node.outputs[0])
+        name = into.names[node.inputs[0]]
+        if into.tensors[name].quantization != quantization_of(grid):
+            for zero_point in grid.zero_points:
+                step = dataclasses.replace(quantization_of(grid), zero_point=zero_point)
+                name = requantized(into, node, name, step)
+        into.names[node.outputs[0]] = name
 
 
 def requantized(into: Lowering, node: FlatNode, reads: str, grid: Quantization) -> str:

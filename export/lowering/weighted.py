@@ -19,7 +19,7 @@ def weighted(into: Lowering, node: FlatNode) -> None:
     """CONV_2D, DEPTHWISE_CONV_2D or FULLY_CONNECTED, with the BatchNorm behind it."""
     layer, folded = node.layer, fold(into.graph, node)
     reads = into.names[node.inputs[0]]
-    writes = into.result(node, folded.output)
+    writes = into.result(node, folded.output, fuses=True)
     weights, bias = _constants(into, node, folded, into.scale(reads))
     clamp = into.fused_activation(folded.output)
     if isinstance(layer, DDQDense):
@@ -59,7 +59,7 @@ def transposed(into: Lowering, node: FlatNode) -> None:
         codes = np.pad(folded.codes, [*((0, n) for n in short), (0, 0), (0, 0)])
         folded = dataclasses.replace(folded, codes=codes)
     clamp = into.fused_activation(folded.output)
-    writes = into.result(node, folded.output)
+    writes = into.result(node, folded.output, fuses=True)
     weights, bias = _constants(into, node, folded, into.scale(reads))
     shape = into.constant(f"{node.name}/shape", [1, *into.tensors[writes].shape[1:]])
     into.emit(
@@ -80,7 +80,7 @@ def affine(into: Lowering, node: FlatNode) -> None:
         return
     folded = fold(into.graph, node)
     reads = into.names[node.inputs[0]]
-    writes = into.result(node, folded.output)
+    writes = into.result(node, folded.output, fuses=True)
     weights, bias = _constants(into, node, folded, into.scale(reads))
     clamp = into.fused_activation(folded.output)
     _depthwise(into, node, (reads, weights, bias), writes, fused_activation_function=clamp)
@@ -91,7 +91,7 @@ def average(into: Lowering, node: FlatNode) -> None:
 
     Unlike AVERAGE_POOL_2D it is delegated, rounds as Keras does and writes a grid of its own.
     """
-    _window_mean(into, node, into.result(node, node.outputs[0]))
+    _window_mean(into, node, into.result(node, node.outputs[0], fuses=True))
 
 
 def skip(into: Lowering, node: FlatNode) -> None:

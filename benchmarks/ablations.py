@@ -1,0 +1,206 @@
+"""What each part of DDQ is worth: the same float weights, recipe and seed, one part changed.
+
+    python benchmarks/ablations.py resnet8 --float=runs/cifar10_resnet8/float.keras \
+        --data=../shared/data [--rows=fixed4,mixed4] [--epochs=6] [--seed=0]
+    python benchmarks/ablations.py --write
+
+Trains one row after the other on CIFAR-10-JPEG, exports it, and measures it in LiteRT on the 10,000
+test images. Each row is a file benchmarks/results/ablation_NETWORK_ROW_EPOCHSe_sSEED.json; rows
+whose file is there are skipped, an interrupted row resumes at its last epoch. `--write` makes
+docs/ablations.md of all of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from provenance import RESULTS, write_result
+
+PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
+CODES: dict[str, Any] = {"target": "litert-int8"}
+FREE: dict[str, Any] = {**CODES, "levels": "free"}
+MIXED: dict[str, Any] = {"precisions": (2, 3, 4, 6, 8)}
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fixed4": ("4 bits everywhere", {**CODES, "precisions": (4,), "budget": None}),
+    "mixed4": ("mixed, 4 bits on average", {**CODES, **MIXED, "budget": "4bits"}),
+    "fixed4_per_tensor": (
+        "4 bits, one range per tensor",
+        {**CODES, "precisions": (4,), "budget": None, "per_channel": False},
+    ),
+    "free4": ("4 bits, free levels", {**FREE, "precisions": (4,), "budget": None}),
+    "free4_kmeans": (
+        "4 bits, free levels from k-means",
+        {**FREE, "precisions": (4,), "budget": None, "level_init": "kmeans"},
+    ),
+    "free4_uncorrected": (
+        "4 bits, free levels, no gradient correction",
+        {**FREE, "precisions": (4,), "budget": None, "correction": 0.0},
+    ),
+    "free4_per_tensor": (
+        "4 bits, free levels, one range per tensor",
+        {**FREE, "precisions": (4,), "budget": None, "per_channel": False},
+    ),
+    "mixed4_free": (
+        "mixed, 4 bits on average, free levels",
+        {**FREE, **MIXED, "budget": "4bits"},
+    ),
+    "fixed3": ("3 bits everywhere", {**CODES, "precisions": (3,), "budget": None}),
+    "mixed3": ("mixed, 3 bits on average", {**CODES, **MIXED, "budget": "3bits"}),
+    "mixed3_free": (
+        "mixed, 3 bits on average, free levels",
+        {**FREE, **MIXED, "budget": "3bits"},
+    ),
+    "fixed2_free": ("2 bits, free levels", {**FREE, "precisions": (2,), "budget": None}),
+    "fixed2": ("2 bits everywhere", {**CODES, "precisions": (2,), "budget": None}),
+    "mixed2.3": ("mixed, 2.3 bits on average", {**CODES, **MIXED, "budget": "2.3bits"}),
+    "mixed2.3_free": (
+        "mixed, 2.3 bits on average, free levels",
+        {**FREE, **MIXED, "budget": "2.3bits"},
+    ),
+    "w4a4": (
+        "4 bits everywhere, 4-bit activations",
+        {**CODES, "precisions": (4,), "budget": None, "activation_bits": 4},
+    ),
+    "mixed_w4a4": (
+        "mixed, 4 bits on average for weights and for activations",
+        {
+            **CODES,
+            **MIXED,
+            "budget": "4bits",
+            "activation_bits": (2, 3, 4, 6, 8),
+            "activation_budget": 4.0,
+        },
+    ),
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet8": {"input_range": (0.0, 255.0), "weight_decay": 0.0},
+    "mobilenet_v2": {"input_range": (-1.0, 1.0), "weight_decay": 1e-4},
+}
+
+
+def train_row(name: str, options: argparse.Namespace) -> None:
+    """Trains, exports and measures one row, and writes its result."""
+    import ddq_tf
+    from ddq_tf.jobs.images import DataOptions
+    from ddq_tf.jobs.measure import compare, litert_accuracy
+    from ddq_tf.jobs.quantize import quantize_float
+    from ddq_tf.jobs.screen import Screen
+    from ddq_tf.training import TrainConfig
+
+    network = NETWORKS[options.network]
+    title, fields = ROWS[name]
+    label = f"ablation_{options.network}_{name}_{options.epochs}e_s{options.seed}"
+    folder = Path("runs") / label
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = (f"{options.data}/cifar10-{split}.tfrecord" for split in ("train", "test"))
+    data = DataOptions(
+        spec=f"tfrecord:{','.join(splits)}", input_range=network["input_range"], batch_size=128
+    )
+    config = TrainConfig(
+        epochs=options.epochs,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=options.learning_rate,
+        weight_decay=network["weight_decay"],
+        seed=options.seed,
+    )
+    screen = Screen()
+    done = quantize_float(
+        options.float,
+        data,
+        ddq_tf.DDQConfig(seed=options.seed, **fields),
+        config,
+        out=folder / "ddq.keras",
+        checkpoint_dir=folder / "checkpoint",
+        screen=screen,
+    )
+    file = folder / "ddq.tflite"
+    ddq_tf.export.export_tflite(done.model, file, target="litert-int8")
+    content = file.read_bytes()
+    same = compare(done.model, content, done.images, "test", screen, target="litert-int8")
+    results = {
+        "title": title,
+        "network": options.network,
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "keras_accuracy": done.accuracy,
+        "litert_accuracy": litert_accuracy(content, done.images, "test", screen),
+        "top1_agreement": same.top1_agreement,
+        "equal_codes_share": same.equal_codes_share,
+        "max_lsb": same.max_lsb,
+        "average_bits": done.average_bits,
+        "weights_size_bytes": done.weights_size_bytes,
+        "bits": done.bits,
+        "activation_bits": {
+            layer.name: layer.quantizer.num_bits
+            for layer in ddq_tf.layers.activation_layers(done.model)
+        },
+        "history": done.history,
+    }
+    write_result(label, results, seed=options.seed)
+
+
+def page() -> str:
+    """Returns docs/ablations.md."""
+    lines = [
+        "# Ablations",
+        "",
+        "CIFAR-10-JPEG, accuracy in LiteRT on the 10,000 test images; written by",
+        "`python benchmarks/ablations.py --write` from benchmarks/results. Weight bytes count code",
+        "bits. One standard error of an accuracy is about 0.37 points.",
+    ]
+    records = [
+        json.loads(path.read_text())["results"] | {"seed": json.loads(path.read_text())["seed"]}
+        for path in sorted(RESULTS.glob("ablation_*.json"))
+    ]
+    order = [title for title, _ in ROWS.values()]
+    for network in NETWORKS:
+        rows = [r for r in records if r["network"] == network]
+        if not rows:
+            continue
+        rows.sort(key=lambda r: (r["epochs"], order.index(r["title"]), r["seed"]))
+        lines += ["", f"## {network}", ""]
+        lines += ["| | bits | weight bytes | epochs | seed | val % | LiteRT test % |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r['title']} | {r['average_bits']:.2f} | {r['weights_size_bytes']:,} "
+            f"| {r['epochs']} | {r['seed']} | {100 * r['keras_accuracy']['val']:.2f} "
+            f"| {100 * r['litert_accuracy']:.2f} |"
+            for r in rows
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Trains the rows asked for, or writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", nargs="?", choices=sorted(NETWORKS))
+    parser.add_argument("--write", action="store_true", help="write docs/ablations.md")
+    parser.add_argument("--float", help="the float .keras file")
+    parser.add_argument("--data", default="../shared/data", help="folder of the TFRecords")
+    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning_rate", type=float, default=0.02)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.write:
+        PAGE.write_text(page())
+        return
+    unknown = [name for name in options.rows.split(",") if name not in ROWS]
+    if unknown or not options.network or not options.float:
+        parser.error(f"needs a network, --float, and rows of {sorted(ROWS)}. Unknown: {unknown}")
+    for name in options.rows.split(","):
+        label = f"ablation_{options.network}_{name}_{options.epochs}e_s{options.seed}"
+        if not (RESULTS / f"{label}.json").exists():
+            train_row(name, options)
+
+
+if __name__ == "__main__":
+    main()
