@@ -143,6 +143,21 @@ def test_tensors_that_need_their_scale_keep_it():
     assert rewrite(graph) is graph
 
 
+def test_leaky_relus_and_resizing_move_along():
+    make = Builder()
+    image = make.tensor((-1, 4, 4, 4), scale=0.05)
+    inner = make.weighted("CONV_2D", image, (4, 3, 3, 4), (-1, 4, 4, 4), padding="SAME")
+    grid = (0.05, 3)
+    inner = make.op("LEAKY_RELU", (inner,), (-1, 4, 4, 4), *grid, alpha=51 / 256)
+    size = make.indices([8, 8])
+    inner = make.op("RESIZE_BILINEAR", (inner, size), (-1, 8, 8, 4), *grid, half_pixel_centers=True)
+    inner = make.weighted("CONV_2D", inner, (4, 3, 3, 4), (-1, 8, 8, 4), padding="SAME")
+    graph = make.graph({"x": image}, {"y": inner})
+    after = rewrite(graph)
+    assert [scale_of(after, op.outputs[0]) for op in graph.ops[:3]] == [1, 1, 1]
+    assert_same_codes(graph, after)
+
+
 def test_weights_for_built_in_kernels_keep_their_surroundings():
     make = Builder()
     image = make.tensor((-1, 4, 4, 4), scale=0.05)

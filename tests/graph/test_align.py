@@ -70,7 +70,7 @@ def test_additions_share_a_unit(model):
 
 
 def test_a_ceiling_is_kept(model):
-    model.get_layer("relu").quantizer.log_range.assign(2.0)
+    model.get_layer("relu").quantizer.log_range.assign([2.0])
     align(model)
     assert float(model.get_layer("relu").quantizer.export_scale()) * 255 <= 6 * (1 + 1e-6)
 

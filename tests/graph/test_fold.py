@@ -22,7 +22,7 @@ def net(make, **norm):
     for layer in model.layers:
         if isinstance(layer, DDQActivation):
             layer.quantizer.set_range(2.7)
-            layer.quantizer.log_range.assign(0.0)
+            layer.quantizer.log_range.assign([0.0])
         elif hasattr(layer, "quantizer"):
             layer.quantizer.calibrate(array(layer.kernel))
             layer.quantizer.log_range.assign(np.zeros(layer.quantizer.log_range.shape))
