@@ -77,7 +77,17 @@ def test_budget_has_exactly_one_valid_measure(given):
         ({"precisions": ()}, "precisions"),
         ({"precisions": (8, 4)}, "ascending"),
         ({"precisions": (1, 8)}, "within 2..8"),
-        ({"activation_bits": 4}, "activation_bits must be 8"),
+        ({"activation_bits": 9}, "activation_bits.*within 2..8.*9"),
+        ({"activation_bits": (8, 4)}, "activation_bits.*ascending"),
+        ({"activation_bits": ()}, "activation_bits"),
+        ({"activation_bits": (4, 8), "activation_budget": 3}, "activation_budget.*lowest.*4.*3"),
+        ({"activation_budget": 8.5}, "activation_budget.*8.5"),
+        ({"activation_calibration": "max"}, "activation_calibration.*'max'"),
+        ({"levels": "learned"}, "levels must be one of.*'learned'"),
+        ({"level_init": "random"}, "level_init must be one of.*'random'"),
+        ({"correction": -0.1}, "correction must be 0 or above.*-0.1"),
+        ({"correction": float("inf")}, "correction"),
+        ({"levels": "free"}, "'litert' stores uniform codes.*'litert-int8' or 'tflm'"),
         ({"search_fraction": 1}, "search_fraction"),
         ({"search_fraction": 0}, "search_fraction"),
         ({"calibration_images": 0}, "calibration_images"),
@@ -99,6 +109,16 @@ def test_config_cannot_be_changed():
         DDQConfig(),
         DDQConfig(target="litert-int8", budget="4.3bits", precisions=(2, 8), seed=3),
         DDQConfig(budget=None),
+        DDQConfig(
+            target="tflm",
+            levels="free",
+            level_init="kmeans",
+            correction=0.3,
+            per_channel=False,
+            activation_bits=(2, 4, 8),
+            activation_budget=4.5,
+            activation_calibration="percentile",
+        ),
     ],
 )
 def test_config_round_trip_through_json(config):
@@ -136,3 +156,13 @@ def test_precisions_are_those_that_stay_delegated(kind, channels, expected):
 def test_precisions_can_be_told():
     assert DDQConfig(precisions=(3, 5)).precisions_for(OpKind.CONV, 3) == (3, 5)
     assert DDQConfig(target="litert-compact").precisions_for(OpKind.CONV, 3) == (4, 8)
+
+
+@pytest.mark.parametrize(("bits", "precisions"), [(8, (8,)), (4, (4,)), ((2, 4, 8), (2, 4, 8))])
+def test_activation_bits_are_one_or_several(bits, precisions):
+    assert DDQConfig(activation_bits=bits).activation_precisions == precisions
+
+
+@pytest.mark.parametrize("target", ["litert-int8", "tflm"])
+def test_targets_that_hold_any_code_take_free_levels(target):
+    assert DDQConfig(target=target, levels="free").levels == "free"

@@ -36,7 +36,7 @@ def test_linear_keeps_negative_values_on_the_grid():
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("kind", ACTIVATION_KINDS)
 def test_has_no_more_values_than_its_precision(kind, bits):
-    output = array(layer_of(kind, 2.0, num_bits=bits)(images()))
+    output = array(layer_of(kind, 2.0, precisions=(bits,))(images()))
     assert len(np.unique(output)) <= 2**bits
 
 
@@ -57,7 +57,7 @@ def test_an_observer_sees_float_values():
 @pytest.mark.parametrize("kind", ACTIVATION_KINDS)
 @pytest.mark.parametrize("learned", [True, False])
 def test_config_round_trip(kind, learned):
-    layer = layer_of(kind, num_bits=5, learned=learned)
+    layer = layer_of(kind, precisions=(3, 5), learned=learned)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert copy.get_config() == layer.get_config()
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from ddq_tf.layers import (
     DDQActivation,
     DDQConv2D,
+    DDQConv2DTranspose,
     DDQDense,
     DDQDepthwiseConv2D,
     DDQSoftmax,
@@ -27,21 +28,26 @@ CASES = {
     "relu": (DDQConv2D, K.Conv2D, {"filters": 4, "kernel_size": 1, "activation": "relu"}),
     "depthwise": (DDQDepthwiseConv2D, K.DepthwiseConv2D, {"kernel_size": 3, "depth_multiplier": 2}),
     "dense": (DDQDense, K.Dense, {"units": 6}),
+    "transposed": (
+        DDQConv2DTranspose,
+        K.Conv2DTranspose,
+        {"filters": 5, "kernel_size": 3, "strides": 2},
+    ),
     "one unit": (DDQDense, K.Dense, {"units": 1, "activation": "tanh"}),
 }
 PRECISIONS = (2, 4, 8)
 
 
-def layer_of(case, bits=4):
+def layer_of(case, bits=4, **quantizer):
     cls, _, arguments = CASES[case]
-    layer = cls(**arguments, precisions=PRECISIONS, name="layer")
+    layer = cls(**arguments, precisions=PRECISIONS, name="layer", **quantizer)
     layer.build((None, 8, 8, 3))
     rng = np.random.default_rng(0)
     layer.kernel.assign(rng.normal(0, 0.4, layer.kernel.shape))
     if layer.bias is not None:
         layer.bias.assign(rng.normal(0, 0.4, layer.bias.shape))
     layer.quantizer.calibrate(array(layer.kernel))
-    layer.quantizer.choice.assign(PRECISIONS.index(bits))
+    layer.quantizer.choose(PRECISIONS.index(bits))
     return layer
 
 
@@ -51,19 +57,46 @@ def model_of(layer):
     return keras.Model(inputs, K.Flatten()(x))
 
 
-@pytest.mark.parametrize("bits", PRECISIONS)
-@pytest.mark.parametrize("case", CASES)
-def test_equals_the_keras_layer_with_the_quantized_kernel(case, bits):
-    layer = layer_of(case, bits)
+QUANTIZERS = {
+    "uniform": {},
+    "per tensor": {"per_channel": False},
+    "free": {"levels": "free", "level_init": "kmeans", "correction": 0.5},
+    "free per tensor": {"levels": "free", "per_channel": False},
+}
+
+
+def plain_twin(layer, case):
+    """The Keras layer that holds the quantized kernel."""
     _, plain_class, arguments = CASES[case]
     plain = plain_class(**arguments)
     plain.build((None, 8, 8, 3))
     codes, scale = layer.integer_weights()
-    plain.kernel.assign(codes * scale)
+    kernel = codes * scale
+    plain.kernel.assign(np.swapaxes(kernel, -1, -2) if case == "transposed" else kernel)
     if layer.bias is not None:
         plain.bias.assign(layer.bias)
+    return plain
+
+
+@pytest.mark.parametrize("bits", PRECISIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_keras_layer_with_the_quantized_kernel(case, bits):
+    layer = layer_of(case, bits)
+    plain = plain_twin(layer, case)
     np.testing.assert_array_equal(array(layer(images(4))), array(plain(images(4))))
     assert layer.num_bits == bits
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("case", ["conv", "depthwise", "dense", "transposed"])
+def test_takes_every_kind_of_quantizer(case, name):
+    layer = layer_of(case, **QUANTIZERS[name])
+    plain = plain_twin(layer, case)
+    np.testing.assert_array_equal(array(layer(images(4))), array(plain(images(4))))
+    given = {"per_channel": True, "levels": "uniform", **QUANTIZERS[name]}
+    assert {field: layer.get_config()[field] for field in given} == given
+    _, scale = layer.integer_weights()
+    assert (len(np.unique(scale)) == 1) == (not given["per_channel"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -91,14 +124,16 @@ def test_saved_and_loaded_model_computes_the_same(case, tmp_path):
     assert loaded.get_layer("layer").num_bits == 4
 
 
+@pytest.mark.parametrize("levels", ["uniform", "free"])
 @pytest.mark.parametrize("case", CASES)
-def test_gradient_reaches_every_trainable_variable(case):
-    layer = layer_of(case)
+def test_gradient_reaches_every_trainable_variable(case, levels):
+    layer = layer_of(case, levels=levels)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(layer(images(4), training=True) - 1.0))
     variables = layer.trainable_variables
     names = {v.name for v in variables}
-    assert names == {"kernel", "log_range", "evidence"} | ({"bias"} if layer.use_bias else set())
+    expected = {"kernel", "log_range", "evidence"} | ({"bias"} if layer.use_bias else set())
+    assert names == expected | ({"levels"} if levels == "free" else set())
     for variable, gradient in zip(
         variables, tape.gradient(loss, [v.value for v in variables]), strict=True
     ):
@@ -125,6 +160,7 @@ def test_a_training_step_moves_kernel_and_ranges(case):
         ("pointwise", OpKind.POINTWISE),
         ("depthwise", OpKind.DEPTHWISE),
         ("dense", OpKind.DENSE),
+        ("transposed", OpKind.TRANSPOSED),
     ],
 )
 def test_kind(case, kind):
