@@ -60,6 +60,7 @@ def learn_gates(
     selection: Tensor,
     searching: Tensor,
     quantize: Callable[[Tensor], Tensor],
+    calls: int = 1,
 ) -> Tensor:
     """Returns x_q; backward, returns the new evidence as the gradient of the old.
 
@@ -74,6 +75,8 @@ def learn_gates(
         selection: float32, shape (num_precisions,), one-hot: the precision of this step.
         searching: bool scalar; if False the evidence stays.
         quantize: from a selection to the tensor at that precision, without gradients.
+        calls: how often the quantizer stands in the model. The gradients of all calls are added
+            up; so each brings its share of what was known, and all it saw.
     """
     none = ops.zeros_like(selection[:1])
     below = ops.concatenate([selection[:1] + selection[1:2], selection[2:], none])
@@ -92,11 +95,11 @@ def learn_gates(
                     ]
                 )
                 visited: Tensor = ops.stack([selection[:-1], selection[1:]], axis=1)
-                seen = ops.stack([visited * saved, visited], axis=2)
+                seen = ops.stack([visited * saved, visited / calls], axis=2)
                 decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
-                return ops.add(ops.multiply(decay, evidence), seen)
+                return ops.add(ops.multiply(decay, evidence / calls), seen)
 
-            return g, ops.cond(searching, updated, lambda: evidence)
+            return g, ops.cond(searching, updated, lambda: evidence / calls)
 
         return x_q, grad
 

@@ -25,7 +25,12 @@ class LearnedPrecision(keras.layers.Layer):
 
     Args:
         precisions: ascending, each 2..8.
+
+    Attributes:
+        calls: how often the quantizer stands in the model that trains it.
     """
+
+    calls = 1
 
     def __init__(self, precisions: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -77,7 +82,7 @@ class LearnedPrecision(keras.layers.Layer):
         searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
         evidence = ops.convert_to_tensor(self.evidence)
         return gates.learn_gates(
-            x_q, evidence, selection, searching, lambda other: quantize(other, *still)
+            x_q, evidence, selection, searching, lambda other: quantize(other, *still), self.calls
         )
 
     def choose(self, index: int) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from ddq_tf.config import DDQConfig
-from ddq_tf.graph import align
+from ddq_tf.graph import align, flatten
+from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.search.budget import PrecisionBudget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
+
+Tensor = Any
+TrainingLoss = Callable[[Tensor, Any, Any, Any], Tensor]
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -26,6 +32,7 @@ class DDQModel(keras.Model):
 
     ddq_config: DDQConfig = DDQConfig()
     float_outputs: tuple[str, ...] = ()
+    _training_losses: tuple[TrainingLoss, ...] = ()
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         """`keras.Model.fit`, with a `PrecisionSearch` among the callbacks.
@@ -41,12 +48,54 @@ class DDQModel(keras.Model):
             given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         if not any(isinstance(callback, PrecisionSearch) for callback in given):
             given.insert(0, PrecisionSearch(self.ddq_config))
-        history = super().fit(*args, callbacks=given, **kwargs)
+        self._count_calls()
+        try:
+            history = super().fit(*args, callbacks=given, **kwargs)
+        finally:
+            self._forget_training_losses()
         for callback in given:
             if isinstance(callback, PrecisionSearch):
                 callback.finish()
         align(self)
         return history
+
+    def change_training_loss(self, change: TrainingLoss) -> None:
+        """Changes the loss of training steps until the present `fit` ends; for callbacks.
+
+        To be called in `on_train_begin`. Evaluation, also during `fit`, keeps the compiled loss.
+
+        Args:
+            change: from (loss, inputs, outputs, sample weights or None) of a batch to the loss to
+                minimize; several changes follow one another.
+        """
+        if change not in self._training_losses:
+            self._training_losses = (*self._training_losses, change)
+            self.make_train_function(force=True)
+
+    def _forget_training_losses(self) -> None:
+        if self._training_losses:
+            self._training_losses = ()
+            self.make_train_function(force=True)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The compiled loss; in training steps as `change_training_loss` changed it."""
+        loss: Any = super().compute_loss(x, y, y_pred, sample_weight, training)
+        for change in self._training_losses if training else ():
+            loss = change(loss, x, y_pred, sample_weight)
+        return loss
+
+    def _count_calls(self) -> None:
+        """Tells quantizers how often they stand in the model."""
+        calls = collections.Counter(id(node.layer) for node in flatten(self).nodes)
+        for layer in [*weighted_layers(self), *activation_layers(self)]:
+            layer.quantizer.calls = calls[id(layer)]
 
     @property
     def weight_budget(self) -> PrecisionBudget:

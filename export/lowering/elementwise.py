@@ -60,17 +60,30 @@ def quantizer(into: Lowering, node: FlatNode) -> None:
         grid = grid_of(into.graph, node.outputs[0])
         name = into.names[node.inputs[0]]
         if into.tensors[name].quantization != quantization_of(grid):
-            for zero_point in grid.zero_points:
+            *inner, _ = grid.zero_points
+            for zero_point in inner:
                 step = dataclasses.replace(quantization_of(grid), zero_point=zero_point)
-                name = requantized(into, node, name, step)
+                name = requantized(into, node, name, step, is_inner=True)
+            name = requantized(into, node, name, quantization_of(grid))
         into.names[node.outputs[0]] = name
 
 
-def requantized(into: Lowering, node: FlatNode, reads: str, grid: Quantization) -> str:
-    """The name of a tensor's values on a grid; the tensor's own if it lies there."""
+def requantized(
+    into: Lowering, node: FlatNode, reads: str, grid: Quantization, *, is_inner: bool = False
+) -> str:
+    """The name of a tensor's values on a grid; the tensor's own if it lies there.
+
+    Args:
+        into: where to emit QUANTIZE.
+        node: what computes the values.
+        reads: the tensor.
+        grid: where the values belong.
+        is_inner: whether more steps lead to the layer's output.
+    """
     if into.tensors[reads].quantization == grid:
         return reads
-    name = into.declare(into.label(node, node.name), into.tensors[reads].shape, DType.INT8, grid)
+    label = f"{node.name}/unclamped" if is_inner else into.label(node, node.name)
+    name = into.declare(label, into.tensors[reads].shape, DType.INT8, grid)
     into.emit("QUANTIZE", (reads,), name, source=node.name)
     return name
 
@@ -89,7 +102,7 @@ def relu(into: Lowering, node: FlatNode) -> None:
         highest = int(np.rint(node.layer.max_value / float(grid.scale[0])))
         if highest < 255:
             above = Quantization(scale=grid.scale, zero_point=max(127 - highest, -128))
-            name = requantized(into, node, name, above)
+            name = requantized(into, node, name, above, is_inner=True)
     into.names[node.outputs[0]] = requantized(into, node, name, grid)
 
 
