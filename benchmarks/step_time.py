@@ -1,9 +1,12 @@
-"""Training step of a DDQ model over that of its float model, interleaved in one process.
+"""Training step of DDQ models over that of their float model, interleaved in one process.
 
-    python benchmarks/step_time.py [--alpha=0.5] [--steps=20]
+    python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32]
 
-MobileNetV2 (output stride 16), 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random
-data: one float step, one DDQ step, and so on; medians. Writes benchmarks/results/step_time.json.
+MobileNetV2, 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one step of
+each variant after the other; medians. With output stride 32 (that of keras.applications) the same
+network is also trained by TensorFlow Model Optimization's int8 QAT on tf_keras, where these are
+installed. Peak memory is measured apart, one process for each variant. Writes
+benchmarks/results/step_time_strideN.json.
 """
 
 from __future__ import annotations
@@ -11,9 +14,14 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for TensorFlow Model Optimization
 
 import argparse
+import importlib.util
+import json
 import resource
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -25,13 +33,68 @@ import ddq_tf
 
 SEED = 0
 BATCH = 128
+WARM_UP = 3
+VARIANTS: dict[str, dict[str, Any]] = {
+    "uniform": {"budget": 0.6},
+    "free": {
+        "target": "litert-int8",
+        "levels": "free",
+        "precisions": (2, 3, 4, 8),
+        "budget": "4bits",
+    },
+    "activations_4_bits": {"budget": 0.6, "activation_bits": 4},
+    "activations_learn_bits": {"budget": 0.6, "activation_bits": (2, 4, 8)},
+}
+FROZEN = {"uniform_settled": "uniform", "free_settled": "free"}
 
 
-def compiled(model: Any) -> Any:
-    """Returns the model, ready for `train_on_batch`."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
+def float_model(options: argparse.Namespace, images: np.ndarray) -> Any:
+    """Returns the float MobileNetV2."""
+    keras.utils.set_random_seed(SEED)
+    model = ddq_tf.models.mobilenet_v2(
+        (32, 32, 3), alpha=options.alpha, classes=10, output_stride=options.output_stride
+    )
+    model(images, training=True)
     return model
+
+
+def compiled(model: Any, library: Any = keras) -> Any:
+    """Returns the model, ready for `train_on_batch`."""
+    loss = library.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(library.optimizers.SGD(0.01, momentum=0.9), loss)
+    return model
+
+
+def variant(name: str, model: Any, images: np.ndarray) -> Any:
+    """Returns a compiled model; of DDQ with the search on, or settled."""
+    if name == "float":
+        return compiled(model)
+    if name in ("tfmot_float", "tfmot_int8"):
+        return tfmot(name, model)
+    config = ddq_tf.DDQConfig(**VARIANTS[FROZEN.get(name, name)])
+    q = ddq_tf.quantize_model(model, config, calibration=images)
+    if name in FROZEN:
+        for layer in q.weight_budget.layers:
+            layer.quantizer.frozen.assign(True)
+    return compiled(q)
+
+
+def tfmot(name: str, model: Any) -> Any:
+    """Returns the same network on tf_keras, float or prepared by TensorFlow Model Optimization."""
+    import tensorflow_model_optimization
+    import tf_keras
+
+    twin = tf_keras.applications.MobileNetV2(
+        input_shape=(32, 32, 3), alpha=0.5, weights=None, classes=10, classifier_activation=None
+    )
+    weights, expected = (
+        sum(int(np.prod(w.shape)) for w in m.trainable_weights) for m in (twin, model)
+    )
+    if weights != expected:
+        raise SystemExit(f"the networks differ: {weights} and {expected} trainable weights")
+    if name == "tfmot_int8":
+        twin = tensorflow_model_optimization.quantization.keras.quantize_model(twin)
+    return compiled(twin, tf_keras)
 
 
 def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
@@ -41,51 +104,75 @@ def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
+def names_of(options: argparse.Namespace) -> list[str]:
+    """Returns what to measure."""
+    names = ["float", *VARIANTS, *FROZEN]
+    found = all(map(importlib.util.find_spec, ("tensorflow_model_optimization", "tf_keras")))
+    if options.output_stride == 32 and options.alpha == 0.5 and found:
+        names += ["tfmot_float", "tfmot_int8"]
+    return names
+
+
+def peak_kib(name: str, options: argparse.Namespace) -> dict[str, int]:
+    """Returns the peak memory of a process that trains one variant, and of its start."""
+    command = [sys.executable, __file__, f"--alpha={options.alpha}", f"--memory={name}"]
+    command.append(f"--output_stride={options.output_stride}")
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--alpha", type=float, default=0.5)
-    parser.add_argument("--output_stride", type=int, default=16)
+    parser.add_argument("--output_stride", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--memory", help="print the peak memory of one variant, and no more")
     options = parser.parse_args()
-    keras.utils.set_random_seed(SEED)
     rng = np.random.default_rng(SEED)
     images = rng.uniform(-1, 1, (BATCH, 32, 32, 3)).astype("float32")
     labels = rng.integers(0, 10, BATCH)
-    shape = (32, 32, 3)
-    model = ddq_tf.models.mobilenet_v2(
-        shape, alpha=options.alpha, classes=10, output_stride=options.output_stride
-    )
-    model(images, training=True)
-    q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(budget=0.6), calibration=images)
-    for layer in q.weight_budget.layers:
-        layer.quantizer.explore.assign(0.15)
-    runs = {"float": compiled(model), "ddq": compiled(q)}
-    peak_kib = {}
-    for name, run in runs.items():
-        for _ in range(3):
+    model = float_model(options, images[:2])
+    if options.memory:
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run = variant(options.memory, model, images[:8])
+        for _ in range(6):
             step_seconds(run, images, labels)
-        peak_kib[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"start": start, "peak": peak}))
+        return
+    names = names_of(options)
+    runs = {name: variant(name, model, images) for name in names}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(options.steps):
+    for step in range(WARM_UP + options.steps):
         for name, run in runs.items():
-            times[name].append(step_seconds(run, images, labels))
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    pairs = np.array(times["ddq"]) / np.array(times["float"])
+            seconds = step_seconds(run, images, labels)
+            if step >= WARM_UP:
+                times[name].append(seconds)
+    memory = {name: peak_kib(name, options) for name in ("float", *VARIANTS)}
+    rows = {}
+    for name in names:
+        pairs = np.array(times[name]) / np.array(times["float"])
+        rows[name] = {
+            "median_step_s": float(np.median(times[name])),
+            "ratio_to_float": float(np.median(pairs)),
+            "ratio_quartiles": [float(v) for v in np.quantile(pairs, (0.25, 0.75))],
+        }
+        if name in memory:
+            rows[name]["peak_kib"] = memory[name]["peak"]
+            rows[name]["peak_over_float"] = memory[name]["peak"] / memory["float"]["peak"]
+            grown = {n: m["peak"] - m["start"] for n, m in memory.items()}
+            rows[name]["growth_over_float"] = grown[name] / grown["float"]
     results = {
         "alpha": options.alpha,
         "output_stride": options.output_stride,
         "batch_size": BATCH,
         "steps": options.steps,
-        "float_step_s": medians["float"],
-        "ddq_step_s": medians["ddq"],
-        "ratio_of_medians": medians["ddq"] / medians["float"],
-        "ratio_pairwise_median": float(np.median(pairs)),
-        "ratio_pairwise_quartiles": [float(v) for v in np.quantile(pairs, (0.25, 0.75))],
-        "peak_rss_kib_after": peak_kib,
+        "variants": rows,
     }
-    write_result("step_time", results, seed=SEED)
-    print(results)
+    write_result(f"step_time_stride{options.output_stride}", results, seed=SEED)
+    for name, row in rows.items():
+        print(name, row)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ TARGETS: dict[str, Target] = {
             storage_bits=dict.fromkeys(OpKind, (8,)),
             fully_connected_pointwise=False,
             min_runtime={8: "1.0.1"},
-            code_bits=(4, 8),
+            code_bits=(2, 3, 4, 6, 8),
         ),
         Target(
             name="tflm",
