@@ -8,6 +8,7 @@ from ddq_tf.layers.fixed import (
     DDQFixedGrid,
     DDQRescaling,
     activation_name,
+    ceiling_of,
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.weighted import (
@@ -38,6 +39,7 @@ __all__ = [
     "DDQWeightedLayer",
     "activation_layers",
     "activation_name",
+    "ceiling_of",
     "operator_kind",
     "weighted_layers",
 ]

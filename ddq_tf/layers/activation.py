@@ -14,8 +14,7 @@ from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
 Tensor = Any
 
-_CEILINGS: dict[str, float | None] = {"linear": None, "relu": None, "relu6": 6.0}
-ACTIVATION_KINDS = tuple(_CEILINGS)
+ACTIVATION_KINDS = ("linear", "relu", "relu6")
 
 SOFTMAX_SCALE = 1.0 / 256.0
 
@@ -29,16 +28,18 @@ class Observer(Protocol):
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQActivation(keras.layers.Layer):
-    """ReLU, ReLU6 or nothing, followed by quantization with a learned range.
+    """A ReLU, clipped or not, or nothing; followed by quantization with a learned range.
 
     The clipping of the grid *is* the activation: an unsigned grid starts at 0 (ReLU), and a range
-    kept at or below 6 ends where ReLU6 does. Only a signed grid (kind "linear") sees negatives.
+    kept at or below the ceiling ends where min(relu(x), ceiling) does. Only a signed grid (kind
+    "linear") sees negatives.
 
     Args:
         kind: "linear", "relu" or "relu6".
         precisions: the precisions to learn over, ascending, each 2..8.
         signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
         learned: whether the range is trained.
+        ceiling: where a clipped ReLU ends, > 0; None for 6 if kind is "relu6", else for no ceiling.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DDQActivation(keras.layers.Layer):
         precisions: Sequence[int] = (8,),
         signed: bool | None = None,
         learned: bool = True,
+        ceiling: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -62,9 +64,17 @@ class DDQActivation(keras.layers.Layer):
                 f"layer {self.name!r}: {kind} has no negative values to give a signed grid. "
                 "Received: signed=True"
             )
+        if ceiling is None and kind == "relu6":
+            ceiling = 6.0
+        if ceiling is not None and not _fits(kind, ceiling):
+            raise DDQError(
+                f"layer {self.name!r}: ceiling must be a number > 0, with kind 'relu' (6 with "
+                f"'relu6'). Received: ceiling={ceiling!r}, kind={kind!r}"
+            )
         self.kind = kind
+        self.ceiling = ceiling
         self.quantizer = ActivationQuantizer(
-            precisions, signed=signed, learned=learned, ceiling=_CEILINGS[kind], name="quantizer"
+            precisions, signed=signed, learned=learned, ceiling=ceiling, name="quantizer"
         )
         self.observer: Observer | None = None
 
@@ -92,9 +102,10 @@ class DDQActivation(keras.layers.Layer):
 
     def _float_activation(self, inputs: Tensor) -> Tensor:
         """The activation without quantization."""
-        if self.kind == "relu6":
-            return ops.relu6(inputs)
-        return ops.relu(inputs) if self.kind == "relu" else inputs
+        if self.kind == "linear":
+            return inputs
+        outputs = ops.relu(inputs)
+        return outputs if self.ceiling is None else ops.minimum(outputs, self.ceiling)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the input shape."""
@@ -108,7 +119,12 @@ class DDQActivation(keras.layers.Layer):
             "precisions": list(self.quantizer.precisions),
             "signed": self.quantizer.signed,
             "learned": self.quantizer.learned,
+            "ceiling": self.ceiling,
         }
+
+
+def _fits(kind: str, ceiling: float) -> bool:
+    return ceiling == 6 if kind == "relu6" else kind == "relu" and 0 < ceiling < float("inf")
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")

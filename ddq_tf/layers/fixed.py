@@ -31,23 +31,32 @@ TABLES = ("elu", "gelu")
 def activation_name(layer: Any) -> str | None:
     """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
 
-    ReLU layers are "relu", "relu6" or "leaky_relu", ELU(1) is "elu"; None stands for functions
-    without a name and arguments without an integer form.
+    ReLU layers are "relu", "relu6", "clipped_relu" (with another ceiling) or "leaky_relu", ELU(1) is
+    "elu"; None stands for functions without a name and arguments without an integer form.
     """
     if isinstance(layer, keras.layers.LeakyReLU):
         return "leaky_relu"
     if isinstance(layer, keras.layers.ELU):
         return "elu" if layer.alpha == 1 else None
     if isinstance(layer, keras.layers.ReLU):
-        if layer.threshold or layer.max_value not in (None, 6):
+        if layer.threshold:
             return None
-        if layer.negative_slope:
-            return None if layer.max_value else "leaky_relu"
-        return "relu6" if layer.max_value else "relu"
+        if layer.max_value is None:
+            return "leaky_relu" if layer.negative_slope else "relu"
+        if layer.negative_slope or not 0 < layer.max_value < float("inf"):
+            return None
+        return "relu6" if layer.max_value == 6 else "clipped_relu"
     if isinstance(layer, keras.layers.Softmax):
         return "softmax" if layer.axis == -1 else None
     name = keras.activations.serialize(layer.activation)
     return name if isinstance(name, str) else None
+
+
+def ceiling_of(layer: Any) -> float | None:
+    """Returns where the ReLU of an activation layer ends: 6 for ReLU6; None for no ceiling."""
+    if isinstance(layer, keras.layers.ReLU):
+        return layer.max_value
+    return 6.0 if activation_name(layer) == "relu6" else None
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")

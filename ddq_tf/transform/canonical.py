@@ -12,6 +12,7 @@
 10. Layers on sequences: on images of one row (`transform.sequences`).
 11. A rescaling behind a convolution or dense layer: part of its weights.
 12. The scaled sums of keras.applications' InceptionResNetV2: a rescaling and an addition.
+13. keras.ops.clip to 0 and above: ReLU with a ceiling.
 """
 
 from __future__ import annotations
@@ -418,6 +419,15 @@ def _scaled_sum(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
     ]
 
 
+def _clip(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Clip(x, 0, ceiling)."""
+    low, high = node.layer.x_min, node.layer.x_max
+    if not (np.isscalar(low) and np.isscalar(high) and low == 0 and high > 0):
+        return [node]
+    relu = to.layer(node.layer, "relu", lambda: keras.layers.ReLU(high, name=node.name))
+    return _replaced(node, relu)
+
+
 CASES: dict[type, _Case] = {
     CustomScaleLayer: _scaled_sum,
     keras.layers.AveragePooling2D: _average,
@@ -427,6 +437,7 @@ CASES: dict[type, _Case] = {
         keras.layers.Subtract, lambda c, place: (1.0, -c) if place else (-1.0, c)
     ),
     operations.Multiply: _operation(keras.layers.Multiply, lambda c, _: (c, 0.0)),
+    operations.Clip: _clip,
     keras.layers.Rescaling: _rescaling,
     keras.layers.Normalization: _normalization,
     keras.layers.Activation: _activation,

@@ -30,6 +30,7 @@ from ddq_tf.layers import (
     DDQRescaling,
     DDQSoftmax,
     activation_name,
+    ceiling_of,
     operator_kind,
 )
 from ddq_tf.search import DDQModel
@@ -172,8 +173,8 @@ class _Rebuilder:
             self._finish(self._plain(node)(value), node.name, node, "linear")
         elif name == "linear":
             self._put(node.outputs[0], value, grid)
-        elif name == "relu6":
-            self._put(node.outputs[0], grid(keras.layers.ReLU(6.0)(value)), grid)
+        elif name in ("relu6", "clipped_relu"):
+            self._put(node.outputs[0], grid(keras.layers.ReLU(ceiling_of(node.layer))(value)), grid)
         else:
             relu = keras.layers.ReLU(name=node.name)
             self._put(node.outputs[0], relu(value), grid)
@@ -181,9 +182,10 @@ class _Rebuilder:
     def _finish(self, value: Any, name: str, last: FlatNode, kind: str) -> None:
         """The ReLU behind a block, then its quantizer."""
         after = fused_activation(self.graph, last) if kind == "linear" else None
-        label = f"{name}_quant"
+        label, ceiling = f"{name}_quant", None
         if after is not None:
             kind, label, last = activation_name(after.layer) or "linear", after.name, after
+            ceiling = ceiling_of(after.layer)
             self.done.add(self.graph.nodes.index(after))
         tensor = last.outputs[0]
         if self.ties.is_tied(tensor):
@@ -193,7 +195,9 @@ class _Rebuilder:
             quantizer = self._tied(tensor, label)
         else:
             precisions = None if tensor in self._ends else self.config.activation_precisions
-            quantizer = self._quantizer(label, kind, precisions)
+            if kind == "clipped_relu":
+                kind = "relu"
+            quantizer = self._quantizer(label, kind, precisions, ceiling=ceiling)
         self._put(tensor, quantizer(value), quantizer)
 
     def _tied(self, tensor: int, name: str) -> DDQActivation:
@@ -215,10 +219,13 @@ class _Rebuilder:
         precisions: tuple[int, ...] | None = None,
         *,
         learned: bool = True,
+        ceiling: float | None = None,
     ) -> DDQActivation:
         """A new activation quantizer, of 8 bits by default; one for each call of a layer."""
         free = self._free_name(name)
-        return DDQActivation(kind, precisions or (MAX_BITS,), learned=learned, name=free)
+        return DDQActivation(
+            kind, precisions or (MAX_BITS,), learned=learned, ceiling=ceiling, name=free
+        )
 
     def _free_name(self, name: str) -> str:
         unique, count = name, 1

@@ -36,7 +36,7 @@ IDENTITIES = (
 )
 PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
 ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.Softmax)
-FUSED = ("linear", "relu", "relu6")
+FUSED = ("linear", "relu", "relu6", "clipped_relu")
 _KNOWN = (*FUSED, "softmax", "leaky_relu", "silu", "hard_silu", *FIXED_GRIDS, *TABLES)
 
 _Check = Callable[[FlatNode], str | None]
@@ -156,6 +156,14 @@ def _check_operation(node: FlatNode) -> str | None:
     return f"needs two tensors, or a tensor and a number. Received: {', '.join(received)}"
 
 
+def _check_clip(node: FlatNode) -> str | None:
+    layer = node.layer
+    return (
+        "needs to clip to 0 and a number > 0, as a clipped ReLU does. "
+        f"Received: {layer.x_min!r} and {layer.x_max!r}"
+    )
+
+
 def _no_check(node: FlatNode) -> str | None:
     return None
 
@@ -171,6 +179,7 @@ _CHECKS: dict[type, _Check] = {
     operations.Add: _check_operation,
     operations.Subtract: _check_operation,
     operations.Multiply: _check_operation,
+    operations.Clip: _check_clip,
     keras.layers.LeakyReLU: _no_check,
     keras.layers.Flatten: _no_check,
     keras.layers.Reshape: _no_check,

@@ -12,7 +12,7 @@ from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import stays_inside
 from ddq_tf.layers import TABLES, DDQBorderGain, DDQRescaling, activation_name
 from ddq_tf.transform.canonical import WEIGHTED
-from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS
+from ddq_tf.transform.supported import ACTIVATIONS, FUSED, IDENTITIES, PAIRS, fused_kind
 
 _BLOCKS = (
     *WEIGHTED,
@@ -78,8 +78,12 @@ class Ties:
             node = self._graph.producer(tensor)
         if node is None or isinstance(node.layer, _BLOCKS) or stays_inside(node):
             return None if node is None else tensor
-        if isinstance(node.layer, ACTIVATIONS) and activation_name(node.layer) in TABLES:
-            return tensor
+        if isinstance(node.layer, ACTIVATIONS):
+            name = activation_name(node.layer)
+            if name in TABLES:
+                return tensor
+            if name == "clipped_relu":
+                return None  # what ends it is the range of a quantizer of its own
         before = self._graph.producer(node.inputs[0])
         fused = before is not None and fused_activation(self._graph, before) is node
         return tensor if fused else None
@@ -95,6 +99,6 @@ def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
     )
     if not own_grid and not stays_inside(node):
         return None
-    if isinstance(node.layer, WEIGHTED) and activation_name(node.layer) in ("relu", "relu6"):
+    if isinstance(node.layer, WEIGHTED) and fused_kind(node.layer) != "linear":
         return None
-    return after if activation_name(after.layer) in ("linear", "relu", "relu6") else None
+    return after if activation_name(after.layer) in FUSED else None

@@ -77,9 +77,12 @@ def two_readers(x):
     return K.Add()([y, conv(6)(x)])
 
 
-def relu6_of_large_values(x):
-    x = x * 8.0
-    return K.Add()([K.ReLU(6.0)(x), x])
+def relu_of_large_values(ceiling):
+    def body(x):
+        x = x * 8.0
+        return K.Add()([K.ReLU(ceiling)(x), x])
+
+    return body
 
 
 CASES = {
@@ -114,7 +117,15 @@ CASES = {
     "leaky relu": lambda: net(K.LeakyReLU(0.2)),
     "relu alone": lambda: net(two_readers),
     "relu6 alone": lambda: net(lambda x: K.Add()([K.ReLU(6.0)(x), x])),
-    "relu6 that clips": lambda: net(relu6_of_large_values),
+    "relu6 that clips": lambda: net(relu_of_large_values(6.0)),
+    "clipped relu": lambda: net(lambda x: K.ReLU(0.3)(K.BatchNormalization()(conv(6)(x)))),
+    "clipped relu alone": lambda: net(relu_of_large_values(2.7)),
+    "clipped sum": lambda: net(lambda x: K.ReLU(1.0)(K.Add()([conv(6)(x), x]))),
+    "clipped product": lambda: net(lambda x: K.ReLU(0.2)(K.Multiply()([conv(6)(x), x]))),
+    "concat clipped": lambda: net(
+        concat(conv(4), lambda x: K.MaxPooling2D(3, 1, "same")(K.ReLU(0.4)(conv(3)(x))))
+    ),
+    "clip": lambda: net(lambda x: keras.ops.clip(conv(6)(x), 0, 0.5)),
     "global max": lambda: keras.Sequential(
         [keras.Input((8, 8, 3)), conv(6), K.GlobalMaxPooling2D(), K.Dense(4)]
     ),

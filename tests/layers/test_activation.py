@@ -27,6 +27,17 @@ def test_equals_the_keras_activation_on_the_grid(kind):
     np.testing.assert_allclose(high, 6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_ceiling_is_where_the_clipped_relu_ends(bits):
+    layer = layer_of("relu", 9.0, precisions=(bits,), ceiling=2.5)
+    assert layer.get_config()["ceiling"] == 2.5
+    output = array(layer(np.linspace(-4, 8, 1000, dtype=np.float32)[None]))
+    np.testing.assert_allclose((output.min(), output.max()), (0, 2.5), rtol=1e-6)
+    layer.observer = lambda values: None
+    x = images(4) * 4
+    np.testing.assert_array_equal(array(layer(x)), array(keras.layers.ReLU(2.5)(x)))
+
+
 def test_linear_keeps_negative_values_on_the_grid():
     layer = layer_of("linear", 1.0)
     x = (np.arange(-128, 128, dtype=np.float32) * layer.quantizer.export_scale())[None]
@@ -54,10 +65,11 @@ def test_an_observer_sees_float_values():
     np.testing.assert_array_equal(seen, [expected])
 
 
-@pytest.mark.parametrize("kind", ACTIVATION_KINDS)
+@pytest.mark.parametrize("kind", [*ACTIVATION_KINDS, "clipped"])
 @pytest.mark.parametrize("learned", [True, False])
 def test_config_round_trip(kind, learned):
-    layer = layer_of(kind, precisions=(3, 5), learned=learned)
+    arguments = {"kind": "relu", "ceiling": 2.5} if kind == "clipped" else {"kind": kind}
+    layer = layer_of(**arguments, precisions=(3, 5), learned=learned)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert copy.get_config() == layer.get_config()
 
@@ -73,7 +85,17 @@ def test_a_saved_model_keeps_ranges_and_sign(tmp_path):
     assert not loaded.get_layer("layer").quantizer.signed
 
 
-@pytest.mark.parametrize("arguments", [{"kind": "tanh"}, {"kind": "relu", "signed": True}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kind": "tanh"},
+        {"kind": "relu", "signed": True},
+        {"kind": "relu", "ceiling": 0.0},
+        {"kind": "relu", "ceiling": float("nan")},
+        {"kind": "relu6", "ceiling": 5.0},
+        {"kind": "linear", "ceiling": 5.0},
+    ],
+)
 def test_refuses(arguments):
     with pytest.raises(DDQError, match=r"layer 'bad'.*Received"):
         DDQActivation(**arguments, name="bad")

@@ -230,6 +230,11 @@ def operator(constant):
     return keras.Model(inputs, K.Conv2D(2, 1)(inputs + constant), name="mine")
 
 
+def clipped(low, high):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.ops.clip(K.Conv2D(2, 1)(inputs), low, high), name="mine")
+
+
 REFUSED = {
     "subclassed": (Odd, "subclassed"),
     "unbuilt": (lambda: keras.Sequential([K.Dense(2)]), "not built"),
@@ -240,6 +245,14 @@ REFUSED = {
     "user's layer": (lambda: net(MyConv(2, 1, name="own")), r"'own' \(MyConv\)"),
     "activation": (lambda: net(K.Conv2D(6, 3, activation="selu", name="g")), "'g'.*'selu'"),
     "threshold": (lambda: net(K.Conv2D(6, 3), K.ReLU(threshold=0.1, name="l")), "'l'.*0.1"),
+    "clipped and leaky": (
+        lambda: net(K.Conv2D(6, 3), K.ReLU(2.0, negative_slope=0.1, name="l")),
+        "'l'.*max_value=2.0, negative_slope=0.1",
+    ),
+    "clip from below 0": (
+        lambda: clipped(-1, 1),
+        "needs to clip to 0 and a number > 0.*Received: -1 and 1",
+    ),
     "batch norm of rows": (
         lambda: net(K.BatchNormalization(name="b"), K.Dense(2), shape=(6,)),
         "'b'.*model's input",
