@@ -59,7 +59,7 @@ class Runner:
     """A model, ready to run on whole data sets.
 
     Attributes:
-        inputs: by the signature's names.
+        inputs: by the signature's names, in the model's order.
         outputs: likewise.
     """
 
@@ -107,7 +107,7 @@ class Runner:
                 has several inputs. `TensorInfo.quantize` makes them from real numbers.
 
         Returns:
-            The codes of every output, shape (examples, ...), by name.
+            The codes of every output, shape (examples, ...), by name, in the model's order.
 
         Raises:
             DDQError: if the inputs do not fit the model.
@@ -268,17 +268,31 @@ def _content(path: Path) -> bytes:
 def _interface(
     interpreter: Interpreter,
 ) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
-    """Returns inputs and outputs by the signature's names, else by the tensors' own."""
-    if interpreter.get_signature_list():
-        signature = interpreter.get_signature_runner()
-        inputs, outputs = signature.get_input_details(), signature.get_output_details()
-    else:
-        inputs = {item["name"]: item for item in interpreter.get_input_details()}
-        outputs = {item["name"]: item for item in interpreter.get_output_details()}
+    """Returns inputs and outputs by the signature's names, else by the tensors' own.
+
+    The runtime sorts a signature by name; the file lists tensors in the model's order.
+    """
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    if not interpreter.get_signature_list():
+        return _named(inputs), _named(outputs)
+    signature = interpreter.get_signature_runner()
     return (
-        {name: _tensor_info(details) for name, details in inputs.items()},
-        {name: _tensor_info(details) for name, details in outputs.items()},
+        _in_order(signature.get_input_details(), inputs),
+        _in_order(signature.get_output_details(), outputs),
     )
+
+
+def _named(tensors: list[dict[str, Any]]) -> dict[str, TensorInfo]:
+    return {details["name"]: _tensor_info(details) for details in tensors}
+
+
+def _in_order(
+    signature: Mapping[str, Mapping[str, Any]], tensors: list[dict[str, Any]]
+) -> dict[str, TensorInfo]:
+    """Returns what a signature names, in the order of the file's own list."""
+    places = [details["index"] for details in tensors]
+    names = sorted(signature, key=lambda name: places.index(signature[name]["index"]))
+    return {name: _tensor_info(signature[name]) for name in names}
 
 
 def _tensor_info(details: Mapping[str, Any]) -> TensorInfo:

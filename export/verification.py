@@ -17,6 +17,7 @@ from ddq_tf.export.exporter import ExportResult
 from ddq_tf.export.interpreter import Delegation, Runner, delegation
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
+from ddq_tf.export.ops import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
 from ddq_tf.graph import flatten, grid_of
@@ -216,5 +217,4 @@ def _same_weights(model: keras.Model, written: Graph, target: Target) -> bool:
 
 def _weights(graph: Graph) -> list[Any]:
     """The weight tensors in the order of the ops that read them."""
-    kinds = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-    return [graph.tensors[op.inputs[1]] for op in graph.ops if op.kind in kinds]
+    return [graph.tensors[op.inputs[1]] for op in graph.ops if weight_kind(op) is not None]

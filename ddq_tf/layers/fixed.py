@@ -31,7 +31,7 @@ TABLES = ("elu", "gelu")
 def activation_name(layer: Any) -> str | None:
     """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
 
-    ReLU layers are "relu", "relu6", "clipped_relu" (with another ceiling) or "leaky_relu", ELU(1) is
+    ReLU layers are "relu", "relu6", "clipped_relu" (another ceiling) or "leaky_relu", ELU(1) is
     "elu"; None stands for functions without a name and arguments without an integer form.
     """
     if isinstance(layer, keras.layers.LeakyReLU):

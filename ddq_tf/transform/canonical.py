@@ -422,7 +422,7 @@ def _scaled_sum(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
 def _clip(to: _Canonicalizer, node: FlatNode) -> list[FlatNode]:
     """Clip(x, 0, ceiling)."""
     low, high = node.layer.x_min, node.layer.x_max
-    if not (np.isscalar(low) and np.isscalar(high) and low == 0 and high > 0):
+    if not all(isinstance(end, int | float) for end in (low, high)) or low != 0 or high <= 0:
         return [node]
     relu = to.layer(node.layer, "relu", lambda: keras.layers.ReLU(high, name=node.name))
     return _replaced(node, relu)

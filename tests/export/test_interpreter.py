@@ -30,6 +30,23 @@ def test_quantize_rounds_halves_to_even_and_saturates():
     assert info.quantize(steps * info.scale).tolist() == [-5, -3, -5, 127, -128]
 
 
+def test_inputs_and_outputs_come_in_the_order_of_the_file():
+    """The runtime gives a signature sorted by name."""
+    make = Builder()
+    second, first = (make.tensor((-1, 4, 4, 2), scale=scale) for scale in (0.1, 0.2))
+    total = make.op("ADD", (second, first), (-1, 4, 4, 2), 0.3)
+    twice = make.op("ADD", (total, second), (-1, 4, 4, 2), 0.4)
+    graph = make.graph({"z": second, "a": first}, {"y": total, "b": twice})
+    runner = Runner(tflite.write(graph))
+    scales = {name: float(info.scale) for name, info in runner.inputs.items()}
+    assert list(scales) == ["z", "a"]
+    assert list(scales.values()) == pytest.approx([0.1, 0.2])
+    codes = np.zeros((3, 4, 4, 2), np.int8)
+    received = runner.run({"a": codes, "z": codes})
+    assert list(received) == list(runner.outputs) == ["y", "b"]
+    assert [float(info.scale) for info in runner.outputs.values()] == pytest.approx([0.3, 0.4])
+
+
 def test_delegation_names_what_is_left_out():
     make = Builder()
     image = make.tensor((-1, 4, 4, 2), scale=0.1)

@@ -246,7 +246,7 @@ def two_by_two():
     left, right = keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 2), name="right")
     x = K.Add()([conv(4)(left), conv(4)(right)])
     pooled = K.GlobalAveragePooling2D()(K.ReLU()(x))
-    outputs = [K.Dense(3, name="kind")(pooled), K.Dense(1, name="size")(pooled)]
+    outputs = [K.Dense(3, name="size")(pooled), K.Dense(1, name="kind")(pooled)]
     return shake(keras.Model([left, right], outputs))
 
 

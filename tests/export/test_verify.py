@@ -50,6 +50,16 @@ def test_one_flipped_code_is_found(model, content, layer):
     assert not verify(model, tampered, [X[:1]]).weight_codes_identical
 
 
+def test_a_flipped_code_of_a_transposed_convolution_is_found(tmp_path):
+    up = keras.layers.Conv2DTranspose(2, 3, 2, "same")
+    model = quantize_model(shake(keras.Sequential([keras.Input((8, 8, 3)), up])), CONFIG, X)
+    content = export_tflite(model, tmp_path / "net.tflite").path.read_bytes()
+    (tensor,) = weights_of(content)
+    tampered = with_tensor(content, tensor.name, data=-tensor.data)
+    assert verify(model, content, [X[:1]]).weight_codes_identical
+    assert not verify(model, tampered, [X[:1]]).weight_codes_identical
+
+
 def test_a_shifted_output_is_found(model, content):
     graph = tflite.read(content)
     bias = graph.tensors[graph.ops[-1].inputs[2]]
