@@ -12,7 +12,6 @@ import numpy as np
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.export.verification import Verification
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
-from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.report import ActivationReport, Agreement, LayerReport, WeightHistogram
 from ddq_tf.search import DDQModel
 from ddq_tf.targets import Target
@@ -34,10 +33,9 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
     sizes = (layer.num_bits, layer.quantizer.num_weights, layer.quantizer.num_channels)
     stored_bits = target.index_bits(*sizes) or target.stored_bits(layer.kind, layer.num_bits)
-    qmax = signed_qmax(layer.num_bits)
     steps = np.asarray(scale, np.float64)
-    energy = float(np.mean(np.square(kernel)))
-    error = float(np.mean(np.square(kernel - codes * steps)))
+    power = float(np.sum(np.square(kernel)))
+    lost = float(np.sum(np.square(kernel - codes * steps)))
     return LayerReport(
         name=layer.name,
         kind=layer.kind.value,
@@ -47,11 +45,12 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
         num_bits=layer.num_bits,
         stored_bits=stored_bits,
         size_bytes=math.ceil(target.stored_size_bits(layer.kind, *sizes) / 8),
-        rms_error=math.sqrt(error / energy) if energy else 0.0,
+        quantization_error=lost / power if power else 0.0,
+        family=layer.quantizer.family,
         scale_min=steps.min(),
         scale_max=steps.max(),
         histogram=WeightHistogram.measure(
-            kernel / (steps * qmax), np.arange(-qmax, qmax + 1) / qmax
+            kernel / layer.quantizer.range_in_force(), layer.quantizer.levels_in_force()
         ),
     )
 

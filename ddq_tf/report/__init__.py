@@ -1,12 +1,14 @@
 """What was learned and what came of it: data first, then JSON, text and HTML.
 
 `load` and `save` keep a `Report` as JSON; `ddq_tf.report.text.render` prints it and
-`ddq_tf.report.html.save` writes it as one self-contained page.
+`ddq_tf.report.html.save` writes it as one self-contained page. `ddq_tf.report.plots` draws figures
+of it with matplotlib.
 """
 
 from ddq_tf.report.data import (
     DDQ_KERAS_LABEL,
     DDQ_LITERT_LABEL,
+    ERROR_NAME,
     FLOAT_LABEL,
     STOCK_LABEL,
     ActivationReport,
@@ -22,6 +24,7 @@ from ddq_tf.report.data import (
 __all__ = [
     "DDQ_KERAS_LABEL",
     "DDQ_LITERT_LABEL",
+    "ERROR_NAME",
     "FLOAT_LABEL",
     "STOCK_LABEL",
     "ActivationReport",

@@ -15,11 +15,13 @@ from ddq_tf.errors import DDQError
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.report import codec
 
-SCHEMA = 1
+SCHEMA = 2
 FLOAT_LABEL = "float"
 STOCK_LABEL = "stock int8"
 DDQ_KERAS_LABEL = "DDQ (Keras)"
 DDQ_LITERT_LABEL = "DDQ (LiteRT)"
+THIS_LABEL = "this model"
+ERROR_NAME = "quantization_error"
 _MAX_HISTOGRAM_RANGE = 1.5
 
 
@@ -115,7 +117,8 @@ class LayerReport(_Record):
         num_bits: the precision in force.
         stored_bits: the width of a weight in the file.
         size_bytes: of the kernel in the file.
-        rms_error: root mean square of the quantization error over that of the kernel.
+        quantization_error: sum (w - x_q)^2 / sum w^2 over the kernel.
+        family: of its levels, "uniform" or "free".
         scale_min: the smallest channel scale.
         scale_max: the largest channel scale.
         histogram: of the weights, if measured.
@@ -129,7 +132,8 @@ class LayerReport(_Record):
     num_bits: int
     stored_bits: int
     size_bytes: int
-    rms_error: float
+    quantization_error: float
+    family: str
     scale_min: float
     scale_max: float
     histogram: WeightHistogram | None = None
@@ -222,8 +226,10 @@ class Report(_Record):
         floor_bytes: what the file's weight codes, biases and weight scales take.
         above_floor_bytes: what the rest of the file is spent on, by what it holds.
         history: per-epoch values by name, as in `keras.callbacks.History`; names with "loss",
-            "acc", "bits" and "price" are drawn.
+            "acc", "error", "bits" and "price" are drawn.
         bits_history: per-epoch bits by layer name.
+        error_history: per-epoch quantization error by layer name, as in `LayerReport`.
+        compared_errors: of other trainings, by label: per-epoch quantization error of all weights.
         schema: version of this record.
     """
 
@@ -246,6 +252,8 @@ class Report(_Record):
     above_floor_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     bits_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    error_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    compared_errors: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -264,6 +272,12 @@ class Report(_Record):
         if not self.num_weights:
             return None
         return sum(layer.num_weights * layer.num_bits for layer in self.layers) / self.num_weights
+
+    @property
+    def errors(self) -> dict[str, tuple[float, ...]]:
+        """Per-epoch quantization error of all weights by label, this model's training first."""
+        own = self.history.get(ERROR_NAME, ())
+        return {**({THIS_LABEL: own} if own else {}), **self.compared_errors}
 
     @property
     def result(self) -> ModelVariant | None:

@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.report import charts, wording
@@ -186,7 +186,7 @@ def _layers_table(layers: Sequence[LayerReport]) -> str:
                 (str(layer.num_bits), True),
                 (str(layer.stored_bits), True),
                 (wording.kib(layer.size_bytes), True),
-                (wording.percent(layer.rms_error, 1), True),
+                (wording.error(layer.quantization_error), True),
             )
             for layer in layers
         ),
@@ -199,29 +199,30 @@ def _shape(layer: LayerReport) -> str:
 
 def _training(report: Report) -> str:
     budget = report.budget_average_bits
-    groups: tuple[tuple[str, Callable[[str], bool], tuple[float, str] | None], ...] = (
-        ("Loss", lambda name: "loss" in name, None),
-        ("Accuracy", lambda name: "acc" in name, None),
-        (
-            "Average bits per weight",
-            lambda name: "bits" in name,
-            (budget, f"budget {budget:.2f}")
-            if budget is not None and math.isfinite(budget)
-            else None,
-        ),
-        ("Price of a bit", lambda name: "price" in name, None),
+    mark = None
+    if budget is not None and math.isfinite(budget):
+        mark = budget, f"budget {budget:.2f}"
+    groups = (
+        ("Loss", _named(report.history, "loss"), None),
+        ("Accuracy", _named(report.history, "acc"), None),
+        ("Average bits per weight", _named(report.history, "bits"), mark),
+        ("Quantization error of the weights", report.errors, None),
+        ("Price of a bit", _named(report.history, "price"), None),
     )
     panels = []
-    for title, belongs, mark in groups:
-        series = {name: v for name, v in report.history.items() if belongs(name.lower())}
-        series = dict(list(series.items())[:_MAX_CURVES])
-        if chart := charts.curves(title, series, mark):
+    for title, found, dashed in groups:
+        series = dict(list(found.items())[:_MAX_CURVES])
+        if chart := charts.curves(title, series, dashed):
             legend = _legend((f"s{index}", name) for index, name in enumerate(series))
             panels.append(f"<div><h3>{title}</h3>{legend}{chart}</div>")
     if not panels:
         return ""
     pair = f'<div class="pair">{"".join(panels)}</div>'
     return _section("Training", pair + _folded("As a table", _history_table(report.history)))
+
+
+def _named(history: Mapping[str, Sequence[float]], part: str) -> dict[str, Sequence[float]]:
+    return {name: values for name, values in history.items() if part in name.lower()}
 
 
 def _history_table(history: Mapping[str, Sequence[float]]) -> str:
@@ -268,7 +269,7 @@ def _layer_card(layer: LayerReport, is_open: bool) -> str:
         ("Kernel", f"{_shape(layer)}, {layer.num_weights:,} weights"),
         ("Learned over", ", ".join(map(str, layer.precisions)) + " bits"),
         ("Stored in", f"{layer.stored_bits} bits, {wording.size(layer.size_bytes)}"),
-        ("Error (rms, relative)", wording.percent(layer.rms_error)),
+        ("Error, Σ(w − x_q)² / Σw²", wording.error(layer.quantization_error)),
         ("Scales", f"{layer.scale_min:.4g} to {layer.scale_max:.4g}"),
     )
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts)
@@ -276,7 +277,7 @@ def _layer_card(layer: LayerReport, is_open: bool) -> str:
     if layer.histogram:
         chart = charts.histogram(layer.histogram, layer.kind, layer.name)
         used = sum(1 for count in layer.histogram.level_counts if count)
-        levels = f"{used} of {len(layer.histogram.levels)}"
+        levels = f"{used} of {len(layer.histogram.levels)}, {layer.family}"
         listed += f"<div><dt>Levels in use</dt><dd>{levels}</dd></div>"
     kind = wording.kind_class(layer.kind)
     name = re.sub("([_/])", r"\1<wbr/>", escape(layer.name))

@@ -117,7 +117,7 @@ def _layers_table(report: Report, console: Console) -> Table:
             _bar(layer, console),
             str(layer.stored_bits),
             wording.kib(layer.size_bytes),
-            wording.percent(layer.rms_error, 1),
+            wording.error(layer.quantization_error),
         )
     return table
 

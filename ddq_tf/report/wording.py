@@ -19,6 +19,14 @@ def percent(share: float | None, digits: int = 2) -> str:
     return f"{text} %"
 
 
+def error(share: float) -> str:
+    """Returns a quantization error with two digits, as in 6.4e-5."""
+    if not math.isfinite(share):
+        return NONE
+    mantissa, exponent = f"{share:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}" if share else "0"
+
+
 def size(size_bytes: int | None) -> str:
     """Returns bytes with the unit that suits them."""
     if size_bytes is None:

@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 
+from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.jobs import collect
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.targets import get_target
+from tests.toys import images, mixed_net
 
 
 def test_layer_reports_describe_every_weighted_layer(quantized: Any) -> None:
@@ -41,9 +44,38 @@ def test_the_histogram_counts_the_codes(quantized: Any) -> None:
         assert sum(report.histogram.counts) == codes.size
 
 
+@pytest.mark.parametrize("family", ["uniform", "free"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_levels_are_those_that_codes_can_take(family: str, per_channel: bool) -> None:
+    config = DDQConfig(
+        target="litert-int8",
+        precisions=(2, 3),
+        budget=None,
+        levels=family,
+        level_init="kmeans",
+        per_channel=per_channel,
+    )
+    model = quantize_model(mixed_net(), config, images(8))
+    for layer, report in zip(weighted_layers(model), collect.layer_reports(model), strict=True):
+        assert report.family == family
+        assert report.histogram is not None
+        codes, _ = layer.integer_weights()
+        top = 127 if family == "free" else 2 ** (layer.num_bits - 1) - 1
+        levels = np.rint(np.array(report.histogram.levels) * top)
+        np.testing.assert_allclose(report.histogram.levels, levels / top, atol=1e-7)
+        found = [int(np.sum(codes == level)) for level in levels]
+        assert sum(found) == codes.size
+        assert report.histogram.level_counts == tuple(found)
+
+
 def test_the_error_is_relative(quantized: Any) -> None:
     reports = collect.layer_reports(quantized.model)
-    assert all(0 < report.rms_error < (0.02 if report.num_bits == 8 else 0.5) for report in reports)
+    for report, layer in zip(reports, weighted_layers(quantized.model), strict=True):
+        codes, scale = layer.integer_weights()
+        kernel = np.asarray(layer.kernel, np.float64)
+        lost = np.sum(np.square(kernel - codes * scale.astype(np.float64)))
+        assert math.isclose(report.quantization_error, lost / np.sum(np.square(kernel)))
+        assert 0 < report.quantization_error < (4e-4 if report.num_bits == 8 else 0.25)
 
 
 def test_another_target_stores_other_widths(quantized: Any) -> None:
