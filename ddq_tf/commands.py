@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import COMMON, Call, Command, Flag, Outcome
-from ddq_tf.config import DDQConfig
+from ddq_tf.config import CALIBRATIONS, LEVEL_INITS, LEVELS, DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
 from ddq_tf.targets import TARGETS
 
@@ -76,11 +77,11 @@ def _quantize(call: Call) -> Outcome:
 
     flags = call.flags
     config = DDQConfig(
-        target=flags["target"],
-        budget=None if flags["budget"] == "none" else flags["budget"],
-        precisions=flags["precisions"],
-        search_fraction=flags["search_fraction"],
-        seed=flags["seed"],
+        **{
+            **_fields(DDQConfig, flags),
+            "budget": None if flags["budget"] == "none" else flags["budget"],
+            "per_channel": not flags["per_tensor"],
+        }
     )
     quantized = jobs.quantize_float(
         call.files[0],
@@ -215,16 +216,14 @@ def _data_options(flags: Mapping[str, Any]) -> Any:
 def _train_config(flags: Mapping[str, Any], rates: Mapping[str, float]) -> Any:
     from ddq_tf.training import TrainConfig
 
-    rate = flags["learning_rate"]
-    return TrainConfig(
-        epochs=flags["epochs"],
-        batch_size=flags["batch_size"],
-        learning_rate=rates[flags["optimizer"]] if rate is None else rate,
-        optimizer=flags["optimizer"],
-        weight_decay=flags["weight_decay"],
-        label_smoothing=flags["label_smoothing"],
-        seed=flags["seed"],
-    )
+    rate = rates[flags["optimizer"]]
+    return TrainConfig(**{"learning_rate": rate, **_fields(TrainConfig, flags)})
+
+
+def _fields(config: Any, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the flags given that are named after fields of a configuration."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in flags.items() if name in names and value is not None}
 
 
 def _accuracy_rows(result: Any) -> list[tuple[str, str]]:
@@ -308,6 +307,61 @@ _TARGET = line.choice("target", f"{_TARGET_WORDS}. By default the model's own", 
 _ALL = (
     Command(
         name="demo",
+# Each, like those of a recipe, is named after the field that it sets; but for per_tensor.
+_DDQ_FLAGS = (
+    line.text(
+        "budget",
+        "SIZE",
+        "for the weights: 0.6 or 60% (of their int8 bytes), 4.3bits (per weight), 48KiB, "
+        "48000bytes, or none",
+        "0.6",
+    ),
+    line.choice("target", _TARGET_WORDS, tuple(TARGETS), "litert"),
+    line.whole_numbers(
+        "precisions", "4,8", "bits to learn over; by default those that the target stores"
+    ),
+    line.number(
+        "search_fraction",
+        "SHARE",
+        "of the training after which the precisions are final",
+        0.5,
+        high=1.0,
+    ),
+    line.choice("levels", "of the weights: a fixed grid, or learned ones", LEVELS, "uniform"),
+    line.choice("level_init", "where free levels start", LEVEL_INITS, "uniform"),
+    line.number("correction", "SHARE", "of the gradient correction of free levels", 1.0),
+    line.switch("per_tensor", "one weight range per layer instead of one per channel"),
+    line.whole_numbers(
+        "activation_bits",
+        "4|4,6,8",
+        "of activations, or several to learn over; by default 8. Tensors without an exact integer "
+        "form stay at 8",
+    ),
+    line.number("activation_budget", "BITS", "mean bits of the activations that learn theirs"),
+    line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
+)
+_AID_FLAGS = (
+    line.number("distill", "SHARE", "of the float model's opinion in the loss", 0.0, high=1.0),
+    line.number("distill_temperature", "T", "softens both opinions", 4.0),
+    line.number("dampening", "COEFFICIENT", "pulls weights to their levels", 0.0),
+    line.number(
+        "freeze_oscillations",
+        "FREQUENCY",
+        "holds weights that jump to and fro more often, such as 0.01; 0 for none",
+        0.0,
+        high=1.0,
+    ),
+    line.integer(
+        "reestimate_batch_norm",
+        "BATCHES",
+        "measures BatchNorm's statistics anew at the end; 0 for not",
+        0,
+        low=0,
+    ),
+    line.number(
+        "quantizer_learning_rate", "FACTOR", "of ranges and levels, beside the weights'", 1.0
+    ),
+)
         summary="The whole way on scikit-learn's digits, in minutes.",
         notes=(
             "Trains MobileNetV2 (alpha 0.35), learns 4 and 8 bit precisions within 60 % of the "
@@ -353,29 +407,13 @@ _ALL = (
         files=("FLOAT.keras",),
         notes=(
             "Takes any .keras or .h5 classifier with supported layers. Writes the DDQ model and, "
-            "beside it, FILE.history.json with loss, accuracy and bits per epoch."
+            "beside it, FILE.history.json with loss, accuracy, bits, errors, ranges and levels per "
+            "epoch."
         ),
         flags=(
             *_data_flags(batch_size=64),
             _OUT_MODEL,
-            line.text(
-                "budget",
-                "SIZE",
-                "for the weights: 0.6 or 60% (of their int8 bytes), 4.3bits (per weight), 48KiB, "
-                "48000bytes, or none",
-                "0.6",
-            ),
-            line.choice("target", _TARGET_WORDS, tuple(TARGETS), "litert"),
-            line.whole_numbers(
-                "precisions", "4,8", "bits to learn over; by default those that the target stores"
-            ),
-            line.number(
-                "search_fraction",
-                "SHARE",
-                "of the training after which the precisions are final",
-                0.5,
-                high=1.0,
-            ),
+            *_DDQ_FLAGS,
             *_recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
             *COMMON,
         ),
@@ -383,6 +421,7 @@ _ALL = (
         run=_quantize,
     ),
     Command(
+            *_AID_FLAGS,
         name="export",
         summary="Write a DDQ model as an integer-only .tflite file.",
         files=("DDQ.keras",),

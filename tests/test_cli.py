@@ -248,6 +248,20 @@ def test_help_needs_no_tensorflow() -> None:
     assert done.returncode == 0
 
 
+def test_defaults_are_those_of_the_configurations() -> None:
+    from ddq_tf import DDQConfig
+    from ddq_tf.training import TrainConfig
+
+    flags, _ = COMMANDS["quantize"].parse(["--data=digits", "--out=a.keras", "a.keras"])
+    for config in (DDQConfig(), TrainConfig()):
+        fields = vars(config) | {"budget": "0.6", "batch_size": 64, "epochs": 15}
+        fields["optimizer"] = "adam"
+        shared = {name for name in fields if flags.get(name) is not None}
+        assert len(shared) >= 7
+        assert {name: flags[name] for name in shared} == {n: fields[n] for n in shared}
+    assert not flags["per_tensor"]
+
+
 def test_the_models_listed_are_those_there_are() -> None:
     from ddq_tf import models
 

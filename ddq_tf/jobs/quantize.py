@@ -21,12 +21,34 @@ from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import check_finite
 from ddq_tf.report import codec
 from ddq_tf.search import DDQModel
-from ddq_tf.training import BitwidthLogger, TrainConfig, fit_classifier
+from ddq_tf.training import QuantizerLogger, TrainConfig, fit_classifier
 from ddq_tf.transform import quantize_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantized:
+class TrainingHistory:
+    """What a training recorded, epoch by epoch.
+
+    Attributes:
+        history: values by name, as in `keras.callbacks.History`.
+        bits_history: precision by layer.
+        error_history: quantization error by layer, relative to its weights' power.
+        range_history: mean range of its channels by layer.
+        level_history: levels in force by layer, in units of the range, ascending.
+    """
+
+    history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
+    bits_history: dict[str, tuple[int, ...]] = dataclasses.field(repr=False)
+    error_history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
+    range_history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
+    level_history: dict[str, tuple[tuple[float, ...], ...]] = dataclasses.field(repr=False)
+
+
+_SERIES = tuple(field.name for field in dataclasses.fields(TrainingHistory))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized(TrainingHistory):
     """A trained DDQ model and what was measured of it.
 
     Attributes:
@@ -37,8 +59,6 @@ class Quantized:
         average_bits: stored bits per weight.
         weights_size_bytes: stored bytes of all quantized weights.
         bits: precision by layer.
-        history: per-epoch values by name.
-        bits_history: per-epoch precision by layer.
     """
 
     model: DDQModel = dataclasses.field(repr=False)
@@ -48,13 +68,19 @@ class Quantized:
     average_bits: float
     weights_size_bytes: int
     bits: dict[str, int]
-    history: dict[str, list[float]] = dataclasses.field(repr=False)
-    bits_history: dict[str, list[int]] = dataclasses.field(repr=False)
 
     @property
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
-        kept = ("accuracy", "average_bits", "weights_size_bytes", "bits", "history", "bits_history")
+        kept = (
+            "accuracy",
+            "average_bits",
+            "weights_size_bytes",
+            "bits",
+            "history",
+            "bits_history",
+            "error_history",
+        )
         return {
             "path": str(self.path),
             "data": self.images.dataset.name,
@@ -77,7 +103,8 @@ def quantize_float(
 ) -> Quantized:
     """Quantizes a float classifier, trains precisions and weights, and saves the result.
 
-    Writes `out` and, beside it, the training history (see `history_path`).
+    Writes `out` and, beside it, the training history (see `history_path`). With `config.distill`
+    the float model teaches.
 
     Args:
         source: the float model, or its .keras or .h5 file.
@@ -103,21 +130,22 @@ def quantize_float(
         f"DDQ on {model.name}: {images.count('train'):,} images of {images.dataset.name}, "
         f"{config.epochs} epochs"
     )
-    bits = BitwidthLogger()
+    logger = QuantizerLogger()
     history = fit_classifier(
         quantized,
         train,
         images.batches("val"),
         config,
         steps_per_epoch=steps,
+        teacher=model,
         checkpoint_dir=checkpoint_dir,
-        callbacks=[bits],
+        callbacks=[logger],
         verbose=screen.fit_verbose,
     )
     check_finite(history, config)
     noted = {"input_range": images.input_range, "data": images.dataset.name, "seed": config.seed}
     save_model(quantized, out, noted)
-    result = _measured(quantized, out, images, history, bits, screen)
+    result = _measured(quantized, out, images, history, logger, screen)
     _save_history(result)
     return result
 
@@ -127,24 +155,18 @@ def history_path(model_path: str | os.PathLike[str]) -> Path:
     return Path(model_path).with_suffix(".history.json")
 
 
-def load_history(
-    model_path: str | os.PathLike[str],
-) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
-    """Returns the (history, bits_history) of a saved DDQ model; empty if there is none.
+def load_history(model_path: str | os.PathLike[str]) -> TrainingHistory:
+    """Returns the history of a saved DDQ model's training; empty if there is none.
 
     Raises:
         DDQError: if the file beside the model is broken.
     """
     path = history_path(model_path)
     if not path.is_file():
-        return {}, {}
+        return TrainingHistory(**{name: {} for name in _SERIES})
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return (
-            {key: [float(v) for v in series] for key, series in values["history"].items()},
-            {key: [int(v) for v in series] for key, series in values["bits_history"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return codec.decode(TrainingHistory, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise DDQError(f"cannot read the training history {str(path)!r}: {error}") from error
 
 
@@ -159,7 +181,7 @@ def _measured(
     path: Path,
     images: Images,
     history: keras.callbacks.History,
-    bits: BitwidthLogger,
+    logger: QuantizerLogger,
     screen: Screen,
 ) -> Quantized:
     budget = model.weight_budget
@@ -171,11 +193,14 @@ def _measured(
         average_bits=budget.average_bits,
         weights_size_bytes=budget.used_bits // 8,
         bits={layer.name: layer.num_bits for layer in budget.layers},
-        history={key: [float(v) for v in values] for key, values in history.history.items()},
-        bits_history=bits.bits,
+        history=codec.plain(history.history),
+        bits_history=codec.plain(logger.bits),
+        error_history=codec.plain(logger.errors),
+        range_history=codec.plain(logger.ranges),
+        level_history=codec.plain(logger.levels),
     )
 
 
 def _save_history(result: Quantized) -> None:
-    values = codec.encode({"history": result.history, "bits_history": result.bits_history})
+    values = codec.encode({name: getattr(result, name) for name in _SERIES})
     atomic_write_bytes(history_path(result.path), f"{json.dumps(values, indent=1)}\n".encode())

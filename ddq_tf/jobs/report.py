@@ -59,8 +59,8 @@ class Subject:
     float_model: keras.Model | None = None
     images: Images | None = None
     split: str = "test"
-    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    bits_history: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    bits_history: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     seed: int | None = None
 
 
@@ -108,7 +108,7 @@ def make_report(
         min_runtime=runtime and f"LiteRT {runtime}",
         floor_bytes=sizes.floor,
         above_floor_bytes=sizes.above_floor,
-        history={name: tuple(series) for name, series in subject.history.items()},
+        history=subject.history,
         bits_history={
             name: tuple(map(float, series)) for name, series in subject.bits_history.items()
         },
@@ -138,7 +138,7 @@ def subject_of_files(
         DDQError: if a file or the data cannot be used.
     """
     model, notes = load_ddq_model(path), read_notes(path)
-    history, bits_history = load_history(path)
+    past = load_history(path)
     return Subject(
         model=model,
         content=read_tflite(tflite) if tflite else None,
@@ -146,8 +146,8 @@ def subject_of_files(
         float_model=load_float_model(float_model) if float_model else None,
         images=open_for_model(options, model, notes) if options else None,
         split=split,
-        history=history,
-        bits_history=bits_history,
+        history=past.history,
+        bits_history=past.bits_history,
         seed=notes.get("seed"),
     )
 

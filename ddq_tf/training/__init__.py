@@ -1,19 +1,25 @@
-"""Training float and DDQ classifiers."""
+"""Training float and DDQ classifiers, and what helps DDQ models to learn."""
 
-from ddq_tf.training.callbacks import BitwidthLogger
-from ddq_tf.training.recipe import (
-    TrainConfig,
-    accuracy,
-    fit_classifier,
-    make_optimizer,
-    outputs_logits,
-)
+from ddq_tf.training.batch_norm import BatchNormReestimation, reestimate_batch_norm
+from ddq_tf.training.callbacks import QuantizerLogger
+from ddq_tf.training.distillation import Distillation
+from ddq_tf.training.optimizer import QuantizerLearningRate
+from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
+from ddq_tf.training.outputs import output_activation, outputs_logits
+from ddq_tf.training.recipe import TrainConfig, accuracy, fit_classifier, make_optimizer
 
 __all__ = [
-    "BitwidthLogger",
+    "BatchNormReestimation",
+    "Distillation",
+    "OscillationDampening",
+    "OscillationFreezing",
+    "QuantizerLearningRate",
+    "QuantizerLogger",
     "TrainConfig",
     "accuracy",
     "fit_classifier",
     "make_optimizer",
+    "output_activation",
     "outputs_logits",
+    "reestimate_batch_norm",
 ]

@@ -13,11 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf.errors import DDQError
+from ddq_tf.training.batch_norm import BatchNormReestimation
+from ddq_tf.training.distillation import Distillation
+from ddq_tf.training.optimizer import QuantizerLearningRate
+from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
+from ddq_tf.training.outputs import outputs_logits
 
 # Decay pulls towards 0, which means something only for kernels.
-_NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "evidence")
+_NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "levels", "evidence")
 _OPTIMIZERS = ("sgd", "adam", "adamw")
-_PROBABILITIES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,13 @@ class TrainConfig:
         weight_decay: decoupled, times the learning rate, on kernels only; 0 for none.
         label_smoothing: probability spread over all classes, in [0, 1).
         seed: of Python, NumPy and the backend.
+        distill: share of a teacher's opinion in the loss, in [0, 1]; see `Distillation`.
+        distill_temperature: above 0; likewise.
+        dampening: coefficient of `OscillationDampening`, 0 for none; DDQ models only.
+        freeze_oscillations: threshold of `OscillationFreezing`, in [0, 1), 0 for none; DDQ models
+            only.
+        reestimate_batch_norm: batches of `BatchNormReestimation`, 0 for none.
+        quantizer_learning_rate: factor of `QuantizerLearningRate`.
     """
 
     epochs: int = 10
@@ -45,18 +56,33 @@ class TrainConfig:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     seed: int = 0
+    distill: float = 0.0
+    distill_temperature: float = 4.0
+    dampening: float = 0.0
+    freeze_oscillations: float = 0.0
+    reestimate_batch_norm: int = 0
+    quantizer_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise DDQError(f"{name} must be at least 1. Received: {getattr(self, name)!r}")
-        if not self.learning_rate > 0:
-            raise DDQError(f"learning_rate must be above 0. Received: {self.learning_rate!r}")
-        if not self.weight_decay >= 0:
-            raise DDQError(f"weight_decay must be 0 or above. Received: {self.weight_decay!r}")
-        for name in ("warmup_fraction", "label_smoothing"):
+        for name in ("learning_rate", "distill_temperature"):
+            if not getattr(self, name) > 0:
+                raise DDQError(f"{name} must be above 0. Received: {getattr(self, name)!r}")
+        for name in (
+            "weight_decay",
+            "dampening",
+            "reestimate_batch_norm",
+            "quantizer_learning_rate",
+        ):
+            if not getattr(self, name) >= 0:
+                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
+        for name in ("warmup_fraction", "label_smoothing", "freeze_oscillations"):
             if not 0 <= getattr(self, name) < 1:
                 raise DDQError(f"{name} must lie in [0, 1). Received: {getattr(self, name)!r}")
+        if not 0 <= self.distill <= 1:
+            raise DDQError(f"distill must lie in [0, 1]. Received: {self.distill!r}")
         for name, known in (("schedule", ("cosine", "constant")), ("optimizer", _OPTIMIZERS)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
@@ -71,6 +97,7 @@ def fit_classifier(
     *,
     steps_per_epoch: int,
     from_logits: bool | None = None,
+    teacher: keras.Model | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
@@ -84,6 +111,7 @@ def fit_classifier(
         config: the recipe.
         steps_per_epoch: batches per epoch.
         from_logits: whether the model gives logits; None looks (`outputs_logits`).
+        teacher: whom a model with `config.distill` learns from.
         checkpoint_dir: folder for `history.csv` and, until the training is complete, a backup:
             the same call after an interruption resumes at the first unfinished epoch (with
             weights and optimizer as they were; the order of the data starts anew).
@@ -98,6 +126,8 @@ def fit_classifier(
     """
     if steps_per_epoch < 1:
         raise DDQError(f"steps_per_epoch must be at least 1. Received: {steps_per_epoch!r}")
+    if config.distill and teacher is None:
+        raise DDQError(f"distill={config.distill!r} needs a teacher. Received: teacher=None")
     if from_logits is None:
         from_logits = outputs_logits(model)
     keras.utils.set_random_seed(config.seed)
@@ -116,13 +146,15 @@ def fit_classifier(
         metrics=["accuracy"],
     )
     keeping = _keeping(checkpoint_dir)
+    aids = _aids(config, train, teacher, checkpoint_dir)
     try:
         return model.fit(
             train.repeat(),
             validation_data=validation,
             epochs=config.epochs,
             steps_per_epoch=steps_per_epoch,
-            callbacks=[*keeping, *callbacks],
+            # Those that keep come last, to keep what the others leave.
+            callbacks=[*aids, *callbacks, *keeping],
             shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
             verbose=verbose,  # type: ignore[arg-type]
         )
@@ -141,38 +173,9 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> keras.optimizers.Op
     else:
         optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=list(_NEVER_DECAYED))
-    return optimizer
-
-
-def outputs_logits(model: keras.Model) -> bool:
-    """Returns whether a classifier ends in logits, not in probabilities.
-
-    Goes back from the output to the first softmax or sigmoid (probabilities) or the first layer
-    with a kernel (logits); layers between, such as quantizers, pooling and reshapes, keep what
-    they are given. Layers tell by their attribute `activation`, softmax layers by their name.
-
-    Raises:
-        DDQError: if the model is not functional or sequential, or has several outputs.
-    """
-    outputs = getattr(model, "outputs", None) or ()
-    if len(outputs) != 1:
-        raise DDQError(
-            f"model {model.name!r} must be a built functional or sequential model with one output "
-            "to tell whether it gives logits; otherwise pass from_logits=True or False. "
-            f"Received: {type(model).__name__} with {len(outputs)} known outputs"
-        )
-    tensor = outputs[0]
-    while True:
-        # The only record of what made a tensor; keras.Model.summary reads it too.
-        operation, node_index, _ = tensor._keras_history
-        if isinstance(operation, keras.Model):
-            return outputs_logits(operation)
-        if _gives_probabilities(operation):
-            return False
-        inputs = operation._inbound_nodes[node_index].input_tensors
-        if getattr(operation, "kernel", None) is not None or len(inputs) != 1:
-            return True
-        tensor = inputs[0]
+    if config.quantizer_learning_rate == 1:
+        return optimizer
+    return QuantizerLearningRate(optimizer, config.quantizer_learning_rate)
 
 
 def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
@@ -208,16 +211,6 @@ def _schedule(
     )
 
 
-def _gives_probabilities(operation: Any) -> bool:
-    """Returns whether a layer or operation ends in softmax or sigmoid."""
-    activation = getattr(operation, "activation", None)
-    names = (
-        type(operation).__name__,
-        activation if isinstance(activation, str) else getattr(activation, "__name__", ""),
-    )
-    return any(name.lower().endswith(_PROBABILITIES) for name in names)
-
-
 def _one_hot(batches: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
     """Turns int labels (batch,) into float32 (batch, classes)."""
     classes = model.output_shape[-1]
@@ -236,6 +229,25 @@ def _keeping(
         keras.callbacks.BackupAndRestore(str(folder / "backup"), double_checkpoint=True),
         keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
     ]
+
+
+def _aids(
+    config: TrainConfig,
+    train: tf.data.Dataset,
+    teacher: keras.Model | None,
+    checkpoint_dir: str | os.PathLike[str] | None,
+) -> list[keras.callbacks.Callback]:
+    """Returns the training aids that a recipe asks for."""
+    aids: list[keras.callbacks.Callback] = []
+    if config.distill and teacher is not None:
+        aids.append(Distillation(teacher, config.distill, config.distill_temperature))
+    if config.dampening:
+        aids.append(OscillationDampening(config.dampening))
+    if config.freeze_oscillations:
+        aids.append(OscillationFreezing(config.freeze_oscillations, checkpoint_dir=checkpoint_dir))
+    if config.reestimate_batch_norm:
+        aids.append(BatchNormReestimation(train, config.reestimate_batch_norm))
+    return aids
 
 
 def _close(callbacks: Sequence[keras.callbacks.Callback]) -> None:

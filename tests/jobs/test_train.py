@@ -22,12 +22,14 @@ def test_bits_are_recorded_every_epoch(quantized: Any) -> None:
     assert list(quantized.bits_history) == names
     assert {len(bits) for bits in quantized.bits_history.values()} == {2}
     assert {name: bits[-1] for name, bits in quantized.bits_history.items()} == quantized.bits
-    assert load_history(quantized.path) == (quantized.history, quantized.bits_history)
+    past = load_history(quantized.path)
+    for name in ("history", "bits_history", "error_history", "range_history", "level_history"):
+        assert getattr(past, name) == getattr(quantized, name)
     assert quantized.average_bits <= 0.7 * 8
 
 
 def test_a_broken_history_is_named(tmp_path: Path) -> None:
-    assert load_history(tmp_path / "model.keras") == ({}, {})
+    assert load_history(tmp_path / "model.keras").history == {}
     history_path(tmp_path / "model.keras").write_text("{}")
     with pytest.raises(DDQError, match=r"model\.history\.json"):
         load_history(tmp_path / "model.keras")
@@ -67,5 +69,30 @@ def test_unsupported_layers_are_refused_before_training(tmp_path: Path) -> None:
 
 def test_history_is_plain_json(quantized: Any) -> None:
     values = json.loads(history_path(quantized.path).read_text())
-    assert set(values) == {"history", "bits_history"}
+    kinds = ("bits", "error", "range", "level")
+    assert set(values) == {"history", *(f"{kind}_history" for kind in kinds)}
     assert "weight_bits" in values["history"]
+
+
+def test_the_float_model_teaches_and_all_aids_join(trained: Any, tmp_path: Path) -> None:
+    config = TrainConfig(
+        epochs=2,
+        batch_size=32,
+        learning_rate=0.01,
+        distill=0.5,
+        dampening=0.01,
+        freeze_oscillations=0.01,
+        reestimate_batch_norm=1,
+        quantizer_learning_rate=0.5,
+    )
+    done = jobs.quantize_float(
+        trained.path,
+        _OPTIONS,
+        DDQConfig(target="litert-compact", budget=0.7),
+        config,
+        out=tmp_path / "ddq.keras",
+        augment=False,
+    )
+    assert len(done.history["frozen_weights"]) == 2
+    loaded = jobs.load_ddq_model(done.path)
+    assert len(loaded.variables) == len(done.model.variables)

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddq_tf.errors import DDQError
+from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.models import mobilenet_v2, resnet8
-from ddq_tf.training import TrainConfig, accuracy, fit_classifier, make_optimizer, outputs_logits
+from ddq_tf.training import (
+    QuantizerLogger,
+    TrainConfig,
+    accuracy,
+    fit_classifier,
+    make_optimizer,
+    outputs_logits,
+)
+from tests.toys import mixed_net
 
 
 def toy_batches(*, finite: bool = True) -> tf.data.Dataset:
@@ -105,11 +113,60 @@ def test_resumes_after_an_interruption(tmp_path: Path) -> None:
     assert not (tmp_path / "parts" / "backup").exists()
 
 
+def test_all_aids_together_resume_after_an_interruption(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(0, 1, (32, 8, 8, 3)).astype("float32")
+    batches = tf.data.Dataset.from_tensor_slices((images, np.arange(32) % 4)).batch(4)
+    config = TrainConfig(
+        epochs=4,
+        learning_rate=0.1,
+        optimizer="adam",
+        distill=0.5,
+        dampening=0.01,
+        freeze_oscillations=0.001,
+        reestimate_batch_norm=2,
+        quantizer_learning_rate=0.3,
+    )
+    ddq = DDQConfig(target="litert-int8", precisions=(3,), budget=None, levels="free")
+
+    def train(folder: Path, *callbacks: keras.callbacks.Callback) -> tuple[keras.Model, dict]:
+        teacher = mixed_net()
+        model = quantize_model(teacher, ddq, images)
+        history = fit_classifier(
+            model,
+            batches,
+            batches,
+            config,
+            steps_per_epoch=8,
+            teacher=teacher,
+            checkpoint_dir=folder,
+            callbacks=[QuantizerLogger(), *callbacks],
+            verbose=0,
+        )
+        return model, history.history
+
+    whole, history = train(tmp_path / "whole")
+    assert history["frozen_weights"][-1] > 0
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", InterruptLate())
+    resumed, _ = train(tmp_path / "parts")
+    for first, second in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["history.csv"]
+    header = (tmp_path / "parts" / "history.csv").read_text().splitlines()[0].split(",")
+    assert {"frozen_weights", "quantization_error", "weight_bits"} <= set(header)
+
+
+class InterruptLate(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+
 def test_decays_kernels_only() -> None:
     model = toy_model()
     optimizer = make_optimizer(TrainConfig(weight_decay=0.1), total_steps=10)
     optimizer.build(model.trainable_variables)
-    for name in ("log_range", "evidence"):
+    for name in ("log_range", "levels", "evidence"):
         assert not optimizer._use_weight_decay(keras.Variable([1.0], name=name))
     decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
     assert decayed == {"kernel"}
@@ -199,6 +256,12 @@ def test_outputs_logits_needs_a_graph() -> None:
         {"label_smoothing": 1.0},
         {"schedule": "step"},
         {"optimizer": "lion"},
+        {"distill": 1.5},
+        {"distill_temperature": 0.0},
+        {"dampening": -1.0},
+        {"freeze_oscillations": 1.0},
+        {"reestimate_batch_norm": -1},
+        {"quantizer_learning_rate": -0.1},
     ],
 )
 def test_config_rejects(arguments: dict) -> None:
@@ -207,6 +270,10 @@ def test_config_rejects(arguments: dict) -> None:
 
 
 def test_other_bad_input() -> None:
+    with pytest.raises(DDQError, match="needs a teacher"):
+        fit_classifier(
+            toy_model(), toy_batches(), None, TrainConfig(distill=0.5), steps_per_epoch=1
+        )
     with pytest.raises(DDQError, match="steps_per_epoch"):
         fit_classifier(toy_model(), toy_batches(), None, TrainConfig(), steps_per_epoch=0)
     with pytest.raises(DDQError, match="at least one batch"):
