@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import Budget, DDQConfig, DDQError, quantize_model
-from ddq_tf.search import weight_budget
+from ddq_tf.search import activation_budget, weight_budget
 from ddq_tf.targets import lookup_bytes
 from tests.toys import images, mixed_net
 
@@ -44,11 +44,11 @@ def test_capacity(model, budget, bits):
 
 def test_the_choice_changes_what_is_used(model):
     budget = weight_budget(model, DDQConfig(budget=None))
-    budget.layers[1].quantizer.choice.assign(0)
+    budget.layers[1].quantizer.choose(0)
     try:
         assert budget.used_bits == 8 * 504 - 4 * SIZES["expand"]
     finally:
-        budget.layers[1].quantizer.choice.assign(1)
+        budget.layers[1].quantizer.choose(1)
 
 
 def test_an_impossible_budget_names_the_least(model):
@@ -81,5 +81,43 @@ def test_tables_count_where_the_target_stores_them():
     decoding = 8 * lookup_bytes(1, 0, 1, 0)
     np.testing.assert_array_equal(large, plain + tables + np.array([decoding] * 3 + [0]))
     for layer in budget.layers:
-        layer.quantizer.choice.assign(1)
+        layer.quantizer.choose(1)
     assert budget.used_bits == small[1] + large[1]
+
+
+@pytest.mark.parametrize("target", ["litert-int8", "tflm"])
+def test_free_levels_cost_what_their_precision_does(target):
+    costs = []
+    for levels in ("uniform", "free"):
+        config = DDQConfig(target=target, precisions=(2, 4, 8), levels=levels, budget=None)
+        costs.append(quantize_model(mixed_net(), config, images(8)).weight_budget.costs)
+    for uniform, free in zip(*costs, strict=True):
+        np.testing.assert_array_equal(uniform, free)
+
+
+def test_activations_count_by_their_values_in_one_example():
+    config = DDQConfig(budget=None, activation_bits=(2, 4, 8), activation_budget=5.0)
+    model = quantize_model(mixed_net(), config, images(8))
+    budget = activation_budget(model, config)
+    layers = {layer.name: layer for layer in budget.layers}
+    assert "image_quant" not in layers, "inputs stay at 8 bits"
+    assert all(layer.quantizer.precisions == (2, 4, 8) for layer in budget.layers)
+    sizes = {"relu": 4 * 4 * 8, "expand_quant": 4 * 4 * 16}
+    for layer, cost in zip(budget.layers, budget.costs, strict=True):
+        size = sizes.get(layer.name, layer.quantizer.num_values)
+        assert cost.tolist() == [2 * size, 4 * size, 8 * size]
+    assert sizes.keys() <= layers.keys()
+    assert budget.num_values == sum(cost[0] for cost in budget.costs) / 2
+    assert budget.capacity_bits == 5 * budget.num_values
+    assert budget.average_bits == 8
+    layers["relu"].quantizer.choose(0)
+    assert budget.used_bits == 8 * budget.num_values - 6 * 128
+
+
+def test_activations_of_one_precision_have_no_budget():
+    for bits in (8, 4):
+        config = DDQConfig(budget=None, activation_bits=bits)
+        assert activation_budget(quantize_model(mixed_net(), config, images(8)), config) is None
+    config = DDQConfig(budget=None, activation_bits=(4, 8))
+    model = quantize_model(mixed_net(), config, images(8))
+    assert activation_budget(model, config).capacity_bits is None

@@ -1,17 +1,26 @@
+import dataclasses
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, quantize_model
-from ddq_tf.layers import weighted_layers
-from ddq_tf.search import PrecisionSearch
+from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.search import PrecisionSearch, activation_budget
 from ddq_tf.search.callback import is_frozen
-from tests.toys import compiled, images, labels, mixed_net
+from tests.toys import array, compiled, images, labels, mixed_net
 
 K = keras.layers
 X, Y = images(32), labels(32)
-FINE = DDQConfig(target="litert-int8", precisions=(2, 3, 4, 5, 6, 7, 8), budget="4.5bits")
-COARSE = DDQConfig(target="litert-int8", budget=0.7)
+FINE = DDQConfig(
+    target="litert-int8",
+    precisions=(4, 5),
+    budget="4.5bits",
+    activation_bits=(4, 5),
+    activation_budget=4.5,
+)
+COARSE = DDQConfig(target="litert-int8", precisions=(4, 8), budget=0.7)
 OUT_OF_DATA = "ignore:Your input ran out of data:UserWarning"
 
 
@@ -20,15 +29,14 @@ def quantized(config=COARSE):
 
 
 def fine_net():
-    """Its two smallest layers have steps of less than 2 % of 4.5 bits per weight."""
+    """Twelve equal layers: a bit of one is less than 2 % of either budget."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
-    x = K.Conv2D(8, 3, strides=2, use_bias=False)(inputs)
-    x = K.ReLU()(K.BatchNormalization()(x))
-    x = K.Conv2D(32, 1, activation="relu")(x)
-    x = K.GlobalAveragePooling2D()(K.Conv2D(16, 1, activation="relu")(x))
-    x = K.Dense(6, activation="relu")(x)
-    return keras.Model(inputs, K.Dense(4)(x))
+    x = K.Conv2D(8, 3, strides=4, use_bias=False)(inputs)
+    x = K.GlobalAveragePooling2D()(K.ReLU()(K.BatchNormalization()(x)))
+    for _ in range(11):
+        x = K.Dense(8, activation="relu")(x)
+    return keras.Model(inputs, K.Dense(8)(x))
 
 
 def bits(model):
@@ -39,59 +47,128 @@ def fit(model, epochs=4, **kwargs):
     return model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0, **kwargs)
 
 
+def quantizers(model):
+    layers = [*weighted_layers(model), *activation_layers(model)]
+    return {layer.name: layer.quantizer for layer in layers}
+
+
+def visiting(model):
+    """By name, how far layers are from the precision in force."""
+    steps = {n: int(q.active) - int(q.choice) for n, q in quantizers(model).items()}
+    return {name: step for name, step in steps.items() if step}
+
+
 def assert_final(model):
-    """The choice is within the budget, leaves no step that fits, and will not move."""
-    budget = model.weight_budget
-    slack = budget.capacity_bits - budget.used_bits
-    assert slack >= 0
-    for layer, cost in zip(budget.layers, budget.costs, strict=True):
-        choice = int(layer.quantizer.choice)
-        assert choice + 1 == len(cost) or cost[choice + 1] - cost[choice] > slack * 0.999
-        assert layer.quantizer.is_frozen
-        assert float(layer.quantizer.explore) == 0
+    """The choice is within the budgets, leaves no step that fits, and will not move."""
+    activations = activation_budget(model, model.ddq_config)
+    for budget in filter(None, (model.weight_budget, activations)):
+        slack = (budget.capacity_bits or np.inf) - budget.used_bits
+        assert slack >= 0
+        for layer, cost in zip(budget.layers, budget.costs, strict=True):
+            choice = int(layer.quantizer.choice)
+            assert choice + 1 == len(cost) or cost[choice + 1] - cost[choice] > slack * 0.999
+    assert not visiting(model)
     assert is_frozen(model)
 
 
 class Spy(keras.callbacks.Callback):
-    """Notes the bits and the exploration at the start of every batch."""
+    """Notes the bits, the layers that visit another precision, and whether the choice is final."""
 
     def __init__(self):
         super().__init__()
         self.seen = []
 
     def on_train_batch_begin(self, batch, logs=None):
-        layers = weighted_layers(self.model)
-        self.seen.append(
-            (bits(self.model), float(layers[0].quantizer.explore), is_frozen(self.model))
-        )
+        self.seen.append((bits(self.model), visiting(self.model), is_frozen(self.model)))
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.02, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(1e-3),
+}
 
 
 @pytest.mark.parametrize(
-    "optimizer",
-    [keras.optimizers.SGD(0.02, momentum=0.9), keras.optimizers.Adam(1e-3)],
-    ids=["sgd", "adam"],
+    ("optimizer", "levels", "eager"), [("sgd", "uniform", False), ("adam", "free", True)]
 )
-def test_a_plain_fit_reaches_the_budget(optimizer):
-    model, spy = quantize_model(fine_net(), FINE, X), Spy()
-    history = fit(compiled(model, optimizer, eager=False), 10, callbacks=[spy])
+def test_a_plain_fit_reaches_both_budgets(optimizer, levels, eager):
+    config = dataclasses.replace(FINE, levels=levels)
+    model, spy = quantize_model(fine_net(), config, X), Spy()
+    compiled(model, OPTIMIZERS[optimizer](), eager=eager)
+    history = fit(model, 4, callbacks=[spy]).history
     assert_final(model)
+    activations = activation_budget(model, config)
     assert 0.98 <= model.weight_budget.average_bits / 4.5 <= 1
-    assert history.history["weight_bits"][-1] == model.weight_budget.average_bits
-    assert len(history.history["weight_bits"]) == 10
+    assert 0.98 <= activations.average_bits / 4.5 <= 1
+    for name, budget in (("weight_bits", model.weight_budget), ("activation_bits", activations)):
+        assert len(history[name]) == 4
+        assert history[name][0] > history[name][-1] == budget.average_bits
     half = len(spy.seen) // 2
-    assert spy.seen[0][1:] == (pytest.approx(0.15), False)
-    assert all(explore > 0 and not frozen for _, explore, frozen in spy.seen[:half])
-    assert all(explore == 0 and frozen for _, explore, frozen in spy.seen[half:])
+    assert not any(frozen for *_, frozen in spy.seen[:half])
+    assert any(visits for _, visits, _ in spy.seen[:half])
+    assert all(not visits and frozen for _, visits, frozen in spy.seen[half:])
     assert len({tuple(b) for b, *_ in spy.seen[half:]}) == 1
-    sums = [np.mean(b) for b, *_ in spy.seen]
-    assert sums[0] > sums[half - 1], "the limit sinks while the search lasts"
-    assert all(np.isfinite(layer.quantizer.loss_saved()).all() for layer in weighted_layers(model))
+    assert all(np.isfinite(q.loss_saved()).all() for q in quantizers(model).values())
+
+
+def searching(config, seed):
+    """A search in its first epoch, and the model."""
+    model = quantized(dataclasses.replace(config, seed=seed))
+    search = PrecisionSearch(model.ddq_config)
+    search.set_model(model)
+    search.set_params({"epochs": 4, "steps": 50})
+    search.on_train_begin()
+    search.on_epoch_begin(0)
+    return search, model
+
+
+BOTH = dataclasses.replace(FINE, precisions=(4, 5, 6), activation_bits=(4, 5, 6))
+
+
+def visits(seed, steps=40):
+    """Which layers visited which neighbour, step by step."""
+    search, model = searching(BOTH, seed)
+    seen = []
+    for batch in range(steps):
+        search.on_train_batch_begin(batch)
+        seen.append(visiting(model))
+    return seen, model
+
+
+def test_visits_are_determined_by_the_seed_and_go_to_neighbours_only():
+    first, model = visits(3)
+    assert first == visits(3)[0]
+    assert first != visits(4)[0]
+    flat = [step for visited in first for step in visited.items()]
+    assert {step for _, step in flat} == {-1, 1}
+    learning = [name for name, q in quantizers(model).items() if len(q.precisions) > 1]
+    assert {name for name, _ in flat} == set(learning), "weights and activations"
+    # 40 steps at 0.15; the highest precision has one neighbour only.
+    assert 0.04 < len(flat) / (40 * len(learning)) < 0.16
+    assert any(before.keys() - after.keys() for before, after in itertools.pairwise(first))
+
+
+def test_validation_during_fit_sees_the_choice_not_the_visits():
+    class Check(keras.callbacks.Callback):
+        checked = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.checked += bool(visiting(self.model))
+            for quantizer in quantizers(self.model).values():
+                quantizer.visit(int(quantizer.choice))
+            scores = array(self.model(X, training=False)).astype(np.float64)
+            scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+            assert logs["val_loss"] == pytest.approx(-scores[np.arange(len(Y)), Y].mean(), rel=1e-4)
+
+    model, check = compiled(quantized(BOTH)), Check()
+    fit(model, 4, validation_data=(X, Y), callbacks=[check])
+    assert check.checked
 
 
 def test_the_gates_decide_not_the_layer_order():
     """The budget frees about one layer; evidence put in by hand says which."""
     for favourite in ("expand", "project"):
-        model = quantized(DDQConfig(target="litert-int8", budget="5.2bits"))
+        model = quantized(dataclasses.replace(COARSE, budget="5.2bits"))
         search = PrecisionSearch(model.ddq_config)
         search.set_model(model)
         search.set_params({"epochs": 1, "steps": 10})
@@ -116,7 +193,7 @@ def test_a_second_fit_keeps_the_choice(final):
     before, spy = bits(final), Spy()
     assert len(set(before)) > 1
     history = fit(final, 1, callbacks=[spy])
-    assert all(seen == (before, 0, True) for seen in spy.seen)
+    assert all(seen == (before, {}, True) for seen in spy.seen)
     assert history.history["weight_bits"] == [final.weight_budget.average_bits]
 
 
@@ -210,9 +287,9 @@ def test_a_resumed_training_keeps_a_final_choice_and_makes_an_open_one(epoch, tm
     assert len(history.epoch) == 4 - epoch
     assert_final(resumed)
     if epoch == 3:
-        assert all(seen == (bits(model), 0, True) for seen in spy.seen)
+        assert all(seen == (bits(model), {}, True) for seen in spy.seen)
     else:
-        assert spy.seen[0][1] > 0
+        assert not spy.seen[0][2]
 
 
 def test_a_search_of_the_users_own_is_not_doubled():
