@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddq_tf import DDQConfig, quantize_model
+from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import align, flatten, grid_of
 from ddq_tf.graph.align import odd_fraction
 from ddq_tf.layers import weighted_layers
@@ -108,3 +109,49 @@ def test_no_value_of_a_table_lies_near_the_middle_of_two_codes(name):
 
 def test_models_without_additions_or_quantizers_go_through():
     align(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+
+
+QUANTIZERS = {
+    "per tensor": {"per_channel": False},
+    "free": {"levels": "free", "level_init": "kmeans"},
+    "free per tensor": {"levels": "free", "per_channel": False},
+}
+
+
+def net_of_all_kinds():
+    """A convolution and a depthwise one with BatchNorms of either sign, pointwise ones, a dense."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(inputs)
+    x = skip = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(x))
+    x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(scale=False)(x))
+    x = keras.layers.BatchNormalization(center=False)(keras.layers.Conv2D(8, 1)(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, skip]))
+    return shake(keras.Model(inputs, keras.layers.Dense(4)(x)), seed=2)
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_the_file_equals_keras_code_for_code(name, bits, tmp_path):
+    config = DDQConfig(target="litert-int8", budget=None, precisions=(3, 8), **QUANTIZERS[name])
+    x = images(256, seed=5)
+    model = quantize_model(net_of_all_kinds(), config, x[:32])
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if variable.name in ("log_range", "bias", "beta", "levels"):
+            variable.assign(array(variable) + rng.normal(0, 0.05, variable.shape))
+    gammas = [array(v) for v in model.trainable_variables if v.name == "gamma"]
+    assert any((gamma < 0).any() for gamma in gammas)
+    for layer in weighted_layers(model):
+        layer.quantizer.choose((3, 8).index(bits))
+    codes = [layer.integer_weights()[0] for layer in weighted_layers(model)]
+    align(model)
+    for layer, old in zip(weighted_layers(model), codes, strict=True):
+        now, scale = layer.integer_weights()
+        np.testing.assert_array_equal(now, old)
+        assert len(np.unique(now)) <= 2**bits
+        assert config.per_channel or len(np.unique(scale)) == 1
+    proof = verify(model, export_tflite(model, tmp_path / "net.tflite"), [x])
+    assert proof.weight_codes_identical
+    assert proof.num_samples == 256
+    assert (proof.equal_codes_share, proof.max_lsb) == (1, 0)
