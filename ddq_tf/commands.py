@@ -137,28 +137,58 @@ def _export(call: Call) -> Outcome:
 
 def _verify(call: Call) -> Outcome:
     from ddq_tf import jobs
+    from ddq_tf.export import MicroVerification
     from ddq_tf.jobs.collect import agreement
     from ddq_tf.report import wording
 
-    flags = call.flags
-    found = agreement(
-        jobs.verify_file(
-            call.files[0],
-            call.files[1],
-            _data_options(flags),
-            split=flags["split"],
-            target=flags["target"],
-            screen=call.screen,
-        )
+    flags, least = call.flags, call.flags["min_agreement"]
+    found = jobs.verify_file(
+        call.files[0],
+        call.files[1],
+        _data_options(flags),
+        split=flags["split"],
+        target=flags["target"],
+        screen=call.screen,
     )
-    least = flags["min_agreement"]
-    is_ok = found.weight_codes_identical and found.top1_agreement >= least
-    for flawless, sentence in wording.agreement_lines(found):
+    if isinstance(found, MicroVerification):
+        is_exact, values, lines = found.equals_plain, dataclasses.asdict(found), _micro_lines(found)
+        rule = "all output codes those of the plain int8 file"
+    else:
+        record = agreement(found)
+        is_exact, values = found.weight_codes_identical, record.to_dict()
+        lines, rule = wording.agreement_lines(record), "all weight codes equal"
+    is_ok = is_exact and found.top1_agreement >= least
+    for flawless, sentence in lines:
         call.console.print(Text(f"{'ok  ' if flawless else 'note'} {sentence}"))
     verdict = "passed" if is_ok else "FAILED"
-    rule = f"all weight codes equal, at least {wording.percent(least)} equal answers"
+    rule = f"{rule}, at least {wording.percent(least)} equal answers"
     call.console.print(Text(f"{verdict}: {rule}", style="bold green" if is_ok else "bold red"))
-    return Outcome(results={**found.to_dict(), "passed": is_ok}, is_ok=is_ok)
+    return Outcome(results={**values, "passed": is_ok}, is_ok=is_ok)
+
+
+def _micro_lines(found: Any) -> list[tuple[bool, str]]:
+    """What the verification in TFLite Micro found: whether each finding is flawless, its words."""
+    same = round(found.top1_agreement * found.num_samples)
+    twins = (
+        (found.equals_plain, "the plain int8 file in TFLite Micro"),
+        (found.equals_reference, "LiteRT's reference kernels"),
+    )
+    return [
+        (
+            found.top1_agreement == 1,
+            f"In TFLite Micro the file gives the trained model's answer for {same:,} of "
+            f"{found.num_samples:,} samples ({_percent(found.top1_agreement)}).",
+        ),
+        (
+            found.max_lsb == 0,
+            f"{_percent(found.equal_codes_share)} of the output codes are the trained model's; the "
+            f"largest difference is {found.max_lsb} of the output's steps.",
+        ),
+        *(
+            (is_equal, f"{'All' if is_equal else 'Not all'} output codes are those of {words}.")
+            for is_equal, words in twins
+        ),
+    ]
 
 
 def _evaluate(call: Call) -> Outcome:
@@ -187,6 +217,8 @@ def _report(call: Call) -> Outcome:
 
     flags, path = call.flags, call.files[0]
     jobs.check_report_path(flags["out"])
+    if flags["png_dir"]:
+        jobs.check_figures_folder(flags["png_dir"])
     subject = jobs.subject_of_files(
         path,
         tflite=flags["tflite"],
@@ -194,11 +226,15 @@ def _report(call: Call) -> Outcome:
         options=_data_options(flags) if flags["data"] else None,
         split=flags["split"],
         target=flags["target"],
+        compare=flags["compare"],
     )
     report = jobs.make_report(subject, command=call.command, screen=call.screen)
     page, values = jobs.save_report(report, flags["out"])
     text.render(report, call.console)
     call.screen.table([("saved", f"{page}, {values.name}")])
+    if flags["png_dir"]:
+        files = jobs.save_figures(report, flags["png_dir"])
+        call.screen.table([("figures", ", ".join(map(str, files)))])
     return Outcome(results=report.to_dict())
 
 
@@ -301,12 +337,6 @@ def _recipe_flags(*, epochs: int, optimizer: str, rates: Mapping[str, float]) ->
     )
 
 
-_SPLIT = line.choice("split", "which images", ("train", "val", "test"), "test")
-_TARGET = line.choice("target", f"{_TARGET_WORDS}. By default the model's own", tuple(TARGETS))
-
-_ALL = (
-    Command(
-        name="demo",
 # Each, like those of a recipe, is named after the field that it sets; but for per_tensor.
 _DDQ_FLAGS = (
     line.text(
@@ -362,6 +392,12 @@ _AID_FLAGS = (
         "quantizer_learning_rate", "FACTOR", "of ranges and levels, beside the weights'", 1.0
     ),
 )
+_SPLIT = line.choice("split", "which images", ("train", "val", "test"), "test")
+_TARGET = line.choice("target", f"{_TARGET_WORDS}. By default the model's own", tuple(TARGETS))
+
+_ALL = (
+    Command(
+        name="demo",
         summary="The whole way on scikit-learn's digits, in minutes.",
         notes=(
             "Trains MobileNetV2 (alpha 0.35), learns 4 and 8 bit precisions within 60 % of the "
@@ -415,13 +451,13 @@ _AID_FLAGS = (
             _OUT_MODEL,
             *_DDQ_FLAGS,
             *_recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
+            *_AID_FLAGS,
             *COMMON,
         ),
         example="ddq quantize float.keras --data=digits --budget=0.6 --out=ddq.keras",
         run=_quantize,
     ),
     Command(
-            *_AID_FLAGS,
         name="export",
         summary="Write a DDQ model as an integer-only .tflite file.",
         files=("DDQ.keras",),
@@ -450,7 +486,8 @@ _AID_FLAGS = (
         files=("DDQ.keras", "FILE.tflite"),
         notes=(
             "Exit code 1 if a weight code differs from the trained one, or if file and model give "
-            "the same answer for too few images."
+            "the same answer for too few images. A file for TFLite Micro runs there, and must "
+            "compute what the plain int8 file does."
         ),
         flags=(
             *_data_flags(batch_size=64),
@@ -483,6 +520,17 @@ _AID_FLAGS = (
             line.text("out", "FILE.html", "the page to write", "report.html"),
             line.text("tflite", "FILE", "its exported file; by default it is exported anew"),
             line.text("float", "FILE", "the float model that it came from"),
+            line.text(
+                "png_dir",
+                "FOLDER",
+                "also draw levels.png, bits.png and error.png there (needs matplotlib: pip install "
+                '"ddq_tf[plots]")',
+            ),
+            line.text(
+                "compare",
+                "LABEL=FILE.keras,...",
+                "up to three other trainings, whose quantization errors to show too",
+            ),
             *_data_flags(batch_size=64, required=False),
             _SPLIT,
             _TARGET,

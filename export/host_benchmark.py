@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export.interpreter import Model, Runner, TensorInfo
+from ddq_tf.export.interpreter import Model, Runner, TensorInfo, content_of
 
 WARMUP_RUNS = 10
 _MEMORY_RUNS = 3
@@ -130,16 +130,6 @@ def probe_memory() -> None:
     for _ in range(_MEMORY_RUNS):
         interpreter.invoke()
     print(_private_bytes() - private, _status_bytes("VmHWM") - resident)
-
-
-def content_of(model: Model) -> bytes:
-    """Returns the content of a .tflite file; raises DDQError if it cannot be read."""
-    if isinstance(model, bytes):
-        return model
-    try:
-        return Path(model).read_bytes()
-    except OSError as error:
-        raise DDQError(f"cannot read the model {os.fspath(model)!r}: {error.strerror}") from error
 
 
 def prepared(content: bytes, *, num_threads: int, delegate: bool, seed: int) -> Interpreter:

@@ -16,6 +16,26 @@ from ddq_tf.errors import DDQError
 Model = bytes | str | os.PathLike[str]
 
 _DELEGATE = "DELEGATE"
+_MICRO_OPERATOR = b"TFLM_DECODE\0"
+
+
+def content_of(model: Model) -> bytes:
+    """Returns the content of a .tflite file; raises DDQError if it cannot be read."""
+    if isinstance(model, bytes):
+        return model
+    try:
+        return Path(model).read_bytes()
+    except OSError as error:
+        raise DDQError(f"cannot read the model {os.fspath(model)!r}: {error.strerror}") from error
+
+
+def is_for_micro(content: bytes) -> bool:
+    """Returns whether a file's weights are compressed for TFLite Micro: LiteRT cannot run it.
+
+    Args:
+        content: of a .tflite file.
+    """
+    return _MICRO_OPERATOR in content
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,11 +258,17 @@ def _ops_within(part: Mapping[str, Any], ops: list[dict[str, Any]]) -> set[int]:
 
 def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
     """Returns an interpreter with its tensors allocated."""
-    content = model if isinstance(model, bytes) else _content(Path(model))
+    content = content_of(model)
     if content[4:8] != b"TFL3":
         raise DDQError(
             f"a .tflite file has b'TFL3' at byte 4. Received: {content[4:8]!r} in "
             f"{len(content)} bytes"
+        )
+    if is_for_micro(content):
+        raise DDQError(
+            "LiteRT cannot run a file whose weights are compressed for TFLite Micro (operator "
+            "TFLM_DECODE). `ddq verify` and `ddq evaluate` take it; for others export with another "
+            "target"
         )
     resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
@@ -255,14 +281,6 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
     except (RuntimeError, ValueError) as error:
         raise DDQError(f"the LiteRT runtime refuses this model: {error}") from error
     return interpreter
-
-
-def _content(path: Path) -> bytes:
-    """Returns the content of a file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DDQError(f"cannot read the model {str(path)!r}: {error.strerror}") from error
 
 
 def _interface(
@@ -290,8 +308,8 @@ def _in_order(
     signature: Mapping[str, Mapping[str, Any]], tensors: list[dict[str, Any]]
 ) -> dict[str, TensorInfo]:
     """Returns what a signature names, in the order of the file's own list."""
-    places = [details["index"] for details in tensors]
-    names = sorted(signature, key=lambda name: places.index(signature[name]["index"]))
+    places = {details["index"]: place for place, details in enumerate(tensors)}
+    names = sorted(signature, key=lambda name: places.get(signature[name]["index"], len(places)))
     return {name: _tensor_info(signature[name]) for name in names}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
-from ddq_tf.export.host_benchmark import WARMUP_RUNS, content_of, interleaved_ms, prepared
-from ddq_tf.export.interpreter import Model
+from ddq_tf.export.host_benchmark import WARMUP_RUNS, interleaved_ms, prepared
+from ddq_tf.export.interpreter import Model, content_of
 from ddq_tf.export.ir import Graph, Op
 from ddq_tf.export.ops import weight_kind
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
-from ddq_tf.export.interpreter import TensorInfo
+from ddq_tf.export.interpreter import Model, TensorInfo, content_of
 from ddq_tf.export.ir import DType, Graph, Tensor
 from ddq_tf.export.model_metadata import attached_bytes
 from ddq_tf.export.ops import weight_kind
@@ -177,7 +175,7 @@ class MicroRunner:
         output: how codes become real numbers.
     """
 
-    def __init__(self, model: bytes | str | os.PathLike[str]):
+    def __init__(self, model: Model):
         """Loads a model.
 
         Args:
@@ -187,7 +185,7 @@ class MicroRunner:
             DDQError: if tflite-micro is missing or refuses the file.
         """
         runtime = package().runtime
-        content = model if isinstance(model, bytes) else Path(model).read_bytes()
+        content = content_of(model)
         if content[4:8] != b"TFL3":
             raise DDQError(
                 f"a .tflite file has b'TFL3' at byte 4. Received: {content[4:8]!r} in "

@@ -10,8 +10,10 @@ from typing import Any
 import keras
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export.evaluate import tflite_accuracy
-from ddq_tf.export.interpreter import Runner
+from ddq_tf.export.evaluate import runner_for, tflite_accuracy
+from ddq_tf.export.interpreter import Runner, is_for_micro
+from ddq_tf.export.tflm import MicroRunner
+from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images, range_of_grid
 from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
@@ -27,8 +29,9 @@ def keras_accuracy(model: keras.Model, images: Images, split: str, screen: Scree
 
 
 def litert_accuracy(content: bytes, images: Images, split: str, screen: Screen) -> float:
-    """Returns the accuracy of a .tflite file's content in LiteRT, in [0, 1]."""
-    return tflite_accuracy(content, _tracked(images, split, screen, "file in LiteRT"))
+    """Returns the accuracy of a .tflite file's content in its runtime, in [0, 1]."""
+    words = f"file in {_runtime(content)}"
+    return tflite_accuracy(content, _tracked(images, split, screen, words))
 
 
 def compare(
@@ -46,6 +49,11 @@ def compare(
     )
 
 
+def _runtime(content: bytes) -> str:
+    """The runtime of a .tflite file's content."""
+    return "TFLite Micro" if is_for_micro(content) else "LiteRT"
+
+
 def _tracked(images: Images, split: str, screen: Screen, words: str) -> Any:
     return screen.track(
         images.batches(split), words, count=images.count(split), per_item=images.batch_size
@@ -58,7 +66,7 @@ class Evaluation:
 
     Attributes:
         path: the file.
-        runtime: "Keras" or "LiteRT".
+        runtime: "Keras", "LiteRT" or "TFLite Micro".
         size_bytes: of the file.
         data: it was measured on.
         split: likewise.
@@ -98,11 +106,13 @@ def evaluate_file(
         screen: where to tell what is going on.
 
     Raises:
-        DDQError: if the file or the data cannot be used.
+        DDQError: if the file or the data cannot be used, or the package tflite-micro is missing
+            where it is needed.
     """
-    screen, path = screen or Screen(), Path(path)
+    screen, path, runtime = screen or Screen(), Path(path), "Keras"
     if path.suffix.lower() == ".tflite":
-        content = read_tflite(path)
+        content = read_tflite(path, micro=True)
+        runtime = _runtime(content)
         images = _open_for_tflite(content, options)
         measured = litert_accuracy(content, images, split, screen)
     else:
@@ -111,7 +121,7 @@ def evaluate_file(
         measured = keras_accuracy(model, images, split, screen)
     return Evaluation(
         path=str(path),
-        runtime="LiteRT" if path.suffix.lower() == ".tflite" else "Keras",
+        runtime=runtime,
         size_bytes=path.stat().st_size,
         data=options.spec,
         split=split,
@@ -129,8 +139,8 @@ def verify_file(
     split: str = "test",
     target: str | None = None,
     screen: Screen | None = None,
-) -> Verification:
-    """Compares a saved DDQ model with its exported file.
+) -> Verification | MicroVerification:
+    """Compares a saved DDQ model with its exported file, in the file's runtime.
 
     Args:
         model_path: the DDQ .keras file.
@@ -141,16 +151,24 @@ def verify_file(
         screen: where to tell what is going on.
 
     Raises:
-        DDQError: if a file or the data cannot be used, or the file is of another model.
+        DDQError: if a file or the data cannot be used, the file is of another model, or the package
+            tflite-micro is missing where it is needed.
     """
     model = load_ddq_model(model_path)
-    content = read_tflite(file_path)
+    content = read_tflite(file_path, micro=True)
     images = open_for_model(options, model, read_notes(model_path))
+    if is_for_micro(content):
+        words = "Keras against TFLite Micro"
+        return verify_tflm(model, content, _tracked(images, split, screen or Screen(), words))
     return compare(model, content, images, split, screen or Screen(), target=target)
 
 
-def read_tflite(path: str | os.PathLike[str]) -> bytes:
-    """Returns the content of a .tflite file that LiteRT runs.
+def read_tflite(path: str | os.PathLike[str], *, micro: bool = False) -> bytes:
+    """Returns the content of a .tflite file that runs.
+
+    Args:
+        path: the file.
+        micro: whether a file for TFLite Micro, which LiteRT does not run, will do.
 
     Raises:
         DDQError: naming the file, if it is missing or none.
@@ -160,9 +178,9 @@ def read_tflite(path: str | os.PathLike[str]) -> bytes:
         raise DDQError(f"the .tflite file does not exist. Received: {str(path)!r}")
     content = path.read_bytes()
     try:
-        load_quietly(content)
+        _any_runner(content) if micro else load_quietly(content)
     except DDQError as error:
-        raise DDQError(f"{str(path)!r} is no .tflite file that runs: {error}") from error
+        raise DDQError(f"cannot run {str(path)!r}: {error}") from error
     return content
 
 
@@ -176,9 +194,15 @@ def load_quietly(content: bytes) -> Runner:
         return Runner(content)
 
 
+def _any_runner(content: bytes) -> Runner | MicroRunner:
+    """The interpreter of a .tflite file's content, without LiteRT's greeting."""
+    with silenced():
+        return runner_for(content)
+
+
 def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
     """Opens a data set for a file; its input's grid shows the range."""
-    runner = load_quietly(content)
+    runner = _any_runner(content)
     info, known = runner.input, None
     if info.scale is not None:
         low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
