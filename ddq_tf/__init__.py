@@ -21,7 +21,7 @@ __all__ = ["TARGETS", "Budget", "DDQConfig", "DDQError", "DDQModel", "Target", "
 
 # Loaded on first use: Keras takes seconds to import, and `ddq --help` or a report need none of it.
 _LAZY = {"quantize_model": "ddq_tf.transform", "DDQModel": "ddq_tf.search"}
-_LAZY_MODULES = ("data", "export", "layers", "models", "training")
+_LAZY_MODULES = ("callbacks", "data", "export", "layers", "models", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ ROOMS = {
     "report": set(),
     "models": set(),
     "training": {"search", "graph", "layers", "quantizers", "data"},
+    "callbacks": {"training", "jobs", "report"},
     "export": {"graph", "layers", "quantizers"},
 }
 PURE_EXPORT = (

@@ -14,9 +14,11 @@ from ddq_tf.jobs.measure import Evaluation, evaluate_file, verify_file
 from ddq_tf.jobs.quantize import Quantized, quantize_float
 from ddq_tf.jobs.report import (
     Subject,
+    check_figures_folder,
     check_report_path,
     layers_report,
     make_report,
+    save_figures,
     save_report,
     subject_of_files,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "Screen",
     "Subject",
     "Trained",
+    "check_figures_folder",
     "check_report_path",
     "evaluate_file",
     "export_file",
@@ -44,6 +47,7 @@ __all__ = [
     "quantize_float",
     "read_notes",
     "run_demo",
+    "save_figures",
     "save_model",
     "save_report",
     "subject_of_files",

@@ -101,6 +101,7 @@ def run_demo(
         images=quantized.images,
         history=quantized.history,
         bits_history=quantized.bits_history,
+        error_history=quantized.error_history,
         seed=seed,
     )
     report = make_report(subject, command=command, title="DDQ demo", screen=screen)

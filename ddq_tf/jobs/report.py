@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.exporter import export_tflite, min_runtime
 from ddq_tf.export.sizes import itemize
 from ddq_tf.export.stock import stock_int8
@@ -17,24 +17,28 @@ from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes
 from ddq_tf.jobs.measure import compare, keras_accuracy, litert_accuracy, load_quietly, read_tflite
-from ddq_tf.jobs.quantize import Quantized, load_history
+from ddq_tf.jobs.quantize import Quantized, history_path, load_history
 from ddq_tf.jobs.record import now, versions
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.report import (
     DDQ_KERAS_LABEL,
     DDQ_LITERT_LABEL,
+    ERROR_NAME,
     FLOAT_LABEL,
     STOCK_LABEL,
     Agreement,
     ModelVariant,
     Report,
     html,
+    plots,
     save,
 )
 from ddq_tf.search import DDQModel
+from ddq_tf.targets import get_target
 
 _FLOAT_BYTES = 4
 _STOCK_CALIBRATION = 256  # images
+_MAX_COMPARED = 3  # so that curves have different colours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class Subject:
         split: of the images.
         history: per-epoch values of the training.
         bits_history: per-epoch precisions of the training.
+        error_history: per-epoch quantization errors of the training.
+        compared_errors: see `compared_errors`.
         seed: of the training.
     """
 
@@ -61,6 +67,8 @@ class Subject:
     split: str = "test"
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     bits_history: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    error_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    compared_errors: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     seed: int | None = None
 
 
@@ -90,6 +98,7 @@ def make_report(
             f"from {subject.float_model.input_shape} to {subject.float_model.output_shape}"
         )
     sizes, runtime = itemize(content), min_runtime(content)
+    target = get_target(subject.target) if subject.target else None
     return Report(
         title=title or f"{model.name}, quantized",
         created=now(),
@@ -101,7 +110,7 @@ def make_report(
         versions=versions(),
         seed=subject.seed,
         command=command,
-        layers=collect.layer_reports(model),
+        layers=collect.layer_reports(model, target),
         activations=collect.activation_reports(model),
         variants=_variants(subject, content, screen),
         agreement=_agreement(subject, content, screen),
@@ -112,6 +121,8 @@ def make_report(
         bits_history={
             name: tuple(map(float, series)) for name, series in subject.bits_history.items()
         },
+        error_history=subject.error_history,
+        compared_errors=subject.compared_errors,
     )
 
 
@@ -123,6 +134,7 @@ def subject_of_files(
     options: DataOptions | None = None,
     split: str = "test",
     target: str | None = None,
+    compare: str | None = None,
 ) -> Subject:
     """Loads what a report is about.
 
@@ -133,10 +145,12 @@ def subject_of_files(
         options: the data, or None to measure sizes only.
         split: to measure on.
         target: that the .tflite file was written for; None for the model's own.
+        compare: see `compared_errors`.
 
     Raises:
         DDQError: if a file or the data cannot be used.
     """
+    others = compared_errors(compare) if compare else {}
     model, notes = load_ddq_model(path), read_notes(path)
     past = load_history(path)
     return Subject(
@@ -148,8 +162,41 @@ def subject_of_files(
         split=split,
         history=past.history,
         bits_history=past.bits_history,
+        error_history=past.error_history,
+        compared_errors=others,
         seed=notes.get("seed"),
     )
+
+
+def compared_errors(words: str) -> dict[str, tuple[float, ...]]:
+    """Returns the quantization errors of other trainings, per epoch, by label.
+
+    Args:
+        words: LABEL=FILE.keras, up to three with commas between; read are the training histories
+            beside the files.
+
+    Raises:
+        DDQError: if they do not read so, or a training recorded no errors.
+    """
+    pairs = [
+        (label.strip(), path) for label, _, path in (p.partition("=") for p in words.split(","))
+    ]
+    paths = {label: path for label, path in pairs if label and path.endswith(".keras")}
+    if len(paths) != len(pairs) or len(pairs) > _MAX_COMPARED:
+        raise DDQError(
+            f"trainings to compare must read LABEL=FILE.keras, up to {_MAX_COMPARED}, with commas "
+            f"between and different labels. Received: {words!r}"
+        )
+    histories = {label: load_history(path).history for label, path in paths.items()}
+    raise_all(
+        "trainings to compare need quantization errors in the history beside the model:",
+        (
+            f"{label!r}: none in {str(history_path(path))!r}"
+            for label, path in paths.items()
+            if ERROR_NAME not in histories[label]
+        ),
+    )
+    return {label: history[ERROR_NAME] for label, history in histories.items()}
 
 
 def layers_report(quantized: Quantized) -> Report:
@@ -185,6 +232,25 @@ def save_report(report: Report, out: str | os.PathLike[str]) -> tuple[Path, Path
     html.save(report, page)
     save(report, page.with_suffix(".json"))
     return page, page.with_suffix(".json")
+
+
+def check_figures_folder(folder: str | os.PathLike[str]) -> Path:
+    """Makes a folder for figures, or raises DDQError; also if figures cannot be drawn."""
+    plots.check_matplotlib()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DDQError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
+    return Path(folder)
+
+
+def save_figures(report: Report, folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes levels.png, bits.png and, if the training recorded errors, error.png."""
+    folder = check_figures_folder(folder)
+    return [
+        plots.save_png(figure, folder / f"{name}.png")
+        for name, figure in plots.figures(report).items()
+    ]
 
 
 def _data_words(subject: Subject) -> str:

@@ -166,7 +166,7 @@ def _layer_column(layer: LayerReport, x: float, pitch: float, up: svg.Scale, dow
         svg.rect(x + gap, up(MAX_BITS), width, base - up(MAX_BITS), class_="track"),
         svg.rect(x + gap, top, width, base - top, rx=2),
         svg.rect(x + gap, base + 6, width, down, rx=1, class_="bytes"),
-        svg.label(x + pitch / 2, top + 13, str(layer.num_bits), class_="on", text_anchor="middle"),
+        svg.label(x + pitch / 2, base - 6, str(layer.num_bits), class_="on", text_anchor="middle"),
         class_=f"k-{wording.kind_class(layer.kind)}",
     )
 

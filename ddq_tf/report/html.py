@@ -205,7 +205,7 @@ def _training(report: Report) -> str:
     groups = (
         ("Loss", _named(report.history, "loss"), None),
         ("Accuracy", _named(report.history, "acc"), None),
-        ("Average bits per weight", _named(report.history, "bits"), mark),
+        ("Average bits", _named(report.history, "bits"), mark),
         ("Quantization error of the weights", report.errors, None),
         ("Price of a bit", _named(report.history, "price"), None),
     )
