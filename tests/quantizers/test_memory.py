@@ -77,12 +77,12 @@ def peaks():
 @pytest.mark.parametrize(
     ("name", "tensors"),
     [
-        ("activation", 8),
-        ("searching activation", 12),
-        ("portable activation", 14),
-        ("uniform", 16),
-        ("free", 20),
-        ("searching free", 24),
+        ("activation", 12),
+        ("searching activation", 16),
+        ("portable activation", 18),
+        ("uniform", 20),
+        ("free", 24),
+        ("searching free", 28),
     ],
 )
 def test_a_step_at_8_bits_takes_a_few_tensors(peaks, name, tensors):

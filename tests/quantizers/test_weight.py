@@ -45,7 +45,7 @@ def trained(quantizer):
 
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("channel_axes", [1, 2])
-@pytest.mark.parametrize("bits", ALL)
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_export_is_the_forward_pass(family, bits, channel_axes, per_channel):
     kernel = kernel_of()
