@@ -47,6 +47,7 @@ from ddq_tf.layers import (
 from ddq_tf.quantizers import ActivationQuantizer
 
 _LARGEST = 1023
+_ABOVE = 1 + 1.4e-3  # no odd fraction nearest to this multiple of a value lies below the value
 _MOVERS = (
     keras.layers.MaxPooling2D,
     keras.layers.ZeroPadding2D,
@@ -120,10 +121,12 @@ def _align_additions(graph: FlatGraph, settled: set[int]) -> None:
         unit = max(scales.values()) / _LARGEST
         for quantizer in {id(q): q for q, _ in group}.values():
             multiple = scales[id(quantizer)] / unit
+            # A range at its ceiling has only downwards to go.
+            rounded = np.rint if quantizer.ceiling is None else np.floor
             if id(quantizer) in outputs:
-                whole = 2 * np.rint((multiple - 1) / 2) + 1
+                whole = 2 * rounded((multiple - 1) / 2) + 1
             else:
-                whole = np.rint(multiple) if quantizer.ceiling is None else np.floor(multiple)
+                whole = rounded(multiple)
             quantizer.rescale(max(whole, 1.0) / multiple)
 
 
@@ -166,7 +169,8 @@ def _align_ratio(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
     quantizer = after.layer.quantizer
     multiplier /= float(quantizer.export_scale())
     if id(quantizer) not in settled:
-        quantizer.rescale(multiplier / denominators(np.array(multiplier)))
+        wanted = multiplier if quantizer.ceiling is None else multiplier * _ABOVE
+        quantizer.rescale(multiplier / denominators(np.array(wanted)))
     settled.add(id(quantizer))
     settled.update(id(s.quantizer) for s in sources if isinstance(s, DDQActivation))
 
