@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for TensorFlow Model Optimization
 
 import argparse
+import importlib
 import importlib.util
 import json
 import resource
@@ -31,6 +32,7 @@ from provenance import write_result
 
 import ddq_tf
 
+_PEER = ("tensorflow_model_optimization", "tf_keras")
 SEED = 0
 BATCH = 128
 WARM_UP = 3
@@ -81,9 +83,7 @@ def variant(name: str, model: Any, images: np.ndarray) -> Any:
 
 def tfmot(name: str, model: Any) -> Any:
     """Returns the same network on tf_keras, float or prepared by TensorFlow Model Optimization."""
-    import tensorflow_model_optimization
-    import tf_keras
-
+    optimization, tf_keras = map(importlib.import_module, _PEER)
     twin = tf_keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), alpha=0.5, weights=None, classes=10, classifier_activation=None
     )
@@ -93,7 +93,7 @@ def tfmot(name: str, model: Any) -> Any:
     if weights != expected:
         raise SystemExit(f"the networks differ: {weights} and {expected} trainable weights")
     if name == "tfmot_int8":
-        twin = tensorflow_model_optimization.quantization.keras.quantize_model(twin)
+        twin = optimization.quantization.keras.quantize_model(twin)
     return compiled(twin, tf_keras)
 
 
@@ -107,7 +107,7 @@ def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
 def names_of(options: argparse.Namespace) -> list[str]:
     """Returns what to measure."""
     names = ["float", *VARIANTS, *FROZEN]
-    found = all(map(importlib.util.find_spec, ("tensorflow_model_optimization", "tf_keras")))
+    found = all(map(importlib.util.find_spec, _PEER))
     if options.output_stride == 32 and options.alpha == 0.5 and found:
         names += ["tfmot_float", "tfmot_int8"]
     return names

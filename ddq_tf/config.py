@@ -158,6 +158,8 @@ class DDQConfig:
                 "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
                 f"time to settle after. Received: search_fraction={self.search_fraction!r}"
             )
+        if self.seed < 0:
+            raise DDQError(f"seed must be 0 or above. Received: seed={self.seed!r}")
         if self.calibration_images < 1:
             raise DDQError(
                 "calibration_images must be at least 1. "
