@@ -80,6 +80,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+ROWS["w4a4_distilled"] = ("4 bits, 4-bit activations, distilled from float", ROWS["w4a4"][1])
+TRAINING: dict[str, dict[str, Any]] = {"w4a4_distilled": {"distill": 0.5}}
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet8": {"input_range": (0.0, 255.0), "weight_decay": 0.0},
     "mobilenet_v2": {"input_range": (-1.0, 1.0), "weight_decay": 1e-4},
@@ -111,6 +113,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate,
         weight_decay=network["weight_decay"],
         seed=options.seed,
+        **TRAINING.get(name, {}),
     )
     screen = Screen()
     done = quantize_float(
