@@ -70,8 +70,8 @@ def variant(name: str, model: Any, images: np.ndarray) -> Any:
     """Returns a compiled model; of DDQ with the search on, or settled."""
     if name == "float":
         return compiled(model)
-    if name in ("tfmot_float", "tfmot_int8"):
-        return tfmot(name, model)
+    if name == "tfmot_int8":
+        return tfmot(model)
     config = ddq_tf.DDQConfig(**VARIANTS[FROZEN.get(name, name)])
     q = ddq_tf.quantize_model(model, config, calibration=images)
     if name in FROZEN:
@@ -80,8 +80,8 @@ def variant(name: str, model: Any, images: np.ndarray) -> Any:
     return compiled(q)
 
 
-def tfmot(name: str, model: Any) -> Any:
-    """Returns the same network on tf_keras, float or prepared by TensorFlow Model Optimization."""
+def tfmot(model: Any) -> Any:
+    """Returns the same network on tf_keras, prepared by TensorFlow Model Optimization."""
     optimization, tf_keras = map(importlib.import_module, _PEER)
     twin = tf_keras.applications.MobileNetV2(
         input_shape=(32, 32, 3), alpha=0.5, weights=None, classes=10, classifier_activation=None
@@ -91,9 +91,7 @@ def tfmot(name: str, model: Any) -> Any:
     )
     if weights != expected:
         raise SystemExit(f"the networks differ: {weights} and {expected} trainable weights")
-    if name == "tfmot_int8":
-        twin = optimization.quantization.keras.quantize_model(twin)
-    return compiled(twin, tf_keras)
+    return compiled(optimization.quantization.keras.quantize_model(twin), tf_keras)
 
 
 def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
@@ -105,10 +103,10 @@ def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
 
 def names_of(options: argparse.Namespace) -> list[str]:
     """Returns what to measure."""
-    names = ["float", *VARIANTS, *FROZEN]
+    names = options.variants.split(",")
     found = all(map(importlib.util.find_spec, _PEER))
     if options.output_stride == 32 and options.alpha == 0.5 and found:
-        names += ["tfmot_float", "tfmot_int8"]
+        names.append("tfmot_int8")
     return names
 
 
@@ -132,6 +130,9 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--output_stride", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
+    every = ["float", *VARIANTS, *FROZEN]
+    parser.add_argument("--variants", default=",".join(every), help="comma-separated")
+    parser.add_argument("--peaks", default=",".join(every), help="whose memory is measured")
     parser.add_argument("--memory", help="print the peak memory of one variant, and no more")
     options = parser.parse_args()
     rng = np.random.default_rng(SEED)
@@ -153,7 +154,7 @@ def main() -> None:
             seconds = step_seconds(run, images, labels)
             if step >= WARM_UP:
                 times[name].append(seconds)
-    memory = {name: peak_kib(name, options) for name in ("float", *VARIANTS)}
+    memory = {name: peak_kib(name, options) for name in options.peaks.split(",")}
     rows = {}
     for name in names:
         pairs = np.array(times[name]) / np.array(times["float"])
