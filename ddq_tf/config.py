@@ -121,8 +121,8 @@ class DDQConfig:
             arbitrary codes.
         level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
         correction: coefficient of the gradient correction of free levels.
-        activation_bits: precision of activations, or several to learn over. Inputs, outputs, and
-            tensors for which the integer graph has no clamp, stay at 8 bits.
+        activation_bits: precision of activations, or several to learn over. Inputs, outputs and
+            what sigmoid, tanh, hard-sigmoid and softmax write stay at 8 bits.
         activation_budget: mean bits of the activations that learn their precision, or None for no
             pressure.
         activation_calibration: "mse" or "percentile" (99.99) for the initial ranges.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import DDQError, missing_package
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Model, TensorInfo, content_of
 from ddq_tf.export.ir import DType, Graph, Tensor
@@ -60,10 +60,8 @@ def package() -> Any:
     try:
         return importlib.import_module("tflite_micro")
     except ImportError as error:
-        raise DDQError(
-            "target 'tflm' needs the package tflite-micro, which is not installed. "
-            'Install it: pip install "ddq_tf[tflm]" (wheels exist for Linux on x86-64)'
-        ) from error
+        note = " (wheels exist for Linux on x86-64)"
+        raise missing_package("target 'tflm' needs", "tflite-micro", "tflm", note) from error
 
 
 def compress(data: bytes) -> bytes:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import DDQError, missing_package
 from ddq_tf.files import atomic_write_bytes
 
 _MEMORIES = ("on_chip_flash", "off_chip_flash", "sram")
@@ -63,10 +63,7 @@ def compile_with_vela(
         DDQError: if ethos-u-vela is missing or refuses the file.
     """
     if importlib.util.find_spec("ethosu") is None:
-        raise DDQError(
-            "compiling for Ethos-U needs the package ethos-u-vela, which is not installed. "
-            'Install it: pip install "ddq_tf[ethos-u]"'
-        )
+        raise missing_package("compiling for Ethos-U needs", "ethos-u-vela", "ethos-u")
     content = model if isinstance(model, bytes) else Path(model).read_bytes()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

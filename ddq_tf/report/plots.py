@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import DDQError, missing_package
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.report import wording
 from ddq_tf.report.data import LayerReport, Report
@@ -44,10 +44,7 @@ def check_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise DDQError(
-            "figures need the package matplotlib, which is not installed. "
-            'Install it: pip install "ddq_tf[plots]"'
-        ) from error
+        raise missing_package("figures need", "matplotlib", "plots") from error
 
 
 def levels_figure(report: Report) -> Figure:

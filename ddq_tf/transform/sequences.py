@@ -34,59 +34,54 @@ class Canonicalizer(Protocol):
 _Make = Callable[[Any, str], Any]
 
 
+def _common(layer: Any, name: str) -> dict[str, Any]:
+    """The arguments that all layers with weights take alike."""
+    return {
+        "kernel_size": (1, *layer.kernel_size),
+        "dilation_rate": (1, *layer.dilation_rate),
+        "activation": layer.activation,
+        "use_bias": layer.use_bias,
+        "name": name,
+    }
+
+
 def _conv(layer: Any, name: str) -> Any:
     return _L.Conv2D(
-        layer.filters,
-        (1, *layer.kernel_size),
-        (1, *layer.strides),
-        _padding(layer),
-        dilation_rate=(1, *layer.dilation_rate),
+        filters=layer.filters,
+        strides=(1, *layer.strides),
+        padding=_padding(layer),
         groups=layer.groups,
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        name=name,
+        **_common(layer, name),
     )
 
 
 def _transposed(layer: Any, name: str) -> Any:
     return _L.Conv2DTranspose(
-        layer.filters,
-        (1, *layer.kernel_size),
-        (1, *layer.strides),
-        layer.padding,
+        filters=layer.filters,
+        strides=(1, *layer.strides),
+        padding=layer.padding,
         output_padding=None if layer.output_padding is None else (0, *layer.output_padding),
-        dilation_rate=(1, *layer.dilation_rate),
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        name=name,
+        **_common(layer, name),
     )
 
 
 def _depthwise(layer: Any, name: str) -> Any:
     # TensorFlow wants equal strides; down a single row any stride is one step.
     return _L.DepthwiseConv2D(
-        (1, *layer.kernel_size),
-        layer.strides * 2,
-        _padding(layer),
-        layer.depth_multiplier,
-        dilation_rate=(1, *layer.dilation_rate),
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        name=name,
+        strides=layer.strides * 2,
+        padding=_padding(layer),
+        depth_multiplier=layer.depth_multiplier,
+        **_common(layer, name),
     )
 
 
 def _separable(layer: Any, name: str) -> Any:
     return _L.SeparableConv2D(
-        layer.filters,
-        (1, *layer.kernel_size),
-        layer.strides * 2,
-        _padding(layer),
-        dilation_rate=(1, *layer.dilation_rate),
+        filters=layer.filters,
+        strides=layer.strides * 2,
+        padding=_padding(layer),
         depth_multiplier=layer.depth_multiplier,
-        activation=layer.activation,
-        use_bias=layer.use_bias,
-        name=name,
+        **_common(layer, name),
     )
 
 
