@@ -114,7 +114,12 @@ ROWS: dict[str, Row] = {
         weight_bits=4,
         worker="run_hgq2.py",
         package="hgq2",
-        settings={"weight_bits": 4, "activation_bits": 8},
+        settings={
+            "weight_bits": 4,
+            "activation_bits": 8,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+        },
         trains=True,
         note="accuracy in Keras: it exports to FPGAs, not to LiteRT; bits differ from weight to "
         "weight, and telling them apart is not counted",
@@ -260,7 +265,6 @@ def work(name: str, options: argparse.Namespace, common: Path, folder: Path) -> 
     if not (folder / task.DONE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         todo = {
-            **row.settings,
             "common": str(common.resolve()),
             "data": data_spec(options),
             "input_range": NETWORKS[options.network]["input_range"],
@@ -270,6 +274,7 @@ def work(name: str, options: argparse.Namespace, common: Path, folder: Path) -> 
             "epochs": options.epochs,
             "seed": options.seed,
             "steps": options.smoke,
+            **row.settings,
         }
         (folder / task.TASK).write_text(json.dumps(todo, indent=1))
         command = [options.peer_python, str(WORKERS / str(row.worker)), str(folder)]
@@ -316,12 +321,13 @@ def latency(content: bytes, stock: bytes) -> dict[str, Any]:
 
 def run_row(name: str, options: argparse.Namespace, subject: Subject, runs: Path) -> None:
     """Makes one row's file, measures it and writes the result."""
-    row, common = ROWS[name], runs / f"peers_{options.network}_s{options.seed}"
+    row = ROWS[name]
+    common = runs / f"peers_{options.network}_{options.float_sha256[:8]}_s{options.seed}"
     prepare(subject, common)
     told: dict[str, Any] = {}
     file = common / f"{name}.tflite"
     if row.worker:
-        file = runs / label(name, options) / task.MODEL
+        file = common / label(name, options) / task.MODEL
         told = work(name, options, common, file.parent)
     figures = subject.float_figures() if name == "float" else {}
     if file.exists():
@@ -329,6 +335,7 @@ def run_row(name: str, options: argparse.Namespace, subject: Subject, runs: Path
         stock = (common / "stock_int8.tflite").read_bytes()
         figures |= {"file_bytes": len(content), **subject.measure(content)}
         figures |= latency(content, stock)
+    learning_rate = row.settings.get("learning_rate", options.learning_rate)
     results = {
         "network": options.network,
         "row": name,
@@ -337,9 +344,9 @@ def run_row(name: str, options: argparse.Namespace, subject: Subject, runs: Path
         "weight_bits": row.weight_bits,
         "activation_bits": row.activation_bits,
         "epochs": options.epochs if row.trains else None,
-        "learning_rate": options.learning_rate if row.trains else None,
+        "learning_rate": learning_rate if row.trains else None,
         "calibration_images": None if name == "float" else CALIBRATION_IMAGES,
-        "float_sha256": hashlib.sha256(Path(options.float).read_bytes()).hexdigest(),
+        "float_sha256": options.float_sha256,
         **({"settings": row.settings} if row.settings else {}),
         **told,
         **figures,
@@ -355,6 +362,20 @@ def label(name: str, options: argparse.Namespace) -> str:
     """Returns the name of a row's result."""
     epochs = f"_{options.epochs}e" if ROWS[name].trains else ""
     return f"peer_{options.network}_{name}{epochs}_s{options.seed}"
+
+
+def is_there(name: str, options: argparse.Namespace) -> bool:
+    """Returns whether a row's result is there.
+
+    Raises:
+        SystemExit: if it is there, but of another float file.
+    """
+    path = RESULTS / f"{label(name, options)}.json"
+    if not path.exists():
+        return False
+    if json.loads(path.read_text())["results"]["float_sha256"] != options.float_sha256:
+        raise SystemExit(f"{path.name} was made from another float file; delete it first")
+    return True
 
 
 def arguments() -> argparse.Namespace:
@@ -379,6 +400,7 @@ def arguments() -> argparse.Namespace:
     if not Path(options.float).is_file():
         parser.error(f"--float must be a file. Received: {options.float!r}")
     options.rows = rows
+    options.float_sha256 = hashlib.sha256(Path(options.float).read_bytes()).hexdigest()
     if options.smoke:
         options.epochs = 1
     return options
@@ -389,11 +411,7 @@ def main() -> None:
     options = arguments()
     # Results keep the command: folders outside the checkout are nobody's business.
     sys.argv[1:] = [shortened(argument) for argument in sys.argv[1:]]
-    missing = [
-        name
-        for name in options.rows
-        if options.smoke or not (RESULTS / f"{label(name, options)}.json").exists()
-    ]
+    missing = [name for name in options.rows if options.smoke or not is_there(name, options)]
     if not missing:
         return
     subject = (dog_breeds if options.network == "dog_breeds" else classifier)(options)

@@ -63,13 +63,20 @@ def gives_logits(graph: dict[str, Any]) -> bool:
     return graph["nodes"][-1]["settings"].get("activation") != "softmax"
 
 
-def build(folder: Path, keras: Any, make: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Returns the network with its weights.
+def build(
+    folder: Path,
+    keras: Any,
+    make: Callable[[dict[str, Any]], Any] | None = None,
+    *,
+    set_weights: bool = True,
+) -> Any:
+    """Returns the network.
 
     Args:
         folder: where `save` wrote to.
         keras: the library, Keras 2 or 3.
         make: from a node to its layer; None makes the library's own.
+        set_weights: whether it gets its weights, or stays as it is made.
     """
     graph, weights = read(folder), np.load(folder / WEIGHTS)
     make = make or (lambda node: layer_of(node, keras))
@@ -81,8 +88,8 @@ def build(folder: Path, keras: Any, make: Callable[[dict[str, Any]], Any] | None
         tensors[node["output"]] = layers[-1](inputs if len(inputs) > 1 else inputs[0])
     model = keras.Model(tensors[graph["input"]], tensors[graph["output"]])
     for index, (node, layer) in enumerate(zip(graph["nodes"], layers, strict=True)):
-        values = [weights[f"{index}/{place}"] for place in range(node["weights"])]
-        _set_weights(layer, values)
+        if set_weights:
+            layer.set_weights([weights[f"{index}/{place}"] for place in range(node["weights"])])
     return model
 
 
@@ -112,15 +119,3 @@ def _described(node: Any, num_weights: int) -> dict[str, Any]:
         "output": node.outputs[0],
         "weights": num_weights,
     }
-
-
-def _set_weights(layer: Any, values: list[np.ndarray]) -> None:
-    """Sets a layer's weights; quantizers have variables of their own, which stay."""
-    if len(values) == len(layer.weights):
-        layer.set_weights(values)
-        return
-    named = {"kernel": 0, "bias": 1, "gamma": 0, "moving_mean": 2, "moving_variance": 3}
-    for variable in layer.weights:
-        place = named.get(variable.name)
-        if place is not None and variable.path.count("/") == 1:
-            variable.assign(values[place])

@@ -1,0 +1,328 @@
+"""docs/benchmarks.md and its plots: DDQ beside its peers, from benchmarks/results.
+
+    python benchmarks/benchmarks_page.py --write
+
+Reads peer_*.json (peers.py), ours_*.json (the same fields) and ablation_*.json (ablations.py; no
+file bytes, so not in the plots). Rows that differ in their seed only are one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddq_tf.report.plots import check_matplotlib, save_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+NETWORKS = {
+    "resnet8": "ResNet-8 (MLPerf Tiny), CIFAR-10-JPEG",
+    "mobilenet_v2": "MobileNetV2 alpha 0.5, CIFAR-10-JPEG",
+    "dog_breeds": "Pretrained MobileNetV2 1.0 at 160 px (dog breeds), without labels",
+}
+ACCURACY = ("litert_accuracy", "keras_accuracy")
+PLOT_SPAN = 0.12  # of the share of right answers; what lies lower is drawn at the edge
+_COLOURS = {"peer": "#76818f", "ours": "#3b72e0", "float": "#1a2230"}
+_INK, _GRID, _FRONT = "#1a2230", "#e1e5eb", "#b4bdc9"
+_HEAD = """# Benchmarks
+
+Written by `python benchmarks/benchmarks_page.py --write` from benchmarks/results; each row's JSON
+names its command, seed, versions, machine and commit. Peers: `python benchmarks/peers.py`. All
+rows of a network start from the same float weights and are measured on the same images, in the
+LiteRT interpreter with XNNPACK; post-training rows take 512 calibration images. Rows without file
+bytes are those of docs/ablations.md. Latency: one thread, one image, in turns with the stock
+converter's int8 file in one process, median ratio. Training seconds include validation after each
+epoch. With several seeds: mean (lowest to highest)."""
+
+
+def records() -> list[dict[str, Any]]:
+    """Returns the results of all rows, one for each file."""
+    found = []
+    for group in ("peer", "ours", "ablation"):
+        for path in sorted(RESULTS.glob(f"{group}_*.json")):
+            content = json.loads(path.read_text())
+            record = {**content["results"], "seed": content["seed"], "group": group}
+            found.append(_from_ablation(record) if group == "ablation" else record)
+    return found
+
+
+def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns an ablation's record with the fields of a peer's."""
+    bits = record["activation_bits"].values()
+    return {
+        **{name: record[name] for name in ("network", "title", "epochs", "seed")},
+        "litert_accuracy": record["litert_accuracy"],
+        "weight_bits": record["average_bits"],
+        "activation_bits": statistics.fmean(bits),
+        "weight_bytes": record["weights_size_bytes"],
+        "group": "ours",
+    }
+
+
+def check_float(network: str, found: Sequence[dict[str, Any]]) -> None:
+    """Refuses rows of different float weights; those of the ablations do not tell.
+
+    Raises:
+        SystemExit: naming the rows by their float file's hash.
+    """
+    rows: dict[str, list[str]] = {}
+    for record in found:
+        if "float_sha256" in record:
+            rows.setdefault(record["float_sha256"][:8], []).append(record["row"])
+    if len(rows) > 1:
+        raise SystemExit(f"{network}: rows start from different float files: {rows}")
+
+
+def merged(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one record for rows that differ in their seed only: medians, and all scores."""
+    lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in found:
+        names = ("group", "title", "weight_bits", "activation_bits", "epochs")
+        nominal = tuple(_nominal(record.get(name)) for name in names)
+        lines.setdefault(nominal, []).append(record)
+    return [_merged(same) for same in lines.values()]
+
+
+def _nominal(value: Any) -> Any:
+    return round(value, 1) if isinstance(value, float) else value
+
+
+def _merged(same: list[dict[str, Any]]) -> dict[str, Any]:
+    line = dict(same[0])
+    for name, value in same[0].items():
+        values = [record.get(name) for record in same]
+        if isinstance(value, int | float) and None not in values:
+            line[name] = statistics.median(v for v in values if v is not None)
+            line[f"{name}_all"] = values
+    return line | {"seeds": [record["seed"] for record in same]}
+
+
+def order(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns what rows are sorted by: float, peers, ours; many bits first."""
+    bits = line["weight_bits"]
+    group = ("peer", "ours").index(line["group"])
+    return (group, -(math.inf if bits is None else bits), line["title"], line.get("epochs") or 0)
+
+
+def score(line: dict[str, Any]) -> float | None:
+    """Returns a row's share of right, or equal, answers."""
+    names = ("top1_agreement",) if line["network"] == "dog_breeds" else ACCURACY
+    found = [line[f"{name}_all"] for name in names if f"{name}_all" in line]
+    return statistics.fmean(found[0]) if found else None
+
+
+def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the Markdown of a network, and draws its plot."""
+    measured = [line for line in lines if score(line) is not None]
+    text = ["", f"## {NETWORKS[network]}", ""]
+    text += fidelity_table(measured) if network == "dog_breeds" else accuracy_table(measured)
+    notes = {line["title"]: line["note"] for line in measured if line.get("note")}
+    text += ["", *(f"- {title}: {note}." for title, note in notes.items())] if notes else []
+    refused = [line for line in lines if line.get("reason")]
+    if refused:
+        text += ["", "Could not be run:", ""]
+        text += [f"- {line['title']}: {line['reason']}" for line in refused]
+    drawn = [line for line in measured if line.get("file_bytes")]
+    if drawn:
+        file = PAGE.with_name(f"benchmarks_{network}.png")
+        save_png(pareto_figure(network, drawn), file)
+        text += ["", f"![{NETWORKS[network]}: quality over file bytes]({file.name})"]
+    return text
+
+
+def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the table of a labelled network."""
+    floats = [score(line) for line in lines if line["weight_bits"] is None]
+    reference = floats[0] if floats else None
+    names = "weight bits|activation bits|file bytes|weight bytes|LiteRT %|− float|latency ×"
+    columns = ["", *names.split("|"), "epochs", "training s", "seed"]
+    text = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for line in lines:
+        right = score(line)
+        apart = None if right is None or reference is None else 100 * (right - reference)
+        cells = [
+            *_first_cells(line),
+            _number(line.get("weight_bytes"), ",.0f"),
+            _percents(line, "litert_accuracy") or f"{_percents(line, 'keras_accuracy')} (Keras)",
+            "" if line["weight_bits"] is None else _number(apart, "+.2f"),
+            *_last_cells(line),
+        ]
+        text.append(f"| {' | '.join(cells)} |")
+    return text
+
+
+def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the table of the network without labels."""
+    names = "weight bits|activation bits|file bytes|mean KL|top-1 agreement %|confident %|latency ×"
+    columns = ["", *names.split("|"), "epochs", "training s", "seed"]
+    text = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for line in lines:
+        cells = [
+            *_first_cells(line),
+            _number(line["mean_kl"], ".3f"),
+            _percents(line, "top1_agreement"),
+            _percents(line, "confident_agreement"),
+            *_last_cells(line),
+        ]
+        text.append(f"| {' | '.join(cells)} |")
+    one = lines[0]
+    text += [
+        "",
+        f"Against the float model's own outputs on {one['images']:.0f} held-out images, "
+        f"{one['confident_images']:.0f} of them confident (a share above one half); no image of "
+        "them was used for calibration.",
+    ]
+    return text
+
+
+def _first_cells(line: dict[str, Any]) -> list[str]:
+    ours = "**DDQ** " if line["group"] == "ours" else ""
+    bits = line.get("average_bits", line["weight_bits"])
+    cells = [f"{ours}{line['title']}", _bits(bits), _bits(line["activation_bits"])]
+    return [*cells, _number(line.get("file_bytes"), ",.0f")]
+
+
+def _last_cells(line: dict[str, Any]) -> list[str]:
+    return [
+        _number(line.get("latency_ratio"), ".2f"),
+        _number(line.get("epochs"), ".0f"),
+        _number(line.get("training_s"), ",.0f"),
+        ", ".join(map(str, line["seeds"])),
+    ]
+
+
+def _bits(value: float | None) -> str:
+    return "32" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form).replace("-", "−")
+
+
+def _percents(line: dict[str, Any], name: str) -> str:
+    values = [100 * value for value in line.get(f"{name}_all", ())]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the points that no other beats: none as small is as good; by size."""
+    kept: list[tuple[float, float]] = []
+    for size, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or quality > kept[-1][1]:
+            kept.append((size, quality))
+    return kept
+
+
+def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
+    """Draws quality over file bytes; the line joins the points that no other beats."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    points = [(line["file_bytes"] / 1000, 100 * (score(line) or 0.0)) for line in lines]
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained", facecolor="white")
+    panel: Axes = figure.subplots()
+    panel.set_xscale("log")
+    best = max(quality for _, quality in points)
+    floor = max(best - 100 * PLOT_SPAN, min(quality for _, quality in points) - 1)
+    edge = [point for point in front(points) if point[1] >= floor]
+    panel.step(*zip(*edge, strict=True), where="post", color=_FRONT, lw=1.5, zorder=1)
+    marks = []
+    for number, (line, (size, quality)) in enumerate(zip(lines, points, strict=True), start=1):
+        low = quality < floor
+        height = floor + 0.03 * (best - floor) if low else quality
+        kind = "float" if line["weight_bits"] is None else line["group"]
+        words = f"{number}  {_label(line)}" + (f": {quality:.1f} %" if low else "")
+        marks += panel.plot(
+            size,
+            height,
+            marker="v" if low else "o",
+            markersize=15,
+            ls="none",
+            color=_COLOURS[kind],
+            markeredgecolor="white",
+            label=words,
+            clip_on=False,
+            zorder=2 + number,
+        )
+        panel.annotate(
+            f"{number}",
+            (size, height),
+            color="white",
+            fontsize=8,
+            ha="center",
+            va="center",
+            zorder=2.5 + number,
+        )
+    _axes(panel, points, floor, best, network)
+    for mark in figure.legend(
+        handles=marks, fontsize=8, frameon=False, loc="outside right center", handlelength=1
+    ).legend_handles:
+        mark.set_markersize(7)  # type: ignore[union-attr]
+    figure.suptitle(NETWORKS[network], fontsize=11, color=_INK)
+    return figure
+
+
+def _axes(
+    panel: Axes, points: Sequence[tuple[float, float]], floor: float, best: float, network: str
+) -> None:
+    sizes = [size for size, _ in points]
+    low, high = min(sizes) / 1.25, max(sizes) * 1.25
+    panel.set_xlim(low, high)
+    panel.set_ylim(floor, best + 0.06 * (best - floor))
+    steps = [s * 10**e for e in range(7) for s in (1, 1.5, 2, 3, 4, 6, 8) if low < s * 10**e < high]
+    panel.set_xticks(steps, [f"{step:,.0f}" for step in steps])
+    panel.set_xticks([], minor=True)
+    words = "top-1 agreement with float, held-out" if network == "dog_breeds" else "test accuracy"
+    panel.set_xlabel("file size, kB (log)", fontsize=9, color=_INK)
+    panel.set_ylabel(f"{words}, %", fontsize=9, color=_INK)
+    panel.grid(color=_GRID, lw=0.6)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelsize=8, colors=_INK, length=2)
+
+
+def _label(line: dict[str, Any]) -> str:
+    """Returns a row's name with its bits."""
+    if line["weight_bits"] is None:
+        return line["title"]
+    bits = f"W{_bits(line['weight_bits'])}A{_bits(line['activation_bits'])}"
+    short = line["title"].replace(", post-training", "").replace("quantization-aware training", "")
+    return f"{'DDQ ' if line['group'] == 'ours' else ''}{short.strip(', ')} {bits}"
+
+
+def page() -> str:
+    """Returns docs/benchmarks.md, and draws its figures."""
+    found, text = records(), [_HEAD]
+    for network in NETWORKS:
+        of_network = [record for record in found if record["network"] == network]
+        check_float(network, of_network)
+        lines = merged(of_network)
+        if lines:
+            text += section(network, sorted(lines, key=order))
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    """Writes the page, or prints it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    if parser.parse_args().write:
+        PAGE.write_text(page())
+    else:
+        print(page())
+
+
+if __name__ == "__main__":
+    main()
