@@ -12,15 +12,31 @@ from ddq_tf.targets import TARGETS, Target
 if TYPE_CHECKING:
     from ddq_tf import export as export
     from ddq_tf import models as models
+    from ddq_tf.reconstruction import ReconstructionConfig, reconstruct_model
     from ddq_tf.search import DDQModel
     from ddq_tf.transform import quantize_model
 
 __version__ = "0.1.0"
 
-__all__ = ["TARGETS", "Budget", "DDQConfig", "DDQError", "DDQModel", "Target", "quantize_model"]
+__all__ = [
+    "TARGETS",
+    "Budget",
+    "DDQConfig",
+    "DDQError",
+    "DDQModel",
+    "ReconstructionConfig",
+    "Target",
+    "quantize_model",
+    "reconstruct_model",
+]
 
 # Loaded on first use: Keras takes seconds to import, and `ddq --help` or a report need none of it.
-_LAZY = {"quantize_model": "ddq_tf.transform", "DDQModel": "ddq_tf.search"}
+_LAZY = {
+    "DDQModel": "ddq_tf.search",
+    "ReconstructionConfig": "ddq_tf.reconstruction",
+    "quantize_model": "ddq_tf.transform",
+    "reconstruct_model": "ddq_tf.reconstruction",
+}
 _LAZY_MODULES = ("callbacks", "data", "export", "layers", "models", "training")
 
 

@@ -9,12 +9,21 @@ from typing import Any
 from rich.text import Text
 
 from ddq_tf import command_line as line
-from ddq_tf.command_line import COMMON, Call, Command, Flag, Outcome
-from ddq_tf.config import CALIBRATIONS, LEVEL_INITS, LEVELS, DDQConfig
+from ddq_tf.command_flags import (
+    AID_FLAGS,
+    DDQ_FLAGS,
+    OUT_MODEL,
+    RECONSTRUCTION_FLAGS,
+    SEED,
+    SPLIT,
+    TARGET,
+    data_flags,
+    recipe_flags,
+)
+from ddq_tf.command_line import COMMON, Call, Command, Outcome
+from ddq_tf.config import DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
-from ddq_tf.targets import TARGETS
 
-_OPTIMIZERS = ("sgd", "adam", "adamw")
 _TRAIN_RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
 _TUNE_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}
 _TYPES = ("int8", "uint8", "float32")
@@ -76,17 +85,10 @@ def _quantize(call: Call) -> Outcome:
     from ddq_tf.report import text
 
     flags = call.flags
-    config = DDQConfig(
-        **{
-            **_fields(DDQConfig, flags),
-            "budget": None if flags["budget"] == "none" else flags["budget"],
-            "per_channel": not flags["per_tensor"],
-        }
-    )
     quantized = jobs.quantize_float(
         call.files[0],
         _data_options(flags),
-        config,
+        _ddq_config(flags),
         _train_config(flags, _TUNE_RATES),
         out=flags["out"],
         augment=flags["augment"],
@@ -103,6 +105,36 @@ def _quantize(call: Call) -> Outcome:
         ],
     )
     return Outcome(results=quantized.results)
+
+
+def _reconstruct(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.reconstruction import ReconstructionConfig
+
+    flags = call.flags
+    done = jobs.reconstruct_float(
+        call.files[0],
+        _data_options(flags),
+        _ddq_config(flags),
+        ReconstructionConfig(**_fields(ReconstructionConfig, flags)),
+        out=flags["out"],
+        screen=call.screen,
+    )
+    found = done.fidelity
+    divergence = "" if found.kl_divergence is None else f", KL {found.kl_divergence:.3f} nats"
+    call.screen.table(
+        [
+            (
+                "like the float model",
+                f"{_percent(found.top1_agreement)} of {found.num_samples:,} held-out images have "
+                f"its answer{divergence}",
+            ),
+            ("weights", f"{done.weights_size_bytes:,} bytes, {done.average_bits:.2f} bits each"),
+            ("input range", _range_words(done.images.input_range)),
+            ("saved", str(done.path)),
+        ],
+    )
+    return Outcome(results=done.results)
 
 
 def _export(call: Call) -> Outcome:
@@ -249,6 +281,16 @@ def _data_options(flags: Mapping[str, Any]) -> Any:
     )
 
 
+def _ddq_config(flags: Mapping[str, Any]) -> DDQConfig:
+    return DDQConfig(
+        **{
+            **_fields(DDQConfig, flags),
+            "budget": None if flags["budget"] == "none" else flags["budget"],
+            "per_channel": not flags["per_tensor"],
+        }
+    )
+
+
 def _train_config(flags: Mapping[str, Any], rates: Mapping[str, float]) -> Any:
     from ddq_tf.training import TrainConfig
 
@@ -286,115 +328,6 @@ def _range_words(values: tuple[float, float]) -> str:
     return f"{values[0]:g} to {values[1]:g}"
 
 
-_SEED = line.integer("seed", "N", "makes a run repeatable", 0, low=0)
-_LIMIT = line.integer("limit", "N", "use at most N images of each split, for a quick try")
-_OUT_MODEL = line.text("out", "FILE.keras", "the file to write", required=True)
-_TARGET_WORDS = "where the file will run: " + "; ".join(
-    f"{target.name} ({target.description})" for target in TARGETS.values()
-)
-
-
-def _data_flags(*, batch_size: int, required: bool = True, range_by: str = "") -> tuple[Flag, ...]:
-    by_default = range_by or (
-        "what the model was trained with, as far as its file shows it, else -1,1"
-    )
-    return (
-        line.text(
-            "data",
-            "SPEC",
-            "digits (always at hand), cifar10, fashion_mnist, tfrecord:TRAIN[,TEST], folder:PATH "
-            "(one folder per class) or tfds:NAME",
-            required=required,
-        ),
-        line.pair(
-            "input_range",
-            f"values that pixels 0 and 255 become. By default {by_default}",
-        ),
-        line.integer("batch_size", "N", "images per batch", batch_size),
-        _LIMIT,
-    )
-
-
-def _recipe_flags(*, epochs: int, optimizer: str, rates: Mapping[str, float]) -> tuple[Flag, ...]:
-    words = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
-    return (
-        line.integer("epochs", "N", "passes over the training images", epochs),
-        line.choice("optimizer", "how weights are updated", _OPTIMIZERS, optimizer),
-        line.number(
-            "learning_rate",
-            "RATE",
-            f"the highest; rises over 5 % of the steps, then falls as a cosine (default: {words})",
-        ),
-        line.number("weight_decay", "RATE", "decoupled, on kernels only", 0.0),
-        line.number("label_smoothing", "SHARE", "spread over all classes", 0.0, high=1.0),
-        line.switch("augment", "shift training images, and mirror them unless digits", True),
-        _SEED,
-        line.text(
-            "checkpoint_dir",
-            "FOLDER",
-            "keeps a backup there: the same command after an interruption resumes",
-        ),
-    )
-
-
-# Each, like those of a recipe, is named after the field that it sets; but for per_tensor.
-_DDQ_FLAGS = (
-    line.text(
-        "budget",
-        "SIZE",
-        "for the weights: 0.6 or 60% (of their int8 bytes), 4.3bits (per weight), 48KiB, "
-        "48000bytes, or none",
-        "0.6",
-    ),
-    line.choice("target", _TARGET_WORDS, tuple(TARGETS), "litert"),
-    line.whole_numbers(
-        "precisions", "4,8", "bits to learn over; by default those that the target stores"
-    ),
-    line.number(
-        "search_fraction",
-        "SHARE",
-        "of the training after which the precisions are final",
-        0.5,
-        high=1.0,
-    ),
-    line.choice("levels", "of the weights: a fixed grid, or learned ones", LEVELS, "uniform"),
-    line.choice("level_init", "where free levels start", LEVEL_INITS, "uniform"),
-    line.number("correction", "SHARE", "of the gradient correction of free levels", 1.0),
-    line.switch("per_tensor", "one weight range per layer instead of one per channel"),
-    line.whole_numbers(
-        "activation_bits",
-        "4|4,6,8",
-        "of activations, or several to learn over; by default 8. Tensors without an exact integer "
-        "form stay at 8",
-    ),
-    line.number("activation_budget", "BITS", "mean bits of the activations that learn theirs"),
-    line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
-)
-_AID_FLAGS = (
-    line.number("distill", "SHARE", "of the float model's opinion in the loss", 0.0, high=1.0),
-    line.number("distill_temperature", "T", "softens both opinions", 4.0),
-    line.number("dampening", "COEFFICIENT", "pulls weights to their levels", 0.0),
-    line.number(
-        "freeze_oscillations",
-        "FREQUENCY",
-        "holds weights that jump to and fro more often, such as 0.01; 0 for none",
-        0.0,
-        high=1.0,
-    ),
-    line.integer(
-        "reestimate_batch_norm",
-        "BATCHES",
-        "measures BatchNorm's statistics anew at the end; 0 for not",
-        0,
-        low=0,
-    ),
-    line.number(
-        "quantizer_learning_rate", "FACTOR", "of ranges and levels, beside the weights'", 1.0
-    ),
-)
-_SPLIT = line.choice("split", "which images", ("train", "val", "test"), "test")
-_TARGET = line.choice("target", f"{_TARGET_WORDS}. By default the model's own", tuple(TARGETS))
-
 _ALL = (
     Command(
         name="demo",
@@ -407,7 +340,7 @@ _ALL = (
         flags=(
             line.text("out", "FOLDER", "for models, file and report", "runs/demo"),
             line.switch("fast", "a third of the training: shows the way, not the accuracy"),
-            _SEED,
+            SEED,
             *COMMON,
         ),
         example="ddq demo --out=runs/demo",
@@ -417,8 +350,8 @@ _ALL = (
         name="train",
         summary="Train a float model from scratch.",
         flags=(
-            *_data_flags(batch_size=128, range_by="-1,1 (resnet8: 0,255)"),
-            _OUT_MODEL,
+            *data_flags(batch_size=128, range_by="-1,1 (resnet8: 0,255)"),
+            OUT_MODEL,
             line.choice("model", "which network", _MODELS, "mobilenet_v2"),
             line.number("alpha", "WIDTH", "width multiplier (mobilenet_v2)"),
             line.integer(
@@ -431,7 +364,7 @@ _ALL = (
                 high=1.0,
             ),
             line.integer("image_size", "PIXELS", "resize images to this side"),
-            *_recipe_flags(epochs=20, optimizer="sgd", rates=_TRAIN_RATES),
+            *recipe_flags(epochs=20, optimizer="sgd", rates=_TRAIN_RATES),
             *COMMON,
         ),
         example="ddq train --data=digits --alpha=0.35 --optimizer=adam --out=float.keras",
@@ -447,15 +380,35 @@ _ALL = (
             "epoch."
         ),
         flags=(
-            *_data_flags(batch_size=64),
-            _OUT_MODEL,
-            *_DDQ_FLAGS,
-            *_recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
-            *_AID_FLAGS,
+            *data_flags(batch_size=64),
+            OUT_MODEL,
+            *DDQ_FLAGS,
+            *recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
+            *AID_FLAGS,
             *COMMON,
         ),
         example="ddq quantize float.keras --data=digits --budget=0.6 --out=ddq.keras",
         run=_quantize,
+    ),
+    Command(
+        name="reconstruct",
+        summary="Quantize within minutes from unlabeled images, block by block.",
+        files=("FLOAT.keras",),
+        notes=(
+            "A few hundred images like those that the model will see are enough. It learns from "
+            "nine tenths or so (the training split) to do what the float model does, and says how "
+            "well it does on the others. Takes any .keras or .h5 model with one input image and "
+            "one output."
+        ),
+        flags=(
+            *data_flags(batch_size=32),
+            OUT_MODEL,
+            *(flag for flag in DDQ_FLAGS if flag.name != "search_fraction"),
+            *RECONSTRUCTION_FLAGS,
+            *COMMON,
+        ),
+        example="ddq reconstruct float.keras --data=images:photos --out=ddq.keras",
+        run=_reconstruct,
     ),
     Command(
         name="export",
@@ -463,7 +416,7 @@ _ALL = (
         files=("DDQ.keras",),
         flags=(
             line.text("out", "FILE.tflite", "the file to write", required=True),
-            _TARGET,
+            TARGET,
             line.choice("input_type", "of the file's input", _TYPES, "int8"),
             line.choice("output_type", "of the file's output", _TYPES, "int8"),
             line.switch("keep_names", "keep the names of inner tensors, for looking at the file"),
@@ -490,10 +443,10 @@ _ALL = (
             "compute what the plain int8 file does."
         ),
         flags=(
-            *_data_flags(batch_size=64),
-            _SPLIT,
+            *data_flags(batch_size=64),
+            SPLIT,
             line.number("min_agreement", "SHARE", "of equal answers, for success", 0.99, high=1.0),
-            _TARGET,
+            TARGET,
             *COMMON,
         ),
         example="ddq verify ddq.keras ddq.tflite --data=digits",
@@ -503,7 +456,7 @@ _ALL = (
         name="evaluate",
         summary="Measure the accuracy of a .keras, .h5 or .tflite file.",
         files=("MODEL",),
-        flags=(*_data_flags(batch_size=64), _SPLIT, *COMMON),
+        flags=(*data_flags(batch_size=64), SPLIT, *COMMON),
         example="ddq evaluate ddq.tflite --data=digits --split=test",
         run=_evaluate,
     ),
@@ -531,9 +484,9 @@ _ALL = (
                 "LABEL=FILE.keras,...",
                 "up to three other trainings, whose quantization errors to show too",
             ),
-            *_data_flags(batch_size=64, required=False),
-            _SPLIT,
-            _TARGET,
+            *data_flags(batch_size=64, required=False),
+            SPLIT,
+            TARGET,
             *COMMON,
         ),
         example="ddq report ddq.keras --float=float.keras --data=digits --out=report.html",

@@ -25,6 +25,7 @@ ROOMS = {
     "report": set(),
     "models": set(),
     "training": {"search", "graph", "layers", "quantizers", "data"},
+    "reconstruction": {"training", "transform", "search", "graph", "layers", "quantizers"},
     "callbacks": {"training", "jobs", "report"},
     "export": {"graph", "layers", "quantizers"},
 }
@@ -155,6 +156,7 @@ def test_no_room_is_forgotten():
         *BASE,
         *ROOMS,
         "cli",
+        "command_flags",
         "command_line",
         "commands",
         "quiet",

@@ -12,7 +12,9 @@ from ddq_tf.data.dataset import SPLITS, Dataset, Split
 from ddq_tf.data.sources import Arrays, Source
 from ddq_tf.errors import DDQError
 
-_GRAMMAR = "digits, cifar10, fashion_mnist, tfrecord:TRAIN[,TEST], folder:PATH or tfds:NAME"
+_GRAMMAR = (
+    "digits, cifar10, fashion_mnist, tfrecord:TRAIN[,TEST], folder:PATH, images:PATH or tfds:NAME"
+)
 _DEFAULT_SIZE = {"digits": 32, "fashion_mnist": 32}  # px
 _IN_MEMORY_BYTES = 1 << 30
 _DIGITS_TEST_FRACTION = 0.25
@@ -33,7 +35,8 @@ def load(
         spec: "digits" (scikit-learn's, included), "cifar10" or "fashion_mnist" (downloaded by
             Keras), "tfrecord:TRAIN[,TEST]" (features image/encoded, image/class/label; class
             names from a `*labels.txt` beside it), "folder:PATH" (PATH/class/*.jpg or
-            PATH/{train,val,test}/class/*.jpg), or "tfds:NAME".
+            PATH/{train,val,test}/class/*.jpg), "images:PATH" (all images below PATH, without
+            labels), or "tfds:NAME".
         image_size: side in pixels; other images are cut at the centre and resized bilinearly.
             None keeps the size that the images have, which must then be the same for all;
             digits and fashion_mnist become 32.
@@ -98,6 +101,8 @@ def _read(
         return _read_tfrecords([Path(part.strip()).expanduser() for part in argument.split(",")])
     if kind == "folder" and argument:
         return sources.read_folder(Path(argument).expanduser())
+    if kind == "images" and argument:
+        return sources.read_images(Path(argument).expanduser())
     if kind == "tfds" and argument:
         return sources.read_tfds(argument)
     raise DDQError(f"data must be one of {_GRAMMAR}. Received: {spec!r}")

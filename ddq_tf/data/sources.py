@@ -267,6 +267,22 @@ def read_folder(path: Path) -> tuple[dict[str, Source], tuple[str, ...]]:
     return {name: _read_classes(part, class_names) for name, part in parts.items()}, class_names
 
 
+def read_images(path: Path) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """Reads all images (jpg, jpeg, png) in a folder and those below it, as one class.
+
+    Raises:
+        DDQError: if there are none.
+    """
+    if not path.is_dir():
+        raise DDQError(f"image folder {path} does not exist; check the path")
+    files = sorted(str(f) for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
+    if not files:
+        raise DDQError(
+            f"{path} must hold {', '.join(_IMAGE_SUFFIXES)} files. Received: a folder without them"
+        )
+    return {"train": _files(path, files, [0] * len(files))}, ("unlabeled",)
+
+
 def _holds_images(path: Path) -> bool:
     return path.is_dir() and bool(_images_in(path))
 
@@ -289,10 +305,13 @@ def _read_classes(path: Path, class_names: Sequence[str]) -> Encoded:
         labels += [label] * len(images)
     if not files:
         raise DDQError(f"{path} must hold images; add some or remove it. Received: none")
-    items = tf.data.Dataset.from_tensor_slices((files, np.asarray(labels, np.int64)))
-    return Encoded(
-        origin=str(path), items=items, read=tf.io.read_file, labels=np.asarray(labels, np.int64)
-    )
+    return _files(path, files, labels)
+
+
+def _files(path: Path, files: list[str], labels: list[int]) -> Encoded:
+    numbers = np.asarray(labels, np.int64)
+    items = tf.data.Dataset.from_tensor_slices((files, numbers))
+    return Encoded(origin=str(path), items=items, read=tf.io.read_file, labels=numbers)
 
 
 def read_tfds(name: str) -> tuple[dict[str, Source], tuple[str, ...]]:

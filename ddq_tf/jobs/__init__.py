@@ -12,6 +12,7 @@ from ddq_tf.jobs.loading import (
 )
 from ddq_tf.jobs.measure import Evaluation, evaluate_file, verify_file
 from ddq_tf.jobs.quantize import Quantized, quantize_float
+from ddq_tf.jobs.reconstruct import Reconstructed, reconstruct_float
 from ddq_tf.jobs.report import (
     Subject,
     check_figures_folder,
@@ -31,6 +32,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "Quantized",
+    "Reconstructed",
     "Screen",
     "Subject",
     "Trained",
@@ -46,6 +48,7 @@ __all__ = [
     "open_for_model",
     "quantize_float",
     "read_notes",
+    "reconstruct_float",
     "run_demo",
     "save_figures",
     "save_model",

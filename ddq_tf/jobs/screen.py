@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich import box
@@ -13,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -21,6 +23,17 @@ from rich.table import Table
 from rich.text import Text
 
 _ItemT = TypeVar("_ItemT")
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    """What a bar shows; columns belong to one bar."""
+    return (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
 
 
 class Screen:
@@ -61,6 +74,22 @@ class Screen:
             table.add_row(name, Text(value))
         self.console.print(table)
 
+    @contextlib.contextmanager
+    def bar(self) -> Iterator[Callable[[str, float, float], None]]:
+        """Shows a bar that vanishes at the end, on terminals only.
+
+        Yields:
+            What tells it the words for the present stage, the steps taken, and those in all.
+        """
+        if self.console is None or not self.console.is_terminal:
+            yield lambda words, done, total: None
+            return
+        with Progress(*_columns(), console=self.console, transient=True) as progress:
+            task = progress.add_task("", total=None)
+            yield lambda words, done, total: progress.update(
+                task, description=escape(words), completed=done, total=total
+            )
+
     def track(
         self, items: Iterable[_ItemT], words: str, *, count: int, per_item: int = 1
     ) -> Iterator[_ItemT]:
@@ -72,18 +101,7 @@ class Screen:
             count: how many things there are in all.
             per_item: how many things an item holds.
         """
-        if self.console is None or not self.console.is_terminal:
-            yield from items
-            return
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(escape(words), total=math.ceil(count / per_item))
-            for item in items:
+        with self.bar() as show:
+            for done, item in enumerate(items):
+                show(words, done, math.ceil(count / per_item))
                 yield item
-                progress.advance(task)

@@ -1,6 +1,10 @@
 """Training float and DDQ classifiers, and what helps DDQ models to learn."""
 
-from ddq_tf.training.batch_norm import BatchNormReestimation, reestimate_batch_norm
+from ddq_tf.training.batch_norm import (
+    BatchNormReestimation,
+    fixed_statistics,
+    reestimate_batch_norm,
+)
 from ddq_tf.training.callbacks import QuantizerLogger
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
@@ -18,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "accuracy",
     "fit_classifier",
+    "fixed_statistics",
     "make_optimizer",
     "output_activation",
     "outputs_logits",

@@ -15,6 +15,12 @@ from ddq_tf.errors import DDQError
 from ddq_tf.graph.affine import as_float64
 
 _BATCHES = 100
+_TWO_MODES = (
+    keras.layers.BatchNormalization,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.GaussianDropout,
+)
 
 
 class BatchNormReestimation(keras.callbacks.Callback):
@@ -115,25 +121,49 @@ def _divided(totals: list[list[np.ndarray]], count: int) -> list[list[np.ndarray
 
 
 @contextlib.contextmanager
+def fixed_statistics(layers: Iterable[Any]) -> Iterator[None]:
+    """Keeps BatchNorms and dropouts as in inference, also in training passes.
+
+    BatchNorms normalize with their moving statistics, which stay; gamma and beta still learn.
+
+    Args:
+        layers: of a model without nesting; others among them stay as they are.
+    """
+    with _called_with([layer for layer in layers if isinstance(layer, _TWO_MODES)], training=False):
+        yield
+
+
+@contextlib.contextmanager
 def _own_statistics(layers: list[Any]) -> Iterator[None]:
     """Lets BatchNorms use, and leave in their moving statistics, those of the present batch."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
-        layer.call = _always_training(layer.call)
     try:
-        yield
+        with _called_with(layers, training=True):
+            yield
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@contextlib.contextmanager
+def _called_with(layers: list[Any], *, training: bool) -> Iterator[None]:
+    """Lets layers hear only this of the two modes."""
+
+    def deaf(call: Any) -> Any:
+        def called(inputs: Any, **kwargs: Any) -> Any:
+            return call(inputs, **{**kwargs, "training": training})
+
+        return called
+
+    for layer in layers:
+        layer.call = deaf(layer.call)
+    try:
+        yield
+    finally:
+        for layer in layers:
             del layer.call
-
-
-def _always_training(call: Any) -> Any:
-    def in_training(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        return call(inputs, training=True, mask=mask)
-
-    return in_training
 
 
 def _batch_norms(model: keras.Model) -> list[Any]:

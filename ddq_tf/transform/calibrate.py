@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from keras import ops
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatGraph
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
+from ddq_tf.layers.activation import Observer
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _BATCH = 32
@@ -194,19 +196,40 @@ def _observe(model: keras.Model, batches: list[Any], seed: int) -> dict[str, _Sa
     per_batch = max(_VALUES_KEPT // len(batches), 256)
     layers = activation_layers(model)
     samplers = {layer.name: _Sampler(seed + i, per_batch) for i, layer in enumerate(layers)}
-    try:
-        for layer in layers:
-            layer.observer = samplers[layer.name]
-        for layer in weighted_layers(model):
-            layer.quantizer.bypass = True
+    with float_network(model, samplers):
         for batch in batches:
             model(batch, training=False)
+    return samplers
+
+
+@contextlib.contextmanager
+def float_network(
+    model: keras.Model, observers: Mapping[str, Observer] | None = None
+) -> Iterator[None]:
+    """Switches all quantizers of a DDQ model off: it computes what the float model does.
+
+    What is traced meanwhile, as in a tf.function, stays float.
+
+    Args:
+        model: a DDQ model.
+        observers: by name of an activation layer, what sees its values.
+    """
+    layers = activation_layers(model)
+    try:
+        for layer in layers:
+            layer.observer = (observers or {}).get(layer.name, _ignore)
+        for layer in weighted_layers(model):
+            layer.quantizer.bypass = True
+        yield
     finally:
         for layer in layers:
             layer.observer = None
         for layer in weighted_layers(model):
             layer.quantizer.bypass = False
-    return samplers
+
+
+def _ignore(values: Any) -> None:
+    """An observer that does not look."""
 
 
 def _set_activation_range(layer: DDQActivation, values: np.ndarray, method: str) -> None:

@@ -1,0 +1,172 @@
+"""`ddq reconstruct`: a float model becomes a DDQ model without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError
+from ddq_tf.jobs.images import DataOptions, Images, open_images
+from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.reconstruction import (
+    BlockError,
+    Progress,
+    ReconstructionConfig,
+    reconstruct_model,
+)
+from ddq_tf.search import DDQModel
+from ddq_tf.training import output_activation
+
+_TINY = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How near a model's outputs are to the float model's, on inputs that it did not learn from.
+
+    Attributes:
+        num_samples: how many inputs.
+        top1_agreement: share with the same largest output, in [0, 1].
+        kl_divergence: mean of sum p (ln(p + 1e-6) - ln(c + 1e-6)) in nats, p the float model's
+            probabilities and c this model's; None where outputs are no probabilities.
+    """
+
+    num_samples: int
+    top1_agreement: float
+    kl_divergence: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstructed:
+    """A reconstructed DDQ model and what was measured of it.
+
+    Attributes:
+        model: itself.
+        path: the file it was saved in.
+        images: the data it learned from.
+        fidelity: on the validation and test images together.
+        block_errors: what each block learned.
+        average_bits: stored bits per weight.
+        weights_size_bytes: stored bytes of all quantized weights.
+        bits: precision by layer.
+    """
+
+    model: DDQModel = dataclasses.field(repr=False)
+    path: Path
+    images: Images = dataclasses.field(repr=False)
+    fidelity: Fidelity
+    block_errors: tuple[BlockError, ...] = dataclasses.field(repr=False)
+    average_bits: float
+    weights_size_bytes: int
+    bits: dict[str, int]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        return {
+            "path": str(self.path),
+            "data": self.images.dataset.name,
+            "input_range": self.images.input_range,
+            "num_learned_from": self.images.count("train"),
+            "fidelity": dataclasses.asdict(self.fidelity),
+            "average_bits": self.average_bits,
+            "weights_size_bytes": self.weights_size_bytes,
+            "bits": self.bits,
+            "block_errors": [dataclasses.asdict(error) for error in self.block_errors],
+        }
+
+
+def reconstruct_float(
+    source: str | os.PathLike[str] | keras.Model,
+    options: DataOptions,
+    ddq: DDQConfig,
+    recipe: ReconstructionConfig,
+    *,
+    out: str | os.PathLike[str],
+    screen: Screen | None = None,
+) -> Reconstructed:
+    """Quantizes a float model on unlabeled images and saves the result.
+
+    Learns from the training images and measures on all others.
+
+    Args:
+        source: the float model, or its .keras or .h5 file.
+        options: the data; labels are not used.
+        ddq: target, budget and the rest.
+        recipe: how to train.
+        out: the .keras file to write.
+        screen: where to tell what is going on.
+
+    Raises:
+        DDQError: if model, data, budget or file cannot be had; before any training.
+    """
+    screen, out = screen or Screen(), check_output(out, ".keras")
+    is_model = isinstance(source, keras.Model)
+    model = source if is_model else load_float_model(source)
+    noted = {} if is_model else read_notes(source)
+    images = _open(options, model, noted.get("input_range"))
+    screen.heading(
+        f"Reconstruction of {model.name} from {images.count('train'):,} images of "
+        f"{images.dataset.name}"
+    )
+    learned_from = [batch for batch, _ in images.batches("train")]
+    with screen.bar() as show:
+
+        def tell(progress: Progress) -> None:
+            show(progress.stage, progress.done, progress.total)
+
+        quantized, errors = reconstruct_model(model, learned_from, ddq, recipe, on_progress=tell)
+    save_model(quantized, out, {"input_range": images.input_range, "data": images.dataset.name})
+    budget = quantized.weight_budget
+    return Reconstructed(
+        model=quantized,
+        path=out,
+        images=images,
+        fidelity=_fidelity(model, quantized, images),
+        block_errors=errors,
+        average_bits=budget.average_bits,
+        weights_size_bytes=budget.used_bits // 8,
+        bits={layer.name: layer.num_bits for layer in budget.layers},
+    )
+
+
+def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -> Fidelity:
+    """Compares outputs with the float model's.
+
+    Args:
+        wanted: the float model's, (inputs, classes).
+        given: likewise.
+        probabilities: whether they are.
+    """
+    same = wanted.argmax(axis=-1) == given.argmax(axis=-1)
+    ratios = np.log(wanted + _TINY) - np.log(given + _TINY) if probabilities else None
+    return Fidelity(
+        num_samples=len(wanted),
+        top1_agreement=float(np.mean(same)),
+        kl_divergence=None if ratios is None else float(np.mean(np.sum(wanted * ratios, axis=-1))),
+    )
+
+
+def _open(options: DataOptions, model: keras.Model, noted: tuple[float, float] | None) -> Images:
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple):
+        raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    known = (noted[0], noted[1]) if noted else None
+    return open_images(options, input_shape=shape, input_range=known)
+
+
+def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:
+    wanted, given = [], []
+    for split in ("val", "test"):
+        for batch, _ in images.batches(split):
+            wanted.append(np.asarray(model.predict_on_batch(batch)))
+            given.append(np.asarray(quantized.predict_on_batch(batch)))
+    probabilities = output_activation(model) == "softmax"
+    return fidelity_of(np.concatenate(wanted), np.concatenate(given), probabilities=probabilities)

@@ -1,0 +1,7 @@
+"""Quantization without labels: block-wise reconstruction of the float network."""
+
+from ddq_tf.reconstruction.blockwise import BlockError
+from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.reconstruction.reconstruct import Progress, reconstruct_model
+
+__all__ = ["BlockError", "Progress", "ReconstructionConfig", "reconstruct_model"]

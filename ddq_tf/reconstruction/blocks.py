@@ -1,0 +1,95 @@
+"""Blocks of a DDQ model: the parts between tensors through which everything passes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from ddq_tf.graph import FlatGraph, FlatNode, flatten
+from ddq_tf.layers import DDQActivation, DDQSoftmax, DDQWeightedLayer
+
+_LAYERS_PER_BLOCK = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """A part of a model with one input and one output tensor.
+
+    Attributes:
+        name: of its last layer.
+        layers: all of them, in network order.
+        model: the part by itself; it shares the layers.
+        gives_probabilities: whether it ends in a softmax.
+    """
+
+    name: str
+    layers: tuple[Any, ...]
+    model: Any
+    gives_probabilities: bool
+
+
+def blocks_of(model: keras.Model) -> list[Block]:
+    """Cuts a DDQ model into the blocks that are reconstructed one after the other.
+
+    A cut needs a quantized activation through which everything passes. Blocks grow from one cut to
+    the next until they hold three layers with weights, or end as residual networks end theirs: in
+    a tensor without a ReLU, or after a merge. So MobileNet's bottlenecks, ResNet's blocks and
+    threesomes of plain convolutions each become one.
+
+    Args:
+        model: as `quantize_model` returns it, with one input and one output.
+    """
+    graph = flatten(model)
+    parts: list[list[FlatNode]] = [[]]
+    for node, is_cut in zip(graph.nodes, _cuts(graph), strict=True):
+        parts[-1].append(node)
+        if is_cut and _is_whole(parts[-1]) and node is not graph.nodes[-1]:
+            parts.append([])
+    if len(parts) > 1 and not _weighted(parts[-1]):
+        tail = parts.pop()
+        parts[-1].extend(tail)
+    blocks = []
+    start = model.inputs[0]
+    for part in parts:
+        is_last = part is parts[-1]
+        end = model.outputs[0] if is_last else part[-1].layer.output
+        blocks.append(
+            Block(
+                name=part[-1].name,
+                layers=tuple({id(node.layer): node.layer for node in part}.values()),
+                model=keras.Model(start, end, name=f"block_of_{part[-1].name}"),
+                gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
+            )
+        )
+        start = end
+    return blocks
+
+
+def _cuts(graph: FlatGraph) -> list[bool]:
+    """Whether all that follows a node depends on its output alone, a quantized activation."""
+    last_use = {tensor: i for i, node in enumerate(graph.nodes) for tensor in node.inputs}
+    last_use |= {tensor: len(graph.nodes) for tensor in graph.outputs}
+    calls: dict[int, int] = {}
+    for node in graph.nodes:
+        calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
+    live = set(graph.inputs)
+    cuts = []
+    for i, node in enumerate(graph.nodes):
+        live = {tensor for tensor in live | set(node.outputs) if last_use.get(tensor, -1) > i}
+        single = isinstance(node.layer, DDQActivation) and calls[id(node.layer)] == 1
+        cuts.append(single and live == set(node.outputs))
+    return cuts
+
+
+def _is_whole(part: list[FlatNode]) -> bool:
+    weighted = _weighted(part)
+    if not weighted:
+        return False
+    merges = any(len(node.inputs) > 1 for node in part)
+    return merges or len(weighted) >= _LAYERS_PER_BLOCK or part[-1].layer.kind == "linear"
+
+
+def _weighted(part: list[FlatNode]) -> list[Any]:
+    return [node.layer for node in part if isinstance(node.layer, DDQWeightedLayer)]

@@ -1,0 +1,118 @@
+"""Block by block: each learns to give what the float network gives, from quantized inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ddq_tf.reconstruction.blocks import Block
+from ddq_tf.reconstruction.losses import loss_towards
+from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
+from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.training import fixed_statistics
+from ddq_tf.transform.calibrate import float_network
+
+_BATCH = 64  # of passes without gradients
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockError:
+    """What a block learned.
+
+    Attributes:
+        name: of its last layer.
+        before: mean squared error relative to the mean square of the float output, over the first
+            steps; of a last block that gives probabilities, KL divergence in nats.
+        after: the same, over the last steps.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+def reconstruct_block(
+    block: Block,
+    float_inputs: tf.Tensor,
+    inputs: tf.Tensor,
+    recipe: ReconstructionConfig,
+    seed: int,
+    on_step: Callable[[], None],
+) -> tuple[tf.Tensor, tf.Tensor, BlockError]:
+    """Trains one block; returns its outputs in the float and in the quantized network.
+
+    The loss is ||y - y_float||^2 / ||y_float||^2 over a batch's outputs; of a block that ends in
+    probabilities, KL(y_float || y). Inputs are those that the quantized part before gives; each
+    value is that of the float network with probability `recipe.drop` (QDrop, Wei et al., 2022).
+
+    Args:
+        block: its layers must have calibrated ranges; it is trained in place.
+        float_inputs: of the block in the float network, (images, ...).
+        inputs: of the block in the quantized network, likewise.
+        recipe: how to train.
+        seed: of the order and of what is dropped.
+        on_step: called after each step.
+    """
+    with float_network(block.model):
+        wanted = _outputs(block, float_inputs)
+    step = _training_step(block, (inputs, float_inputs, wanted), recipe, seed)
+    losses = []
+    with fixed_statistics(block.layers):
+        for number in range(recipe.steps):
+            losses.append(float(step(tf.constant(number))))
+            on_step()
+    few = max(recipe.steps // 10, 1)
+    error = BlockError(
+        name=block.name, before=float(np.mean(losses[:few])), after=float(np.mean(losses[-few:]))
+    )
+    return wanted, _outputs(block, inputs), error
+
+
+def _training_step(
+    block: Block,
+    streams: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    recipe: ReconstructionConfig,
+    seed: int,
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns what takes a step, from its number to its loss."""
+    inputs, float_inputs, wanted = streams
+    units = units_of(block.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
+    variables: list[Any] = [v for v in block.model.variables if v.path in units]
+    optimizer = UnitAdam(keras.optimizers.schedules.CosineDecay(1.0, recipe.steps), units)
+    optimizer.build(variables)
+    compare = loss_towards(wanted, probabilities=block.gives_probabilities)
+
+    @tf.function
+    def step(number: tf.Tensor) -> tf.Tensor:
+        seeds = tf.random.split(tf.stack([seed, number]), 2)
+        chosen = tf.random.stateless_uniform(
+            (recipe.batch_size,), seeds[0], 0, tf.shape(inputs)[0], tf.int32
+        )
+        x = tf.gather(inputs, chosen)
+        dropped = tf.random.stateless_uniform(tf.shape(x), seeds[1]) < recipe.drop
+        x = tf.where(dropped, tf.gather(float_inputs, chosen), x)
+        with tf.GradientTape() as tape:
+            loss: Any = compare(tf.gather(wanted, chosen), block.model(x, training=True))
+        gradients = tape.gradient(
+            loss,
+            [variable.value for variable in variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        optimizer.apply(gradients, variables)
+        return loss
+
+    return step
+
+
+def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
+    """All outputs of a block, probabilities unrounded."""
+    forward = tf.function(lambda x: block.model(x, training=True), reduce_retracing=True)
+    with fixed_statistics(block.layers):
+        return tf.concat(
+            [forward(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)], axis=0
+        )

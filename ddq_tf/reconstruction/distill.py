@@ -1,0 +1,104 @@
+"""The whole network at once: it learns to give what the float network gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from ddq_tf.graph import flatten
+from ddq_tf.layers import DDQSoftmax
+from ddq_tf.reconstruction.losses import loss_towards
+from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
+from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.search import DDQModel, PrecisionSearch
+from ddq_tf.training import fixed_statistics
+
+_PRECISION = ("choice", "active", "frozen", "evidence")
+_ALMOST_ALL = 0.98  # of the steps: the search ends before them
+
+
+def learn_precisions(
+    model: DDQModel,
+    inputs: np.ndarray,
+    wanted: np.ndarray,
+    recipe: ReconstructionConfig,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Learns the precisions within the budget; kernels and ranges are afterwards as before.
+
+    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs.
+
+    Args:
+        model: with calibrated ranges; its choice of precisions becomes final.
+        inputs: float32 (images, ...).
+        wanted: what the float network gives for them.
+        recipe: how to train.
+        callbacks: further Keras callbacks.
+    """
+    kept = [(v, ops.convert_to_numpy(v)) for v in model.variables if v.name not in _PRECISION]
+    config = dataclasses.replace(model.ddq_config, search_fraction=_ALMOST_ALL)
+    _fit(model, inputs, wanted, recipe, recipe.search_steps, [PrecisionSearch(config), *callbacks])
+    for variable, value in kept:
+        variable.assign(value)
+
+
+def distill(
+    model: DDQModel,
+    inputs: np.ndarray,
+    wanted: np.ndarray,
+    recipe: ReconstructionConfig,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Trains the whole network on the distance to the float network's outputs.
+
+    Args:
+        model: as the blocks left it.
+        inputs: float32 (images, ...).
+        wanted: what the float network gives for them.
+        recipe: how to train.
+        callbacks: further Keras callbacks.
+    """
+    _fit(model, inputs, wanted, recipe, recipe.distill_steps, callbacks)
+
+
+def _fit(
+    model: DDQModel,
+    inputs: np.ndarray,
+    wanted: np.ndarray,
+    recipe: ReconstructionConfig,
+    steps: int,
+    callbacks: list[Any],
+) -> None:
+    # A twin of the same layers: the model itself stays uncompiled.
+    twin = DDQModel(model.inputs, model.outputs)
+    twin.ddq_config = model.ddq_config
+    units = units_of(model.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
+    rate = keras.optimizers.schedules.CosineDecay(recipe.whole_rate, steps)
+    twin.compile(UnitAdam(rate, units), _loss(model, wanted))
+    with fixed_statistics(model.layers):
+        twin.fit(
+            _batches(inputs, wanted, recipe),
+            steps_per_epoch=steps,
+            epochs=1,
+            verbose=0,  # type: ignore[arg-type]
+            callbacks=callbacks,
+        )
+
+
+def _batches(
+    inputs: np.ndarray, wanted: np.ndarray, recipe: ReconstructionConfig
+) -> tf.data.Dataset:
+    """Endless random batches."""
+    x, y = tf.constant(inputs), tf.constant(wanted)
+    numbers = tf.data.Dataset.random(recipe.seed).batch(recipe.whole_batch_size)
+    return numbers.map(lambda n: tuple(tf.gather(part, n % len(inputs)) for part in (x, y)))
+
+
+def _loss(model: DDQModel, wanted: np.ndarray) -> keras.losses.Loss:
+    last = flatten(model).nodes[-1].layer
+    return loss_towards(wanted, probabilities=isinstance(last, DDQSoftmax))

@@ -1,0 +1,41 @@
+"""How far outputs are from those of the float network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+_SMALLEST_POWER = 1e-12
+
+
+class RelativeError(keras.losses.Loss):
+    """mean (y - y_float)^2 / mean y_float^2, the latter over all data.
+
+    Args:
+        power: mean y_float^2.
+    """
+
+    def __init__(self, power: float) -> None:
+        super().__init__(name="relative_error")
+        self.power = max(float(power), _SMALLEST_POWER)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns one number for each example."""
+        squares: Any = ops.square(ops.subtract(y_pred, y_true))
+        mean: Any = ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
+        return mean / self.power
+
+
+def loss_towards(wanted: Any, *, probabilities: bool) -> keras.losses.Loss:
+    """Returns the loss that compares outputs with the float network's.
+
+    Args:
+        wanted: all outputs of the float network.
+        probabilities: whether they are: then KL(y_float || y) in nats, else `RelativeError`.
+    """
+    if probabilities:
+        return keras.losses.KLDivergence()
+    return RelativeError(np.mean(np.square(wanted)))

@@ -1,0 +1,56 @@
+"""How reconstruction trains."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ddq_tf.errors import DDQError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """How long and how fast a DDQ model learns from unlabeled inputs.
+
+    Attributes:
+        steps: for each block.
+        batch_size: inputs per step.
+        views: how often each input is used: once as it is, then at random places and scales, and
+            mirrored; more than 1 for images only.
+        drop: share of a block's input values that come from the float network, in [0, 1].
+        kernel_rate: highest step of a kernel value, in distances of two levels of its channel.
+        range_rate: highest step of ranges and levels, relative.
+        norm_rate: highest step of BatchNorm's gamma and beta and of biases, relative; see
+            `units_of`.
+        search_steps: of the whole network at the beginning, to learn the precisions; 0 leaves
+            every layer at its highest.
+        distill_steps: of the whole network at the end, 0 for none.
+        whole_batch_size: inputs per step where the whole network learns.
+        whole_rate: factor of all steps there.
+        seed: of everything random.
+    """
+
+    steps: int = 120
+    batch_size: int = 32
+    views: int = 2
+    drop: float = 0.5
+    kernel_rate: float = 0.05
+    range_rate: float = 0.01
+    norm_rate: float = 0.01
+    search_steps: int = 200
+    distill_steps: int = 150
+    whole_batch_size: int = 16
+    whole_rate: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "views", "whole_batch_size"):
+            if getattr(self, name) < 1:
+                raise DDQError(f"{name} must be at least 1. Received: {getattr(self, name)!r}")
+        for name in ("search_steps", "distill_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
+        for name in ("kernel_rate", "range_rate", "norm_rate", "whole_rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
+        if not 0 <= self.drop <= 1:
+            raise DDQError(f"drop must lie in [0, 1]. Received: drop={self.drop!r}")
