@@ -29,7 +29,8 @@ NETWORKS = {
     "dog_breeds": "Pretrained MobileNetV2 1.0 at 160 px (dog breeds), without labels",
 }
 ACCURACY = ("litert_accuracy", "keras_accuracy")
-PLOT_SPAN = 0.12  # of the share of right answers; what lies lower is drawn at the edge
+PLOT_SPANS = {"dog_breeds": 1.0}  # shares of right answers; what lies lower is drawn at the edge
+_PLOT_SPAN = 0.12
 _COLOURS = {"peer": "#76818f", "ours": "#3b72e0", "float": "#1a2230"}
 _INK, _GRID, _FRONT = "#1a2230", "#e1e5eb", "#b4bdc9"
 _HEAD = """# Benchmarks
@@ -124,8 +125,11 @@ def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
     measured = [line for line in lines if score(line) is not None]
     text = ["", f"## {NETWORKS[network]}", ""]
     text += fidelity_table(measured) if network == "dog_breeds" else accuracy_table(measured)
-    notes = {line["title"]: line["note"] for line in measured if line.get("note")}
-    text += ["", *(f"- {title}: {note}." for title, note in notes.items())] if notes else []
+    notes: dict[str, list[str]] = {}
+    for line in measured:
+        if line.get("note"):
+            notes.setdefault(line["note"], []).append(line["title"])
+    text += ["", *(f"- {'; '.join(titles)}: {note}." for note, titles in notes.items())]
     refused = [line for line in lines if line.get("reason")]
     if refused:
         text += ["", "Could not be run:", ""]
@@ -150,7 +154,6 @@ def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
         apart = None if right is None or reference is None else 100 * (right - reference)
         cells = [
             *_first_cells(line),
-            _number(line.get("weight_bytes"), ",.0f"),
             _percents(line, "litert_accuracy") or f"{_percents(line, 'keras_accuracy')} (Keras)",
             "" if line["weight_bits"] is None else _number(apart, "+.2f"),
             *_last_cells(line),
@@ -161,13 +164,15 @@ def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
 
 def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
     """Returns the table of the network without labels."""
-    names = "weight bits|activation bits|file bytes|mean KL|top-1 agreement %|confident %|latency ×"
-    columns = ["", *names.split("|"), "epochs", "training s", "seed"]
+    names = (
+        "weight bits|activation bits|file bytes|weight bytes|mean KL|top-1 %|confident %|latency ×"
+    )
+    columns = ["", *names.split("|"), "latency ×", "epochs", "training s", "seed"]
     text = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for line in lines:
         cells = [
             *_first_cells(line),
-            _number(line["mean_kl"], ".3f"),
+            _number(abs(line["mean_kl"]), ".3f"),  # of float against itself: rounding's sign
             _percents(line, "top1_agreement"),
             _percents(line, "confident_agreement"),
             *_last_cells(line),
@@ -176,9 +181,9 @@ def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
     one = lines[0]
     text += [
         "",
-        f"Against the float model's own outputs on {one['images']:.0f} held-out images, "
-        f"{one['confident_images']:.0f} of them confident (a share above one half); no image of "
-        "them was used for calibration.",
+        f"Against the float model's own outputs on {one['images']:.0f} held-out images that no row "
+        "has seen: mean KL divergence, equal top-1 answers, and equal ones among the "
+        f"{one['confident_images']:.0f} images of which float is confident (above one half).",
     ]
     return text
 
@@ -187,7 +192,8 @@ def _first_cells(line: dict[str, Any]) -> list[str]:
     ours = "**DDQ** " if line["group"] == "ours" else ""
     bits = line.get("average_bits", line["weight_bits"])
     cells = [f"{ours}{line['title']}", _bits(bits), _bits(line["activation_bits"])]
-    return [*cells, _number(line.get("file_bytes"), ",.0f")]
+    sizes = [_number(line.get(f"{kind}_bytes"), ",.0f") for kind in ("file", "weight")]
+    return [*cells, *sizes]
 
 
 def _last_cells(line: dict[str, Any]) -> list[str]:
@@ -235,7 +241,8 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
     panel: Axes = figure.subplots()
     panel.set_xscale("log")
     best = max(quality for _, quality in points)
-    floor = max(best - 100 * PLOT_SPAN, min(quality for _, quality in points) - 1)
+    span = 100 * PLOT_SPANS.get(network, _PLOT_SPAN)
+    floor = max(best - span, min(quality for _, quality in points) - 1)
     edge = [point for point in front(points) if point[1] >= floor]
     panel.step(*zip(*edge, strict=True), where="post", color=_FRONT, lw=1.5, zorder=1)
     marks = []
