@@ -56,9 +56,11 @@ def records() -> list[dict[str, Any]]:
 
 
 def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns an ablation's record with the fields of a peer's."""
+    """Returns an ablation's record with the fields of a peer's, as far as it has them."""
     bits = record["activation_bits"].values()
+    optional = ("file_bytes", "latency_ratio", "training_s", "float_sha256", "row")
     return {
+        **{name: record[name] for name in optional if name in record},
         **{name: record[name] for name in ("network", "title", "epochs", "seed")},
         "litert_accuracy": record["litert_accuracy"],
         "weight_bits": record["average_bits"],
@@ -242,7 +244,8 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
     panel.set_xscale("log")
     best = max(quality for _, quality in points)
     span = 100 * PLOT_SPANS.get(network, _PLOT_SPAN)
-    floor = max(best - span, min(quality for _, quality in points) - 1)
+    floor = max(best - span, min(quality for _, quality in points))
+    floor -= 0.05 * (best - floor)
     edge = [point for point in front(points) if point[1] >= floor]
     panel.step(*zip(*edge, strict=True), where="post", color=_FRONT, lw=1.5, zorder=1)
     marks = []
@@ -255,7 +258,7 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
             size,
             height,
             marker="v" if low else "o",
-            markersize=15,
+            markersize=13,
             ls="none",
             color=_COLOURS[kind],
             markeredgecolor="white",
@@ -267,7 +270,7 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
             f"{number}",
             (size, height),
             color="white",
-            fontsize=8,
+            fontsize=7.5,
             ha="center",
             va="center",
             zorder=2.5 + number,
