@@ -5,9 +5,9 @@
     python benchmarks/ablations.py --write
 
 Trains one row after the other on CIFAR-10-JPEG, exports it, and measures it in LiteRT on the 10,000
-test images. Each row is a file benchmarks/results/ablation_NETWORK_ROW_EPOCHSe_sSEED.json; rows
-whose file is there are skipped, an interrupted row resumes at its last epoch. `--write` makes
-docs/ablations.md of all of them.
+test images: with the codes in INT8, and in the smallest file that holds them. Each row is a file
+benchmarks/results/ablation_NETWORK_ROW_EPOCHSe_sSEED.json; rows whose file is there are skipped, an
+interrupted row resumes at its last epoch. `--write` makes docs/ablations.md of all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
+import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +85,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 ROWS["w4a4_distilled"] = ("4 bits, 4-bit activations, distilled from float", ROWS["w4a4"][1])
 TRAINING: dict[str, dict[str, Any]] = {"w4a4_distilled": {"distill": 0.5}}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "resnet8": {"input_range": (0.0, 255.0), "weight_decay": 0.0},
-    "mobilenet_v2": {"input_range": (-1.0, 1.0), "weight_decay": 1e-4},
+    "resnet8": {"input_range": (0.0, 255.0), "weight_decay": 0.0, "packed": "litert-compact"},
+    "mobilenet_v2": {"input_range": (-1.0, 1.0), "weight_decay": 1e-4, "packed": "litert"},
 }
 
 
@@ -116,6 +118,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         **TRAINING.get(name, {}),
     )
     screen = Screen()
+    start = time.monotonic()
     done = quantize_float(
         options.float,
         data,
@@ -125,11 +128,15 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         checkpoint_dir=folder / "checkpoint",
         screen=screen,
     )
+    training_s = time.monotonic() - start
     file = folder / "ddq.tflite"
     ddq_tf.export.export_tflite(done.model, file, target="litert-int8")
     content = file.read_bytes()
     same = compare(done.model, content, done.images, "test", screen, target="litert-int8")
+    packed = folder / "packed.tflite"
+    ddq_tf.export.export_tflite(done.model, packed, target=network["packed"])
     results = {
+        "row": name,
         "title": title,
         "network": options.network,
         "epochs": options.epochs,
@@ -141,6 +148,11 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         "max_lsb": same.max_lsb,
         "average_bits": done.average_bits,
         "weights_size_bytes": done.weights_size_bytes,
+        "packed_target": network["packed"],
+        "file_bytes": packed.stat().st_size,
+        "packed_litert_accuracy": litert_accuracy(packed.read_bytes(), done.images, "test", screen),
+        "training_s": training_s,
+        "float_sha256": hashlib.sha256(Path(options.float).read_bytes()).hexdigest(),
         "bits": done.bits,
         "activation_bits": {
             layer.name: layer.quantizer.num_bits

@@ -62,7 +62,8 @@ def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: record[name] for name in optional if name in record},
         **{name: record[name] for name in ("network", "title", "epochs", "seed")},
-        "litert_accuracy": record["litert_accuracy"],
+        # Of the file whose bytes are shown, where there is one.
+        "litert_accuracy": record.get("packed_litert_accuracy", record["litert_accuracy"]),
         "weight_bits": record["average_bits"],
         "activation_bits": statistics.fmean(bits),
         "weight_bytes": record["weights_size_bytes"],
