@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -21,12 +22,16 @@ class Block:
         name: of its last layer.
         layers: all of them, in network order.
         model: the part by itself; it shares the layers.
+        start: its input tensor in the whole model.
+        kernels: its layers with weights that stand only once in the whole model.
         gives_probabilities: whether it ends in a softmax.
     """
 
     name: str
     layers: tuple[Any, ...]
     model: Any
+    start: Any
+    kernels: tuple[Any, ...]
     gives_probabilities: bool
 
 
@@ -50,6 +55,7 @@ def blocks_of(model: keras.Model) -> list[Block]:
     if len(parts) > 1 and not _weighted(parts[-1]):
         tail = parts.pop()
         parts[-1].extend(tail)
+    calls = _calls(graph)
     blocks = []
     start = model.inputs[0]
     for part in parts:
@@ -60,6 +66,8 @@ def blocks_of(model: keras.Model) -> list[Block]:
                 name=part[-1].name,
                 layers=tuple({id(node.layer): node.layer for node in part}.values()),
                 model=keras.Model(start, end, name=f"block_of_{part[-1].name}"),
+                start=start,
+                kernels=tuple(layer for layer in _weighted(part) if calls[id(layer)] == 1),
                 gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
             )
         )
@@ -71,9 +79,7 @@ def _cuts(graph: FlatGraph) -> list[bool]:
     """Whether all that follows a node depends on its output alone, a quantized activation."""
     last_use = {tensor: i for i, node in enumerate(graph.nodes) for tensor in node.inputs}
     last_use |= {tensor: len(graph.nodes) for tensor in graph.outputs}
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        calls[id(node.layer)] = calls.get(id(node.layer), 0) + 1
+    calls = _calls(graph)
     live = set(graph.inputs)
     cuts = []
     for i, node in enumerate(graph.nodes):
@@ -81,6 +87,11 @@ def _cuts(graph: FlatGraph) -> list[bool]:
         single = isinstance(node.layer, DDQActivation) and calls[id(node.layer)] == 1
         cuts.append(single and live == set(node.outputs))
     return cuts
+
+
+def _calls(graph: FlatGraph) -> collections.Counter[int]:
+    """How often each layer, by identity, stands in the model."""
+    return collections.Counter(id(node.layer) for node in graph.nodes)
 
 
 def _is_whole(part: list[FlatNode]) -> bool:

@@ -10,10 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ddq_tf.layers import weighted_layers
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.reconstruction.rounding import round_block
+from ddq_tf.reconstruction.tracing import traced
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
 
@@ -46,6 +49,7 @@ def reconstruct_block(
 ) -> tuple[tf.Tensor, tf.Tensor, BlockError]:
     """Trains one block; returns its outputs in the float and in the quantized network.
 
+    Kernels start on levels that second-order rounding chose (`round_block`).
     The loss is ||y - y_float||^2 / ||y_float||^2 over a batch's outputs; of a block that ends in
     probabilities, KL(y_float || y). Inputs are those that the quantized part before gives; each
     value is that of the float network with probability `recipe.drop` (QDrop, Wei et al., 2022).
@@ -60,17 +64,28 @@ def reconstruct_block(
     """
     with float_network(block.model):
         wanted = _outputs(block, float_inputs)
+    round_block(block, inputs)
     step = _training_step(block, (inputs, float_inputs, wanted), recipe, seed)
     losses = []
-    with fixed_statistics(block.layers):
-        for number in range(recipe.steps):
-            losses.append(float(step(tf.constant(number))))
-            on_step()
+    for number in range(recipe.steps):
+        losses.append(float(step(tf.constant(number))))
+        on_step()
+    _settle(block)
     few = max(recipe.steps // 10, 1)
     error = BlockError(
         name=block.name, before=float(np.mean(losses[:few])), after=float(np.mean(losses[-few:]))
     )
     return wanted, _outputs(block, inputs), error
+
+
+def _settle(block: Block) -> None:
+    """Moves kernels onto their levels: the block computes the same.
+
+    Training leaves many weights next to the middle of two levels. The slightest later change of a
+    range would throw them over, all at once.
+    """
+    for layer in weighted_layers(block.model):
+        layer.kernel.assign(layer.quantizer(layer.kernel))
 
 
 def _training_step(
@@ -87,7 +102,6 @@ def _training_step(
     optimizer.build(variables)
     compare = loss_towards(wanted, probabilities=block.gives_probabilities)
 
-    @tf.function
     def step(number: tf.Tensor) -> tf.Tensor:
         seeds = tf.random.split(tf.stack([seed, number]), 2)
         chosen = tf.random.stateless_uniform(
@@ -106,13 +120,14 @@ def _training_step(
         optimizer.apply(gradients, variables)
         return loss
 
-    return step
+    with fixed_statistics(block.layers):
+        return tf.function(step).get_concrete_function(tf.TensorSpec((), tf.int32))
 
 
 def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
     """All outputs of a block, probabilities unrounded."""
-    forward = tf.function(lambda x: block.model(x, training=True), reduce_retracing=True)
     with fixed_statistics(block.layers):
-        return tf.concat(
-            [forward(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)], axis=0
-        )
+        forward = traced(lambda x: block.model(x, training=True), inputs)
+    return tf.concat(
+        [forward(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)], axis=0
+    )

@@ -85,6 +85,7 @@ def _fit(
             _batches(inputs, wanted, recipe),
             steps_per_epoch=steps,
             epochs=1,
+            shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
             verbose=0,  # type: ignore[arg-type]
             callbacks=callbacks,
         )

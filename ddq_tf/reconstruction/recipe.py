@@ -33,7 +33,7 @@ class ReconstructionConfig:
     batch_size: int = 32
     views: int = 2
     drop: float = 0.5
-    kernel_rate: float = 0.05
+    kernel_rate: float = 0.01
     range_rate: float = 0.01
     norm_rate: float = 0.01
     search_steps: int = 200

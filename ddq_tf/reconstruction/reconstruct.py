@@ -19,6 +19,7 @@ from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
 from ddq_tf.reconstruction.distill import distill, learn_precisions
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.reconstruction.tracing import traced
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel
 from ddq_tf.transform.calibrate import images_of
@@ -55,9 +56,10 @@ def reconstruct_model(
     1. `quantize_model`: the DDQ model, with calibrated ranges.
     2. Precisions: the search of DDQ within the budget, on the distance of the whole network's
        outputs to the float model's. Kernels and ranges are then as before.
-    3. Block after block (BRECQ, Li et al., 2021) learns to give what the same block gives in the
-       float network, from what the quantized blocks before it give: kernels, ranges, levels,
-       BatchNorm's gamma and beta, biases. BatchNorm statistics stay.
+    3. Block after block (BRECQ, Li et al., 2021): kernels are rounded with the correlations of
+       their inputs in mind (GPTQ, Frantar et al., 2022); then the block learns to give what the
+       same block gives in the float network, from what the quantized blocks before it give:
+       kernels, ranges, levels, BatchNorm's gamma and beta, biases. BatchNorm statistics stay.
     4. The whole network once more, on the distance of its outputs.
 
     Everything learns by DDQ's own gradients. A few hundred inputs and minutes are enough.
@@ -171,6 +173,6 @@ def _learns_precisions(model: DDQModel) -> bool:
 
 
 def _outputs(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    forward = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-    parts = (forward(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH))
+    forward = traced(lambda x: model(x, training=False), inputs)
+    parts = (forward(tf.constant(inputs[i : i + _BATCH])) for i in range(0, len(inputs), _BATCH))
     return np.concatenate([part.numpy() for part in parts])

@@ -1,0 +1,21 @@
+"""Compiled passes over batches of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+def traced(function: Callable[[tf.Tensor], Any], inputs: Any) -> Callable[[tf.Tensor], Any]:
+    """Returns a function of batches, traced now.
+
+    A tf.function for each block would draw TensorFlow's warning of too much retracing.
+
+    Args:
+        function: of a batch.
+        inputs: an array or tensor (examples, ...) like the batches to come.
+    """
+    spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
+    return tf.function(function).get_concrete_function(spec)
