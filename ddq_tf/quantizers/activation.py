@@ -11,7 +11,7 @@ from keras import ops
 
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
-from ddq_tf.quantizers.native import has_native_fake_quant, native_fake_quantize
+from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize
 from ddq_tf.quantizers.precision import LearnedPrecision, pick
 from ddq_tf.quantizers.ranges import learned_range
 
@@ -94,7 +94,7 @@ class ActivationQuantizer(LearnedPrecision):
 
     def _quantize(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
         """The activations at the selected precision, by the backend's fastest way."""
-        if not has_native_fake_quant():
+        if not has_native_kernels():
             return self._portable(selection, x, log_range)
         limits = tuple(self.limits(bits) for bits in self.precisions)
         index = ops.cast(ops.argmax(selection), "int32")

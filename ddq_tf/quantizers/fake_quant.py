@@ -16,8 +16,9 @@ def sum_to_shape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return ops.sum(x, axis=ones, keepdims=True) if ones else x
 
 
-@ops.custom_gradient
-def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+def fake_quantize(
+    x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor, inverse: Tensor = None
+) -> Tensor:
     r"""Rounds to the nearest point of a uniform grid (ties to even) and clips at its ends.
 
     Forward, with s the scale:
@@ -33,11 +34,18 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tenso
         scale: float32 > 0; broadcasts against the trailing axes of x.
         qmin: float32 scalar, smallest code.
         qmax: float32 scalar, largest code.
+        inverse: the float32 reciprocal of the scale, where it is known.
 
     Returns:
         x_q: float32, the shape of x.
     """
-    units = x * ops.reciprocal(scale)
+    inverse = ops.reciprocal(scale) if inverse is None else inverse
+    return _fake_quantize(x, scale, inverse, qmin, qmax)
+
+
+@ops.custom_gradient
+def _fake_quantize(x: Tensor, scale: Tensor, inverse: Tensor, qmin: Tensor, qmax: Tensor) -> Tensor:
+    units = x * inverse
     codes = ops.clip(ops.round(units), qmin, qmax)
 
     def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
@@ -47,7 +55,8 @@ def fake_quantize(x: Tensor, scale: Tensor, qmin: Tensor, qmax: Tensor) -> Tenso
         # Chosen, not multiplied by 0: units outside may have overflowed to infinity.
         rounding = ops.where(inside, codes - units, codes)
         dscale = sum_to_shape(g * rounding, tuple(scale.shape))
-        return dx, dscale, ops.zeros_like(qmin), ops.zeros_like(qmax)
+        none = (ops.zeros_like(constant) for constant in (inverse, qmin, qmax))
+        return dx, dscale, *none
 
     return codes * scale, grad
 

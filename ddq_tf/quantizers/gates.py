@@ -21,6 +21,7 @@ visits neighbouring precisions at random while it searches.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -32,26 +33,24 @@ Tensor = Any
 MEMORY = 0.995
 
 
-def merge_levels(levels: Tensor, gates: Tensor) -> Tensor:
-    """Returns (U / Z_U)^T q by reshaping, without building U.
+def merge_levels(levels: Tensor, gates: np.ndarray) -> Tensor:
+    """Returns (U / Z_U)^T q by reshaping, without building U: the means of neighbours, repeated.
 
-    Axis by axis of q reshaped to (2, ..., 2): g_i q + (1 - g_i) mean(q). Costs O(b 2^b).
+    Means are taken pair by pair, so that every backend rounds them alike. Costs O(2^b).
 
     Args:
         levels: float32, shape (2^b,), ascending.
-        gates: float32, shape (b,), each 0 or 1; one closed gate closes all after it.
+        gates: shape (b,), each 0 or 1; one closed gate closes all after it.
 
     Returns:
         float32, shape (2^b,): 2^s distinct levels with s open gates, each repeated 2^(b-s) times.
     """
-    num_gates = int(gates.shape[0])
-    merged = ops.reshape(levels, (2,) * num_gates)
-    ordered: Tensor = ops.cumprod(gates)
-    for axis in range(num_gates):
-        mean: Tensor = ops.mean(merged, axis=axis, keepdims=True)
-        # Both terms whole: their difference would lose levels far below their neighbours.
-        merged = ordered[axis] * merged + (1.0 - ordered[axis]) * mean
-    return ops.reshape(merged, (-1,))
+    num_open, count = int(np.cumprod(gates).sum()), int(levels.shape[0])
+    merged = levels
+    for _ in range(len(gates) - num_open):
+        merged = ops.mean(ops.reshape(merged, (2**num_open, 2, -1)), axis=1)
+    merged = ops.reshape(merged, (2**num_open, 1))
+    return ops.reshape(ops.tile(merged, (1, count // 2**num_open)), (count,))
 
 
 def learn_gates(
@@ -104,6 +103,35 @@ def learn_gates(
         return x_q, grad
 
     return identity(x_q, evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated:
+    """A quantizer whose gates learn, as a function of tensors alone; see `learn_gates`.
+
+    Args:
+        quantize: from a selection and tensors to the tensor quantized at that precision.
+        calls: as `learn_gates` takes it.
+    """
+
+    quantize: Callable[..., Tensor]
+    calls: int
+
+    def __call__(
+        self, selection: Tensor, searching: Tensor, evidence: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        """Returns quantize(selection, *tensors)."""
+        x_q = self.quantize(selection, *tensors)
+        # Stopped here, not in the backward pass: JAX's cannot reach what has a gradient.
+        still = [ops.stop_gradient(tensor) for tensor in tensors]
+        return learn_gates(
+            x_q,
+            evidence,
+            selection,
+            searching,
+            lambda other: self.quantize(other, *still),
+            self.calls,
+        )
 
 
 def loss_saved(evidence: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,22 +16,44 @@ from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.gates import merge_levels
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.initial_levels import initial_levels
-from ddq_tf.quantizers.nearest import CODE_MAX, CODE_STEP, nearest_codes, nearest_level, snap
+from ddq_tf.quantizers.native import compiled, has_native_kernels
+from ddq_tf.quantizers.nearest import (
+    CODE_MAX,
+    CODE_STEP,
+    cell_tables,
+    nearest_codes,
+    nearest_level,
+    snap,
+)
 from ddq_tf.quantizers.precision import pick
 
 Tensor = Any
 
 
+@dataclasses.dataclass(frozen=True)
 class UniformLevels:
-    r"""The symmetric mid-tread grid k/n, |k| <= n = 2^(b-1) - 1, at each precision b."""
+    r"""The symmetric mid-tread grid k/n, |k| <= n = 2^(b-1) - 1, at each precision b.
 
-    def __init__(self, precisions: Sequence[int]) -> None:
-        self.qmax = np.array([signed_qmax(b) for b in precisions], np.float32)
+    Args:
+        precisions: ascending.
+    """
+
+    precisions: tuple[int, ...]
+
+    @property
+    def qmax(self) -> np.ndarray:
+        """The largest code of each precision: float32."""
+        return np.array([signed_qmax(b) for b in self.precisions], np.float32)
+
+    @property
+    def rounding(self) -> UniformLevels:
+        """What has `round` and `scale`: itself, since nothing is learned."""
+        return self
 
     def build(self) -> None:
         """Nothing to create."""
 
-    def parameters(self) -> list[Tensor]:
+    def parameters(self, training: bool | None = False) -> list[Tensor]:
         """Returns the tensors that `round` takes last: none."""
         return []
 
@@ -42,16 +65,22 @@ class UniformLevels:
         qmax = self.qmax[index]
         return np.clip(np.rint(units * qmax), -qmax, qmax) / qmax
 
-    def round(self, x: Tensor, alpha: Tensor, selection: Tensor) -> Tensor:
+    def round(self, x: Tensor, alpha: Tensor, selection: Tensor, inverse: Tensor = None) -> Tensor:
         """Returns x on the grid; see `fake_quantize`, with s = alpha / n.
 
         Args:
             x: float32, any shape.
             alpha: float32 > 0, the ranges; broadcasts against the trailing axes of x.
             selection: float32, shape (num_precisions,), one-hot.
+            inverse: of `inverses` at that precision, where it is known.
         """
         qmax = pick(selection, ops.convert_to_tensor(self.qmax))
-        return fake_quantize(x, self.scale(alpha, selection), ops.negative(qmax), qmax)
+        return fake_quantize(x, self.scale(alpha, selection), ops.negative(qmax), qmax, inverse)
+
+    def inverses(self, ranges: Tensor) -> Tensor:
+        """Returns what `round` multiplies by at all precisions, (num_precisions, ...)."""
+        column = (-1,) + (1,) * (len(ranges.shape) - 1)
+        return ops.reciprocal(ranges * np.reshape(np.reciprocal(self.qmax), column))
 
     def scale(self, alpha: Tensor, selection: Tensor) -> Tensor:
         """Returns the step of the integer codes."""
@@ -59,11 +88,85 @@ class UniformLevels:
         return alpha * pick(selection, reciprocal)
 
 
+@dataclasses.dataclass(frozen=True)
+class FreeRounding:
+    """Rounding to learned levels, as functions of tensors alone.
+
+    Args:
+        precisions: ascending.
+        correction: coefficient of the gradient correction; see `nearest_level`.
+    """
+
+    precisions: tuple[int, ...]
+    correction: float
+
+    def round(
+        self,
+        x: Tensor,
+        alpha: Tensor,
+        selection: Tensor,
+        levels: Tensor,
+        tables: Tensor,
+        inverse: Tensor = None,
+    ) -> Tensor:
+        """Returns alpha times the level nearest to x / alpha; see `nearest_level`.
+
+        Args:
+            x: float32, any shape.
+            alpha: float32 > 0, the ranges; broadcasts against the trailing axes of x.
+            selection: float32, shape (num_precisions,), one-hot.
+            levels: of `LevelsInForce`.
+            tables: likewise.
+            inverse: of `inverses` at that precision, where it is known.
+        """
+        blocks = np.array([2.0 ** (self.precisions[-1] - b) for b in self.precisions], np.float32)
+        block, level, table = (
+            pick(selection, ops.convert_to_tensor(rows)) for rows in (blocks, levels, tables)
+        )
+        return nearest_level(x, alpha, level, table, block, self.correction, inverse)
+
+    def inverses(self, ranges: Tensor) -> Tensor:
+        """Returns what `round` multiplies by at all precisions, (num_precisions, ...)."""
+        return ops.reciprocal(ranges)
+
+    def scale(self, alpha: Tensor, selection: Tensor) -> Tensor:
+        """Returns the step of the integer codes: alpha / 127."""
+        return alpha * CODE_STEP
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelsInForce:
+    """From learned levels to those in force, as a function of tensors alone.
+
+    Args:
+        precisions: ascending.
+    """
+
+    precisions: tuple[int, ...]
+
+    def __call__(self, learned: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sorted, merged and snapped levels, and the `cell_tables` of each precision.
+
+        Args:
+            learned: float32, shape (2^b,).
+
+        Returns:
+            levels: float32, (num_precisions, 2^b).
+            tables: float32, (num_precisions, 2, 508), without gradient.
+        """
+        ascending = ops.sort(learned)
+        highest = np.arange(self.precisions[-1])
+        levels = snap(ops.stack([merge_levels(ascending, highest < b) for b in self.precisions]))
+        fixed: Tensor = ops.stop_gradient(levels)
+        blocks = [2 ** (len(highest) - b) for b in self.precisions]
+        return levels, ops.stack([cell_tables(fixed[i], n) for i, n in enumerate(blocks)])
+
+
 class FreeLevels(keras.layers.Layer):
     r"""Learned levels q of length 2^b, b the highest precision, in units of the range (paper).
 
-    Forward: sort, merge by the gates of the precision in force (`gates.merge_levels`), snap to the
-    int8 grid k/127 (straight-through), so that codes are int8 whatever the levels learn; then
+    Forward: sort, merge by the gates of each precision (`gates.merge_levels`), snap to the int8
+    grid k/127 (straight-through), so that codes are int8 whatever the levels learn; then
     `nearest_level`.
 
     Variable: `levels`, trainable, (2^b,).
@@ -82,10 +185,8 @@ class FreeLevels(keras.layers.Layer):
             raise DDQError(f"level_init must be one of {list(LEVEL_INITS)}. Received: {init!r}")
         self.precisions = tuple(precisions)
         self.init = init
-        self.correction = correction
+        self.rounding = FreeRounding(self.precisions, float(correction))
         self.highest = self.precisions[-1]
-        gates = np.arange(self.highest)[None, :] < np.array(self.precisions)[:, None]
-        self._gates = gates.astype(np.float32)
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the levels, as a uniform grid."""
@@ -97,9 +198,12 @@ class FreeLevels(keras.layers.Layer):
         )
         self.built = True
 
-    def parameters(self) -> list[Tensor]:
-        """Returns the tensors that `round` takes last: the learned levels."""
-        return [ops.copy(self.levels)]
+    def parameters(self, training: bool | None = False) -> list[Tensor]:
+        """Returns the tensors that `round` takes last; see `LevelsInForce`."""
+        in_force, learned = LevelsInForce(self.precisions), ops.copy(self.levels)
+        if training and has_native_kernels():
+            return [*compiled(in_force)(learned)]
+        return [*in_force(learned)]
 
     def calibrate(self, units: np.ndarray, weights: np.ndarray) -> None:
         """Sets the levels for values in units of the range; see `initial_levels`."""
@@ -111,27 +215,3 @@ class FreeLevels(keras.layers.Layer):
         merged = levels.reshape(2 ** self.precisions[index], -1).mean(axis=1)
         codes = np.rint(np.clip(merged, -1, 1) * CODE_MAX)
         return nearest_codes(units, codes) / np.float32(CODE_MAX)
-
-    def in_force(self, learned: Tensor, selection: Tensor) -> Tensor:
-        """Returns the sorted, merged and snapped levels at one precision; float32, (2^b,)."""
-        return snap(merge_levels(ops.sort(learned), self.gates(selection)))
-
-    def gates(self, selection: Tensor) -> Tensor:
-        """Returns the gates of the selected precision: float32, shape (b,)."""
-        return pick(selection, ops.convert_to_tensor(self._gates))
-
-    def round(self, x: Tensor, alpha: Tensor, selection: Tensor, learned: Tensor) -> Tensor:
-        """Returns alpha times the level nearest to x / alpha; see `nearest_level`.
-
-        Args:
-            x: float32, any shape.
-            alpha: float32 > 0, the ranges; broadcasts against the trailing axes of x.
-            selection: float32, shape (num_precisions,), one-hot.
-            learned: of `parameters`.
-        """
-        gates, levels = self.gates(selection), self.in_force(learned, selection)
-        return nearest_level(x, alpha, levels, gates, self.correction)
-
-    def scale(self, alpha: Tensor, selection: Tensor) -> Tensor:
-        """Returns the step of the integer codes: alpha / 127."""
-        return alpha * CODE_STEP

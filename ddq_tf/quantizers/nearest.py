@@ -13,7 +13,6 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.quantizers.fake_quant import sum_to_shape
-from ddq_tf.quantizers.gates import merge_levels
 
 Tensor = Any
 
@@ -44,8 +43,34 @@ def snap(levels: Tensor) -> Tensor:
     return ops.multiply(codes, CODE_STEP), grad
 
 
+def cell_tables(levels: Tensor, block: int = 1) -> Tensor:
+    """Returns what the values of each cell are rounded to.
+
+    Args:
+        levels: float32, shape (2^b,), ascending multiples of 1/127.
+        block: how many neighbours closed gates have merged; a power of two.
+
+    Returns:
+        float32, shape (2, 508): the int8 code of the nearest level, and the number of that level,
+        of merged ones the first.
+    """
+    codes: Tensor = ops.round(levels * float(CODE_MAX))
+    middles = ops.cast(codes[1:] + codes[:-1] + _CELLS, "int32")
+    begun = ops.segment_sum(ops.ones_like(codes[1:]), middles, 2 * _CELLS + 1)
+    numbers: Tensor = ops.cumsum(begun)
+    numbers = numbers[:-1]
+    first: Tensor = ops.floor(numbers / block)
+    return ops.stack([ops.take(codes, ops.cast(numbers, "int32")), first * block])
+
+
 def nearest_level(
-    x: Tensor, alpha: Tensor, levels: Tensor, gates: Tensor, correction: float
+    x: Tensor,
+    alpha: Tensor,
+    levels: Tensor,
+    tables: Tensor,
+    block: Tensor,
+    correction: float,
+    inverse: Tensor = None,
 ) -> Tensor:
     r"""Returns alpha * q_j with j = argmin_j |x / alpha - q_j|; a tie goes to the upper level.
 
@@ -58,14 +83,16 @@ def nearest_level(
     the weights: if each moved on its own, this is the least-squares fit of a common movement. It
     makes `correction` a number without unit: the pull's share of the distance per unit of learning
     rate. There, ranges below a tenth of their root mean square count as that: a level that only a
-    dead channel uses would leap. Levels that a closed gate has merged count as one.
+    dead channel uses would leap. Levels that closed gates have merged count as one.
 
     Args:
         x: float32, any shape.
         alpha: float32 > 0; broadcasts against the trailing axes of x.
         levels: float32, shape (2^b,), ascending multiples of 1/127.
-        gates: float32, shape (b,): which levels are merged; see `gates.merge_levels`.
+        tables: of `cell_tables` for these levels and this block.
+        block: float32 scalar: how many neighbours closed gates have merged; a power of two.
         correction: >= 0.
+        inverse: the float32 reciprocal of alpha, where it is known.
 
     Returns:
         x_q: float32, the shape of x: an int8 code times float32(alpha * float32(1/127)). NaN stays
@@ -73,38 +100,42 @@ def nearest_level(
     """
 
     @ops.custom_gradient
-    def step(x: Tensor, alpha: Tensor, levels: Tensor, gates: Tensor) -> Tensor:
-        codes = ops.round(levels * float(CODE_MAX))
-        table = _cell_table(codes)
-        units = x * ops.reciprocal(alpha)
+    def step(
+        x: Tensor, alpha: Tensor, inverse: Tensor, levels: Tensor, tables: Tensor, block: Tensor
+    ) -> Tensor:
+        units = x * inverse
         cells = _cells(units)
-        quantized = ops.take(ops.take(codes, table), cells) * (alpha * CODE_STEP)
+        codes: Tensor = ops.take(tables[0], cells)
+        quantized = codes * (alpha * CODE_STEP)
         quantized = ops.where(ops.isnan(units), units, quantized)
 
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
             g = args[0] if upstream is None else upstream
             inside = ops.logical_and(units >= levels[0], units <= levels[-1])
             dx = ops.where(inside, g, ops.zeros_like(g))
-            served = ops.take(table, cells)
-            units_q = ops.take(levels, served)
+            units_q = codes * CODE_STEP
             rounding = ops.where(inside, units_q - units, units_q)
             dalpha = sum_to_shape(g * rounding, tuple(alpha.shape))
             pulled = (g + correction * (quantized - x)) * alpha
-            served = ops.reshape(served, (-1,))
             count = int(levels.shape[0])
-            total = ops.segment_sum(ops.reshape(pulled, (-1,)), served, count)
+            served = ops.cast(ops.take(tables[1], cells), "int32")
+            served = ops.reshape(served, (-1,))
+            total: Tensor = ops.segment_sum(ops.reshape(pulled, (-1,)), served, count)
             squares: Tensor = ops.square(alpha)
             least = ops.multiply(_LEAST_SHARE, ops.mean(squares))
             squares = ops.maximum(squares, least)
             squares = ops.reshape(ops.broadcast_to(squares, ops.shape(x)), (-1,))
-            weight = ops.segment_sum(squares, served, count)
-            total, weight = merge_levels(total, gates), merge_levels(weight, gates)
-            dlevels = ops.where(weight > 0, total / ops.maximum(weight, 1e-30), 0.0)
-            return dx, dalpha, dlevels, ops.zeros_like(gates)
+            weight: Tensor = ops.segment_sum(squares, served, count)
+            moved = ops.where(weight > 0, total / ops.maximum(weight, 1e-30), 0.0)
+            first = ops.floor(ops.arange(count, dtype="float32") / block) * block
+            dlevels = ops.take(moved, ops.cast(first, "int32"))
+            none = (ops.zeros_like(constant) for constant in (inverse, tables, block))
+            return dx, dalpha, next(none), dlevels, *none
 
         return quantized, grad
 
-    return step(x, alpha, levels, gates)
+    inverse = ops.reciprocal(alpha) if inverse is None else inverse
+    return step(x, alpha, inverse, levels, tables, block)
 
 
 def nearest_codes(units: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -118,10 +149,3 @@ def _cells(units: Tensor) -> Tensor:
     cells = ops.clip(ops.floor(units * float(_CELLS)), -_CELLS, _CELLS - 1)
     # NaN has no cell, and an index out of range would end training without naming the cause.
     return ops.maximum(ops.add(ops.cast(cells, "int32"), _CELLS), 0)
-
-
-def _cell_table(codes: Tensor) -> Tensor:
-    """The number of the level nearest to the values of each cell: int32, shape (508,)."""
-    middles = codes[1:] + codes[:-1]
-    cells = ops.arange(-_CELLS, _CELLS, dtype="float32")
-    return ops.cast(ops.searchsorted(middles, cells, side="right"), "int32")

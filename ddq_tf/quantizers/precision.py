@@ -65,7 +65,11 @@ class LearnedPrecision(keras.layers.Layer):
         return ops.one_hot(index, len(self.precisions), dtype="float32")
 
     def with_gates(
-        self, quantize: Callable[..., Tensor], selection: Tensor, tensors: Sequence[Tensor]
+        self,
+        quantize: Callable[..., Tensor],
+        selection: Tensor,
+        tensors: Sequence[Tensor],
+        prepare: Callable[..., Callable[..., Tensor]] = lambda function: function,
     ) -> Tensor:
         """Returns quantize(selection, *tensors); backward, the gates learn until they are final.
 
@@ -73,17 +77,14 @@ class LearnedPrecision(keras.layers.Layer):
             quantize: from a selection and tensors to the tensor quantized at that precision.
             selection: as `selection` returns it.
             tensors: all that `quantize` computes with and that has a gradient.
+            prepare: from a function of tensors to that which is called, for example compiled.
         """
-        x_q = quantize(selection, *tensors)
         if len(self.precisions) == 1:
-            return x_q
-        # Stopped here, not in the backward pass: JAX's cannot reach what has a gradient.
-        still = [ops.stop_gradient(tensor) for tensor in tensors]
+            return prepare(quantize)(selection, *tensors)
         searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
         evidence = ops.convert_to_tensor(self.evidence)
-        return gates.learn_gates(
-            x_q, evidence, selection, searching, lambda other: quantize(other, *still), self.calls
-        )
+        gated = prepare(gates.Gated(quantize, self.calls))
+        return gated(selection, searching, evidence, *tensors)
 
     def choose(self, index: int) -> None:
         """Brings precision number `index` into force."""

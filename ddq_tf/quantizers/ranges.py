@@ -16,7 +16,15 @@ _BOUND = 2.0
 _SMALLEST = 1e-2
 
 
-def learned_range(base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0) -> Tensor:
+def range_value(base: Tensor, log_range: Tensor) -> Tensor:
+    """Returns alpha = base * exp(2 tanh(log_range / 2)), without gradient; see `learned_range`."""
+    base, log_range = ops.stop_gradient(base), ops.stop_gradient(log_range)
+    return base * ops.exp(ops.multiply(ops.tanh(log_range * (1.0 / _BOUND)), _BOUND))
+
+
+def learned_range(
+    base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0, value: Tensor = None
+) -> Tensor:
     r"""Returns alpha = base * exp(2 tanh(log_range / 2)); reconstructed.
 
     The bound keeps a range within a factor e^2 = 7.4 of its calibration: before a BatchNorm the
@@ -30,24 +38,26 @@ def learned_range(base: Tensor, log_range: Tensor, speed: Tensor | float = 1.0) 
         base: float32 > 0, any shape; a tensor or variable.
         log_range: float32, the same shape; likewise.
         speed: broadcasts against base.
+        value: alpha, where it is known: `range_value(base, log_range)`.
 
     Returns:
         alpha: float32, the same shape.
     """
+    base, log_range = ops.copy(base), ops.copy(log_range)
     speed = ops.convert_to_tensor(speed, "float32")
-    return _learned_range(ops.copy(base), ops.copy(log_range), speed)
+    value = range_value(base, log_range) if value is None else value
+    return _learned_range(value, base, log_range, speed)
 
 
 @ops.custom_gradient
-def _learned_range(base: Tensor, log_range: Tensor, speed: Tensor) -> Tensor:
+def _learned_range(value: Tensor, base: Tensor, log_range: Tensor, speed: Tensor) -> Tensor:
     """`learned_range` with its gradient by hand: far fewer operations than composed ones."""
-    bounded = ops.tanh(log_range * (1.0 / _BOUND))
-    alpha = base * ops.exp(ops.multiply(bounded, _BOUND))
 
     def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
         g = args[0] if upstream is None else upstream
         factor = speed / ops.maximum(ops.square(base), _SMALLEST**2)
-        dlog_range = g * alpha * ops.subtract(1.0, ops.square(bounded)) * factor
-        return ops.zeros_like(base), dlog_range, ops.zeros_like(speed)
+        bounded = ops.tanh(log_range * (1.0 / _BOUND))
+        dlog_range = g * value * ops.subtract(1.0, ops.square(bounded)) * factor
+        return ops.zeros_like(value), ops.zeros_like(base), dlog_range, ops.zeros_like(speed)
 
-    return alpha, grad
+    return ops.copy(value), grad

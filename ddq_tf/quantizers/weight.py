@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,55 @@ from ddq_tf.config import LEVELS
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
 from ddq_tf.quantizers.grid import signed_qmax
-from ddq_tf.quantizers.levels import FreeLevels, UniformLevels
+from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
+from ddq_tf.quantizers.native import has_native_kernels, recomputed
 from ddq_tf.quantizers.precision import LearnedPrecision, pick
-from ddq_tf.quantizers.ranges import learned_range
+from ddq_tf.quantizers.ranges import learned_range, range_value
 
 Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedKernel:
+    """From a kernel, its ranges and levels to the fake-quantized kernel.
+
+    A function of tensors alone: equal layers share what a backend compiles of it.
+
+    Args:
+        rounding: of the level family.
+    """
+
+    rounding: UniformLevels | FreeRounding
+
+    def __call__(
+        self,
+        selection: Tensor,
+        kernel: Tensor,
+        ranges: Tensor,
+        inverses: Tensor,
+        base_range: Tensor,
+        log_range: Tensor,
+        *levels: Tensor,
+    ) -> Tensor:
+        """Returns the kernel at the selected precision.
+
+        Args:
+            selection: float32, shape (num_precisions,), one-hot.
+            kernel: float32, any shape.
+            ranges: `range_value(base_range, log_range)`, float32.
+            inverses: of the level family, for these ranges. Neither is computed here: compiled,
+                they would differ in their last bits from those of inference.
+            base_range: float32, (num_precisions, *range_shape).
+            log_range: likewise.
+            levels: of the level family's `parameters`.
+        """
+        qmax = np.array([signed_qmax(b) for b in self.rounding.precisions], np.float32)
+        speed = ops.convert_to_tensor(np.minimum(1.0, np.square(7 / qmax)).astype(np.float32))
+        alpha = learned_range(
+            *(pick(selection, rows) for rows in (base_range, log_range, speed, ranges))
+        )
+        inverse = pick(selection, inverses)
+        return self.rounding.round(kernel, alpha, selection, *levels, inverse=inverse)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -89,30 +134,23 @@ class WeightQuantizer(LearnedPrecision):
         kernel = ops.copy(kernel)  # a tensor: custom gradients take no variables
         if self.bypass:
             return kernel
-        selection, tensors = self.selection(training), (kernel, *self._parameters())
+        selection, tensors = self.selection(training), (kernel, *self._parameters(training))
         if not training:
-            return self._quantize(selection, *tensors)
-        return self.with_gates(self._quantize, selection, tensors)
+            return self._rounded(selection, *tensors)
+        if has_native_kernels():
+            return self.with_gates(self._rounded, selection, tensors, recomputed)
+        return self.with_gates(self._rounded, selection, tensors)
 
-    def _parameters(self) -> list[Tensor]:
-        """The tensors that `_quantize` takes last."""
-        return [ops.copy(self.log_range), *self.levels.parameters()]
+    @property
+    def _rounded(self) -> RoundedKernel:
+        return RoundedKernel(self.levels.rounding)
 
-    def _quantize(
-        self, selection: Tensor, kernel: Tensor, log_range: Tensor, *levels: Tensor
-    ) -> Tensor:
-        """The kernel at the selected precision."""
-        return self.levels.round(kernel, self._range(selection, log_range), selection, *levels)
-
-    def _range(self, selection: Tensor, log_range: Tensor) -> Tensor:
-        """The range at the selected precision; float32, the range shape."""
-        qmax = np.array([signed_qmax(b) for b in self.precisions], np.float32)
-        speed = np.minimum(1.0, np.square(7 / qmax)).astype(np.float32)
-        return learned_range(
-            pick(selection, ops.convert_to_tensor(self.base_range)),
-            pick(selection, log_range),
-            pick(selection, ops.convert_to_tensor(speed)),
-        )
+    def _parameters(self, training: bool | None = False) -> list[Tensor]:
+        """The tensors that `RoundedKernel` takes last."""
+        base, log = ops.copy(self.base_range), ops.copy(self.log_range)
+        ranges = range_value(base, log)
+        inverses = ops.stop_gradient(self.levels.rounding.inverses(ranges))
+        return [ranges, inverses, base, log, *self.levels.parameters(training)]
 
     def calibrate(self, kernel: np.ndarray, *, method: str = "mse") -> None:
         """Sets the ranges, and free levels, for this kernel.
@@ -157,7 +195,7 @@ class WeightQuantizer(LearnedPrecision):
 
     def range_in_force(self) -> np.ndarray:
         """Returns alpha at the precision in force: float32, the channel shape."""
-        alpha = self._range(self.selection(False), ops.copy(self.log_range))
+        alpha = pick(self.selection(False), self._parameters()[0])
         alpha = np.asarray(ops.convert_to_numpy(alpha))
         return np.broadcast_to(alpha, self.channel_shape).copy()
 
@@ -178,9 +216,9 @@ class WeightQuantizer(LearnedPrecision):
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
         selection, parameters = self.selection(False), self._parameters()
-        alpha = self._range(selection, parameters[0])
-        scale = np.asarray(ops.convert_to_numpy(self.levels.scale(alpha, selection)))
-        quantized = self._quantize(selection, ops.copy(kernel), *parameters)
+        alpha = pick(selection, parameters[0])
+        scale = np.asarray(ops.convert_to_numpy(self.levels.rounding.scale(alpha, selection)))
+        quantized = self._rounded(selection, ops.copy(kernel), *parameters)
         quantized = np.asarray(ops.convert_to_numpy(quantized))
         codes = np.rint(quantized / scale).astype(np.int8)
         return codes, np.broadcast_to(scale, self.channel_shape).copy()

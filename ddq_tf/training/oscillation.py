@@ -306,9 +306,9 @@ def _grid(quantizer: Any, selection: Tensor) -> tuple[Tensor, Tensor]:
     )
     levels = quantizer.levels
     if isinstance(levels, FreeLevels):
-        codes = ops.round(levels.in_force(levels.parameters()[0], selection) * float(CODE_MAX))
+        codes = ops.round(pick(selection, levels.parameters()[0]) * float(CODE_MAX))
     else:
         qmax = pick(selection, ops.convert_to_tensor(levels.qmax))
         counted: Any = ops.arange(2 * CODE_MAX + 1, dtype="float32")
         codes = ops.minimum(counted - qmax, qmax)
-    return levels.scale(alpha, selection), codes
+    return levels.rounding.scale(alpha, selection), codes

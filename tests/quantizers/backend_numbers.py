@@ -123,7 +123,7 @@ def trained(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def main(path: str) -> None:
-    setattr(activation, "has_native_fake_quant", lambda: False)  # noqa: B010
+    setattr(activation, "has_native_kernels", lambda: False)  # noqa: B010
     rng = np.random.default_rng(0)
     results = {**weights(rng), **activations(rng), **merged(rng), **trained(rng)}
     np.savez(path, **results)

@@ -84,7 +84,7 @@ def gradients(quantizer, x, upstream):
 @pytest.fixture(params=["portable", "native"])
 def path(request, monkeypatch):
     if request.param == "portable":
-        monkeypatch.setattr("ddq_tf.quantizers.activation.has_native_fake_quant", lambda: False)
+        monkeypatch.setattr("ddq_tf.quantizers.activation.has_native_kernels", lambda: False)
     return request.param
 
 

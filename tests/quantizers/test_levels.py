@@ -23,9 +23,9 @@ def ascending(count, seed=0):
 def test_merging_equals_the_explicit_kronecker_product(gates):
     levels = ascending(2 ** len(gates))
     upstream = np.random.default_rng(1).normal(0, 1, levels.shape)
-    variable, opened = tf.Variable(levels), tf.constant(gates, tf.float32)
+    variable = tf.Variable(levels)
     with tf.GradientTape() as tape:
-        merged = merge_levels(variable, opened)
+        merged = merge_levels(tf.convert_to_tensor(variable), np.array(gates))
         loss = tf.reduce_sum(merged * upstream.astype(np.float32))
     matrix = twin.merging(gates)
     np.testing.assert_allclose(merged, matrix.T @ levels.astype(np.float64), atol=2e-7)
@@ -42,7 +42,7 @@ def test_the_order_in_which_gates_close_does_not_matter_only_which_are_closed():
         gates = np.ones(4, np.float32)
         for gate in order:
             gates[gate] = 0
-            merged = array(merge_levels(tf.constant(levels), tf.constant(gates)))
+            merged = array(merge_levels(tf.constant(levels), gates))
             first = seen.setdefault(tuple(gates), merged)
             np.testing.assert_array_equal(merged, first)
             assert (np.diff(merged) >= -1e-7).all(), "neighbours merge, so the order stays"
@@ -64,7 +64,8 @@ def test_free_levels_in_force_equal_numpy(index):
     family = free()
     learned = np.random.default_rng(0).permutation(ascending(256) * 1.3)
     family.levels.assign(learned)
-    in_force = array(family.in_force(family.levels.value, one_hot(index)))
+    levels, _ = family.parameters()
+    in_force = array(levels)[index]
     codes, _ = twin.levels_in_force(learned, twin.open_gates((2, 4, 8)[index], 8))
     np.testing.assert_array_equal(in_force, codes.astype(np.float32) * twin.STEP)
     assert np.abs(in_force).max() <= 127 * twin.STEP
@@ -77,7 +78,7 @@ def test_calibration_sees_the_levels_of_the_forward_pass(make, index):
     family = make()
     # Not a multiple of 1/508: no value in the middle of two levels.
     units = np.linspace(-1.2, 1.2, 4001, dtype=np.float32) + np.float32(1e-4)
-    rounded = family.round(
+    rounded = family.rounding.round(
         tf.constant(units), tf.constant(1.0), one_hot(index), *family.parameters()
     )
     np.testing.assert_allclose(family.nearest(units, index), array(rounded), atol=1e-7)
@@ -91,7 +92,7 @@ def test_a_level_beyond_the_grid_is_not_pulled_further():
 
     def gradient(slope):
         with tf.GradientTape() as tape:
-            rounded = family.round(x, tf.constant(1.0), tf.ones(1), *family.parameters())
+            rounded = family.rounding.round(x, tf.constant(1.0), tf.ones(1), *family.parameters())
             loss = slope * tf.reduce_sum(rounded)
         return tape.gradient(loss, family.levels.value).numpy()
 

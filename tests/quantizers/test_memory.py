@@ -29,7 +29,7 @@ def step(quantizer, count):
     tape.gradient(loss, [x, *(v.value for v in quantizer.trainable_variables)])
 
 def portable(precisions):
-    activation.has_native_fake_quant = lambda: False
+    activation.has_native_kernels = lambda: False
     return ActivationQuantizer(precisions)
 
 # From little to much: a peak is never forgotten.
@@ -41,10 +41,10 @@ makers = {{
     "free": lambda: WeightQuantizer((8,), levels="free"),
     "searching free": lambda: WeightQuantizer((4, 8), levels="free"),
 }}
-native = activation.has_native_fake_quant
+native = activation.has_native_kernels
 for make in makers.values():
     step(make(), 6400)
-activation.has_native_fake_quant = native
+activation.has_native_kernels = native
 before = memory("VmRSS")
 for name, make in makers.items():
     step(make(), {_VALUES})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ddq_tf.quantizers.nearest import nearest_codes, nearest_level, snap
+from ddq_tf.quantizers.nearest import cell_tables, nearest_codes, nearest_level, snap
 from tests.quantizers import twin
 from tests.toys import array
 
@@ -30,12 +30,12 @@ def codes_of(bits, seed=0):
     return np.sort(codes).astype(np.float64)
 
 
-def run(x, alpha, codes, gates, correction, upstream):
+def run(x, alpha, codes, correction, upstream):
     levels = tf.constant(codes.astype(np.float32) * twin.STEP)
-    x, alpha, gates = (tf.constant(v, tf.float32) for v in (x, alpha, gates))
+    x, alpha, block = (tf.constant(v, tf.float32) for v in (x, alpha, 1))
     with tf.GradientTape() as tape:
         tape.watch([x, alpha, levels])
-        y = nearest_level(x, alpha, levels, gates, correction)
+        y = nearest_level(x, alpha, levels, cell_tables(levels), block, correction)
     gradients = tape.gradient(y, [x, alpha, levels], output_gradients=tf.constant(upstream))
     return y.numpy(), [array(g) for g in gradients]
 
@@ -50,7 +50,7 @@ def test_forward_and_gradients_equal_numpy(case, alpha, bits, correction):
         correction = 0.0  # the distance to the level overflows any sum
     upstream = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
     gates = np.ones(bits)
-    y, (dx, dalpha, dlevels) = run(x, alpha, codes, gates, correction, upstream)
+    y, (dx, dalpha, dlevels) = run(x, alpha, codes, correction, upstream)
     np.testing.assert_array_equal(y, twin.free_forward(x, alpha, codes))
     learned = codes / 127
     expected = twin.free_backward(x, alpha, learned, gates, correction, upstream)
@@ -65,7 +65,7 @@ def test_ranges_per_channel_and_per_tensor(shape):
     alpha = np.random.default_rng(2).uniform(0.2, 1.5, shape).astype(np.float32)
     upstream = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
     codes, gates = codes_of(3), np.ones(3)
-    y, (dx, dalpha, dlevels) = run(x, alpha, codes, gates, 0.5, upstream)
+    y, (dx, dalpha, dlevels) = run(x, alpha, codes, 0.5, upstream)
     np.testing.assert_array_equal(y, twin.free_forward(x, alpha, codes))
     expected = twin.free_backward(x, alpha, codes / 127, gates, 0.5, upstream)
     np.testing.assert_array_equal(dx, expected[0])
@@ -84,7 +84,7 @@ def test_ranges_per_channel_and_per_tensor(shape):
 def test_is_the_argmin_for_any_levels(codes, bits, x, alpha):
     codes = np.sort(np.resize(codes, 2**bits)).astype(np.float64)
     alpha = np.float32(alpha)
-    y, _ = run(x, alpha, codes, np.ones(bits), 1.0, np.ones_like(x))
+    y, _ = run(x, alpha, codes, 1.0, np.ones_like(x))
     np.testing.assert_array_equal(y, twin.free_forward(x, alpha, codes))
     # Without any float32 in the way: no level is nearer by more than the rounding of x / alpha.
     units = x.astype(np.float64) / float(alpha)
@@ -93,26 +93,26 @@ def test_is_the_argmin_for_any_levels(codes, bits, x, alpha):
     assert (chosen - best <= 1e-6 * np.maximum(1, np.abs(units))).all()
     order = np.argsort(x)
     assert (np.diff(y[order]) >= 0).all(), "monotonic"
-    again, _ = run(y, alpha, codes, np.ones(bits), 1.0, np.ones_like(x))
+    again, _ = run(y, alpha, codes, 1.0, np.ones_like(x))
     np.testing.assert_array_equal(again, y, "idempotent")
 
 
 def test_ties_go_to_the_upper_level():
-    y, _ = run(np.float32([0.0]), 1.0, np.array([-5.0, 5.0]), np.ones(1), 0.0, np.ones(1, "f"))
+    y, _ = run(np.float32([0.0]), 1.0, np.array([-5.0, 5.0]), 0.0, np.ones(1, "f"))
     assert y[0] > 0
 
 
 def test_the_correction_pulls_a_level_to_the_centroid_of_what_it_serves():
     x = np.float32([0.15, 0.25, 0.9])
     codes = np.array([-127.0, 0, 31, 127])
-    _, (_, _, pull) = run(x, 1.0, codes, np.ones(2), 1.0, np.zeros(3, np.float32))
+    _, (_, _, pull) = run(x, 1.0, codes, 1.0, np.zeros(3, np.float32))
     moved = codes / 127 - pull
     np.testing.assert_allclose(moved, [-1, 0, 0.2, 0.9], atol=1e-6)
 
 
 def test_nan_stays_nan_and_ends_nothing():
     x = np.float32([np.nan, 0.5, np.inf, -np.inf])
-    y, (dx, _, _) = run(x, 1.0, codes_of(3), np.ones(3), 1.0, np.ones(4, np.float32))
+    y, (dx, _, _) = run(x, 1.0, codes_of(3), 1.0, np.ones(4, np.float32))
     np.testing.assert_array_equal(np.isnan(y), [True, False, False, False])
     assert dx.shape == (4,)
 

@@ -177,6 +177,32 @@ def test_gradients_equal_numpy(case, family, bits, per_channel):
     np.testing.assert_allclose(found["evidence"], saved, rtol=1e-3, atol=tolerance)
 
 
+@pytest.mark.parametrize("visited", [0, 1, 2])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_compiled_step_equals_the_portable_one(monkeypatch, family, per_channel, visited):
+    """The largest weights lie on the edge of their range: inside for both, or for neither."""
+    kernel = kernel_of((3, 3, 4, 24))
+    quantizer = quantizer_of(kernel, (2, 4, 8), levels=family, per_channel=per_channel)
+    quantizer.calibrate(kernel, method="max")
+    quantizer.visit(visited)
+    upstream = np.random.default_rng(2).normal(0, 1, kernel.shape).astype(np.float32)
+    steps = []
+    for native in (True, False):
+        for module in ("weight", "levels"):
+            name = f"ddq_tf.quantizers.{module}.has_native_kernels"
+            monkeypatch.setattr(name, lambda native=native: native)
+        forward = array(quantizer(kernel, training=True))
+        steps.append((forward, gradients(quantizer, kernel, upstream)))
+    (compiled, found), (portable, expected) = steps
+    np.testing.assert_array_equal(compiled, portable)
+    np.testing.assert_array_equal(found["kernel"], expected["kernel"])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5 * size, err_msg=name)
+
+
 def test_the_gradient_of_moved_ranges_and_levels_equals_numpy():
     """The bound of the range has a slope of its own there; levels have left their order."""
     kernel = kernel_of()[..., 1:]
