@@ -138,6 +138,6 @@ RECONSTRUCTION_FLAGS = (
     line.integer("views", "N", "how often each image is used, at random parts and mirrored", 2),
     line.number("drop", "SHARE", "of a block's inputs that are the float network's", 0.5, high=1.0),
     line.integer("search_steps", "N", "to learn the precisions; 0 leaves the highest", 200, low=0),
-    line.integer("distill_steps", "N", "of the whole network at the end; 0 for none", 150, low=0),
+    line.integer("distill_steps", "N", "of the whole network at the end; 0 for none", 0, low=0),
     SEED,
 )
