@@ -49,6 +49,16 @@ def test_the_run_is_recorded(folder: Path) -> None:
     assert tuned["input_range"] == [0.0, 255.0]  # float.keras carries it
 
 
+def test_reconstruct(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, run = tmp_path / "ddq.keras", tmp_path / "run.json"
+    few = ["--steps=3", "--search_steps=8", "--budget=0.8", "--target=litert-compact"]
+    base = str(folder / "float.keras")
+    assert cli.run(["reconstruct", base, *_DATA, *few, f"--out={made}", f"--json={run}"]) == 0
+    assert "held-out images have" in capsys.readouterr().out
+    assert json.loads(run.read_text())["results"]["average_bits"] <= 6.4
+    assert cli.run(["export", str(made), f"--out={tmp_path / 'ddq.tflite'}"]) == 0
+
+
 def test_nothing_else_is_left(folder: Path) -> None:
     made = {"float.keras", "ddq.keras", "ddq.history.json", "ddq.tflite"}
     assert {p.name for p in folder.iterdir() if "report" not in p.name} >= made

@@ -212,6 +212,18 @@ def test_folder(tmp_path: Path) -> None:
         assert image[0, 0, 0] // 10 == label
 
 
+def test_images_without_labels(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"some": 20, "more": 10})
+    dataset = data.load(f"images:{tmp_path}", val_fraction=0.2)
+    assert dataset.sizes == {"train": 18, "val": 6, "test": 6}
+    assert dataset.class_names == ("unlabeled",)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DDQError, match="must hold"):
+        data.load(f"images:{tmp_path / 'empty'}")
+    with pytest.raises(DDQError, match="does not exist"):
+        data.load(f"images:{tmp_path / 'nowhere'}")
+
+
 def test_folder_with_splits(tmp_path: Path) -> None:
     for split, count in (("train", 10), ("val", 2), ("test", 3)):
         write_folder(tmp_path / split, {"cat": count, "dog": count})
