@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from ddq_tf import DDQConfig, DDQError, ReconstructionConfig, quantize_model, reconstruct_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.distill import learn_precisions
 from ddq_tf.reconstruction.losses import RelativeError, loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
@@ -25,13 +28,18 @@ def distance(model, wanted, x) -> float:
     return float(np.mean(np.square(array(model(x)) - wanted)))
 
 
-def test_it_comes_nearer_to_the_float_model_on_inputs_it_has_not_seen():
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"levels": "free"}, {"per_channel": False}, {"activation_bits": 4}],
+    ids=["uniform", "free", "per_tensor", "a4"],
+)
+def test_it_comes_nearer_to_the_float_model_on_inputs_it_has_not_seen(changes):
     net, unseen = shake(mixed_net()), images(64, seed=9)
-    wanted = array(net(unseen))
-    plain = quantize_model(net, LOW, images(128))
-    learned, errors = reconstruct_model(net, images(128), LOW, QUICK)
+    wanted, config = array(net(unseen)), dataclasses.replace(LOW, **changes)
+    plain = quantize_model(net, config, images(128))
+    learned, errors = reconstruct_model(net, images(128), config, QUICK)
     assert distance(learned, wanted, unseen) < 0.5 * distance(plain, wanted, unseen)
-    assert all(error.after < error.before for error in errors)
+    assert [error.name for error in errors] == [block.name for block in blocks_of(learned)]
 
 
 def test_the_file_computes_what_was_learned(tmp_path):
