@@ -27,9 +27,13 @@ NETWORKS = {
     "resnet8": "ResNet-8 (MLPerf Tiny), CIFAR-10-JPEG",
     "mobilenet_v2": "MobileNetV2 alpha 0.5, CIFAR-10-JPEG",
     "dog_breeds": "Pretrained MobileNetV2 1.0 at 160 px (dog breeds), without labels",
+    "vww": "Pretrained MobileNetV1 0.25 at 96 px (MLPerf Tiny, visual wake words), without labels",
 }
 ACCURACY = ("litert_accuracy", "keras_accuracy")
-PLOT_SPANS = {"dog_breeds": 1.0}  # shares of right answers; what lies lower is drawn at the edge
+UNLABELED = ("dog_breeds", "vww")
+PLOT_SPANS = dict.fromkeys(
+    UNLABELED, 1.0
+)  # shares of right answers; what lies lower is drawn at the edge
 _PLOT_SPAN = 0.12
 _COLOURS = {"peer": "#76818f", "ours": "#3b72e0", "float": "#1a2230"}
 _INK, _GRID, _FRONT = "#1a2230", "#e1e5eb", "#b4bdc9"
@@ -118,7 +122,7 @@ def order(line: dict[str, Any]) -> tuple[Any, ...]:
 
 def score(line: dict[str, Any]) -> float | None:
     """Returns a row's share of right, or equal, answers."""
-    names = ("top1_agreement",) if line["network"] == "dog_breeds" else ACCURACY
+    names = ("top1_agreement",) if line["network"] in UNLABELED else ACCURACY
     found = [line[f"{name}_all"] for name in names if f"{name}_all" in line]
     return statistics.fmean(found[0]) if found else None
 
@@ -127,7 +131,7 @@ def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
     """Returns the Markdown of a network, and draws its plot."""
     measured = [line for line in lines if score(line) is not None]
     text = ["", f"## {NETWORKS[network]}", ""]
-    text += fidelity_table(measured) if network == "dog_breeds" else accuracy_table(measured)
+    text += fidelity_table(measured) if network in UNLABELED else accuracy_table(measured)
     notes: dict[str, list[str]] = {}
     for line in measured:
         if line.get("note"):
@@ -149,9 +153,7 @@ def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
     """Returns the table of a labelled network."""
     floats = [score(line) for line in lines if line["weight_bits"] is None]
     reference = floats[0] if floats else None
-    names = "weight bits|activation bits|file bytes|weight bytes|LiteRT %|− float|latency ×"
-    columns = ["", *names.split("|"), "epochs", "training s", "seed"]
-    text = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    text = _head("LiteRT %", "− float")
     for line in lines:
         right = score(line)
         apart = None if right is None or reference is None else 100 * (right - reference)
@@ -167,11 +169,7 @@ def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
 
 def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
     """Returns the table of the network without labels."""
-    names = (
-        "weight bits|activation bits|file bytes|weight bytes|mean KL|top-1 %|confident %|latency ×"
-    )
-    columns = ["", *names.split("|"), "latency ×", "epochs", "training s", "seed"]
-    text = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    text = _head("mean KL", "top-1 %", "confident %")
     for line in lines:
         cells = [
             *_first_cells(line),
@@ -189,6 +187,13 @@ def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
         f"{one['confident_images']:.0f} images of which float is confident (above one half).",
     ]
     return text
+
+
+def _head(*scores: str) -> list[str]:
+    """The first two lines of a table, with the names of what was scored."""
+    before = ("", "weight bits", "activation bits", "file bytes", "weight bytes")
+    columns = [*before, *scores, "latency ×", "epochs", "training s", "seed"]
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
 
 
 def _first_cells(line: dict[str, Any]) -> list[str]:
@@ -295,7 +300,7 @@ def _axes(
     steps = [s * 10**e for e in range(7) for s in (1, 1.5, 2, 3, 4, 6, 8) if low < s * 10**e < high]
     panel.set_xticks(steps, [f"{step:,.0f}" for step in steps])
     panel.set_xticks([], minor=True)
-    words = "top-1 agreement with float, held-out" if network == "dog_breeds" else "test accuracy"
+    words = "top-1 agreement with float, held-out" if network in UNLABELED else "test accuracy"
     panel.set_xlabel("file size, kB (log)", fontsize=9, color=_INK)
     panel.set_ylabel(f"{words}, %", fontsize=9, color=_INK)
     panel.grid(color=_GRID, lw=0.6)
