@@ -29,9 +29,10 @@ def learn_precisions(
     recipe: ReconstructionConfig,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
-    """Learns the precisions within the budget; kernels and ranges are afterwards as before.
+    """Learns the precisions within the budget, and nothing else.
 
-    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs.
+    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs: gates learn
+    whatever the learning rate, which is 0 here.
 
     Args:
         model: with calibrated ranges; its choice of precisions becomes final.
@@ -42,8 +43,10 @@ def learn_precisions(
     """
     kept = [(v, ops.convert_to_numpy(v)) for v in model.variables if v.name not in _PRECISION]
     config = dataclasses.replace(model.ddq_config, search_fraction=_ALMOST_ALL)
-    _fit(model, inputs, wanted, recipe, recipe.search_steps, [PrecisionSearch(config), *callbacks])
-    for variable, value in kept:
+    data, optimizer = _batches(inputs, wanted, recipe), keras.optimizers.SGD(0.0)
+    search = [PrecisionSearch(config), *callbacks]
+    _fit(model, data, _loss(model, wanted), optimizer, recipe.search_steps, search)
+    for variable, value in kept:  # `fit` aligned scales
         variable.assign(value)
 
 
@@ -63,26 +66,27 @@ def distill(
         recipe: how to train.
         callbacks: further Keras callbacks.
     """
-    _fit(model, inputs, wanted, recipe, recipe.distill_steps, callbacks)
+    units = units_of(model.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
+    rate = keras.optimizers.schedules.CosineDecay(recipe.whole_rate, recipe.distill_steps)
+    data, optimizer = _batches(inputs, wanted, recipe), UnitAdam(rate, units)
+    _fit(model, data, _loss(model, wanted), optimizer, recipe.distill_steps, callbacks)
 
 
 def _fit(
     model: DDQModel,
-    inputs: np.ndarray,
-    wanted: np.ndarray,
-    recipe: ReconstructionConfig,
+    data: tf.data.Dataset,
+    loss: keras.losses.Loss,
+    optimizer: keras.optimizers.Optimizer,
     steps: int,
     callbacks: list[Any],
 ) -> None:
     # A twin of the same layers: the model itself stays uncompiled.
     twin = DDQModel(model.inputs, model.outputs)
     twin.ddq_config = model.ddq_config
-    units = units_of(model.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
-    rate = keras.optimizers.schedules.CosineDecay(recipe.whole_rate, steps)
-    twin.compile(UnitAdam(rate, units), _loss(model, wanted))
+    twin.compile(optimizer, loss)
     with fixed_statistics(model.layers):
         twin.fit(
-            _batches(inputs, wanted, recipe),
+            data,
             steps_per_epoch=steps,
             epochs=1,
             shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset

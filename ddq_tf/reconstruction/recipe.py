@@ -26,7 +26,7 @@ class ReconstructionConfig:
         distill_steps: of the whole network at the end, 0 for none. It fits the given inputs better;
             others gained nothing from it where that was measured.
         whole_batch_size: inputs per step where the whole network learns.
-        whole_rate: factor of all steps there.
+        whole_rate: factor of all steps of the distillation.
         seed: of everything random.
     """
 
