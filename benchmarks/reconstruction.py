@@ -60,6 +60,10 @@ CODES: dict[str, Any] = {"target": "litert-int8", "precisions": (3, 4, 6, 8)}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixed4": ("mixed, 4.0 bits on average", {**CODES, "budget": "4bits"}),
     "int4_int8": ("INT4 and INT8 in 1,365,000 weight bytes", {"budget": "1365000bytes"}),
+    "int4_int8_small": (
+        "INT4 and INT8 in 1,245,000 weight bytes",
+        {"budget": "1245000bytes"},
+    ),
     "half": ("INT4 and INT8, 60 % of the int8 bytes", {"budget": 0.6}),
     "int8": ("8 bits", {"precisions": (8,), "budget": None}),
 }
