@@ -64,6 +64,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "INT4 and INT8 in 1,245,000 weight bytes",
         {"budget": "1245000bytes"},
     ),
+    "int4": ("INT4 and few INT8, 4.2 stored bits on average", {"budget": "4.2bits"}),
     "half": ("INT4 and INT8, 60 % of the int8 bytes", {"budget": 0.6}),
     "int8": ("8 bits", {"precisions": (8,), "budget": None}),
 }
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("network", choices=sorted(NETWORKS))
     parser.add_argument("--data", default="../shared/data", help="folder of the TFRecord")
     parser.add_argument("--models", default="../shared/models", help="folder of the networks")
-    parser.add_argument("--rows", default="mixed4,half", help="comma-separated")
+    parser.add_argument("--rows", default="int4,half", help="comma-separated")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     unknown = [name for name in options.rows.split(",") if name not in ROWS]
