@@ -141,7 +141,7 @@ def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
         text += ["", "Could not be run:", ""]
         text += [f"- {line['title']}: {line['reason']}" for line in refused]
     drawn = [line for line in measured if line.get("file_bytes")]
-    if drawn:
+    if len(drawn) > 1:
         file = PAGE.with_name(f"benchmarks_{network}.png")
         save_png(pareto_figure(network, drawn), file)
         text += ["", f"![{NETWORKS[network]}: quality over file bytes]({file.name})"]
