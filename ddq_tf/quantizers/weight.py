@@ -137,7 +137,8 @@ class WeightQuantizer(LearnedPrecision):
         selection, tensors = self.selection(training), (kernel, *self._parameters(training))
         if not training:
             return self._rounded(selection, *tensors)
-        if has_native_kernels():
+        # Uniform levels are as fast without, and XLA's compiler takes memory.
+        if self.family == "free" and has_native_kernels():
             return self.with_gates(self._rounded, selection, tensors, recomputed)
         return self.with_gates(self._rounded, selection, tensors)
 
