@@ -5,8 +5,8 @@ times the cost of a ReLU6, against 4 for the portable operations (forward and ba
 they agree up to ties. At 8 bits the rounding term of the range's gradient, the sum of
 (x_q - x)/s over values inside, is left out: it is under 1 % of the clipping term.
 
-Weight quantizers with free levels keep the portable formula, compiled by XLA: one kernel forward and
-one backward instead of hundreds of small operations.
+Free levels keep the portable formula, compiled by XLA: one kernel forward and one backward instead
+of hundreds of small operations.
 """
 
 from __future__ import annotations
