@@ -16,11 +16,9 @@ from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.rounding import round_block
-from ddq_tf.reconstruction.tracing import traced
+from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
-
-_BATCH = 64  # of passes without gradients
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +125,4 @@ def _training_step(
 def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
     """All outputs of a block, probabilities unrounded."""
     with fixed_statistics(block.layers):
-        forward = traced(lambda x: block.model(x, training=True), inputs)
-    return tf.concat(
-        [forward(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)], axis=0
-    )
+        return in_batches(lambda x: block.model(x, training=True), inputs)

@@ -19,13 +19,11 @@ from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
 from ddq_tf.reconstruction.distill import distill, learn_precisions
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
-from ddq_tf.reconstruction.tracing import traced
+from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel
 from ddq_tf.transform.calibrate import images_of
 from ddq_tf.transform.quantize import quantize_model
-
-_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def reconstruct_model(
     report = _Reporter(steps, on_progress)
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
-    wanted = _outputs(model, x)
+    wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
     with _trainable(quantized):
         if search_steps:
             learn_precisions(quantized, x, wanted, recipe, [report.callback("precisions")])
@@ -170,9 +168,3 @@ def _single_input(model: Any) -> tuple[int | None, ...]:
 def _learns_precisions(model: DDQModel) -> bool:
     layers = [*weighted_layers(model), *activation_layers(model)]
     return any(len(layer.quantizer.precisions) > 1 for layer in layers)
-
-
-def _outputs(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    forward = traced(lambda x: model(x, training=False), inputs)
-    parts = (forward(tf.constant(inputs[i : i + _BATCH])) for i in range(0, len(inputs), _BATCH))
-    return np.concatenate([part.numpy() for part in parts])

@@ -7,6 +7,20 @@ from typing import Any
 
 import tensorflow as tf
 
+_BATCH = 64
+
+
+def in_batches(function: Callable[[tf.Tensor], tf.Tensor], inputs: Any) -> tf.Tensor:
+    """Returns a function's outputs for all inputs, computed in batches of 64.
+
+    Args:
+        function: of a batch.
+        inputs: an array or tensor (examples, ...).
+    """
+    run = traced(function, inputs)
+    parts = (tf.constant(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH))
+    return tf.concat([run(part) for part in parts], axis=0)
+
 
 def traced(function: Callable[[tf.Tensor], Any], inputs: Any) -> Callable[[tf.Tensor], Any]:
     """Returns a function of batches, traced now.
