@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peers import latency
 from provenance import RESULTS, write_result
 
 PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
@@ -62,6 +63,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fixed2_free": ("2 bits, free levels", {**FREE, "precisions": (2,), "budget": None}),
     "fixed2": ("2 bits everywhere", {**CODES, "precisions": (2,), "budget": None}),
+    "mixed2.5": ("mixed, 2.5 bits on average", {**CODES, **MIXED, "budget": "2.5bits"}),
     "mixed2.3": ("mixed, 2.3 bits on average", {**CODES, **MIXED, "budget": "2.3bits"}),
     "mixed2.3_free": (
         "mixed, 2.3 bits on average, free levels",
@@ -83,7 +85,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 ROWS["w4a4_distilled"] = ("4 bits, 4-bit activations, distilled from float", ROWS["w4a4"][1])
-TRAINING: dict[str, dict[str, Any]] = {"w4a4_distilled": {"distill": 0.5}}
+for _name in ("mixed4", "mixed3", "mixed2.5", "mixed_w4a4"):
+    ROWS[f"{_name}_distilled"] = (f"{ROWS[_name][0]}, distilled from float", ROWS[_name][1])
+DISTILL = 0.5
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet8": {"input_range": (0.0, 255.0), "weight_decay": 0.0, "packed": "litert-compact"},
     "mobilenet_v2": {"input_range": (-1.0, 1.0), "weight_decay": 1e-4, "packed": "litert"},
@@ -94,6 +98,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
     """Trains, exports and measures one row, and writes its result."""
     import ddq_tf
     from ddq_tf.jobs.images import DataOptions
+    from ddq_tf.jobs.loading import load_float_model
     from ddq_tf.jobs.measure import compare, litert_accuracy
     from ddq_tf.jobs.quantize import quantize_float
     from ddq_tf.jobs.screen import Screen
@@ -115,7 +120,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate,
         weight_decay=network["weight_decay"],
         seed=options.seed,
-        **TRAINING.get(name, {}),
+        distill=DISTILL if name.endswith("_distilled") else 0.0,
     )
     screen = Screen()
     start = time.monotonic()
@@ -135,6 +140,8 @@ def train_row(name: str, options: argparse.Namespace) -> None:
     same = compare(done.model, content, done.images, "test", screen, target="litert-int8")
     packed = folder / "packed.tflite"
     ddq_tf.export.export_tflite(done.model, packed, target=network["packed"])
+    calibration = done.images.calibration(ddq_tf.DDQConfig().calibration_images, options.seed)
+    stock = ddq_tf.export.stock_int8(load_float_model(options.float), calibration)
     results = {
         "row": name,
         "title": title,
@@ -151,6 +158,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
         "packed_target": network["packed"],
         "file_bytes": packed.stat().st_size,
         "packed_litert_accuracy": litert_accuracy(packed.read_bytes(), done.images, "test", screen),
+        **latency(packed.read_bytes(), stock),
         "training_s": training_s,
         "float_sha256": hashlib.sha256(Path(options.float).read_bytes()).hexdigest(),
         "bits": done.bits,

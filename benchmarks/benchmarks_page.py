@@ -2,8 +2,8 @@
 
     python benchmarks/benchmarks_page.py --write
 
-Reads peer_*.json (peers.py), ours_*.json (the same fields) and ablation_*.json (ablations.py; no
-file bytes, so not in the plots). Rows that differ in their seed only are one line.
+Reads peer_*.json (peers.py), ours_*.json (the same fields) and ablation_*.json (ablations.py; those
+without file bytes are not in the plots). Rows that differ in their seed only are one line.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _HEAD = """# Benchmarks
 Written by `python benchmarks/benchmarks_page.py --write` from benchmarks/results; each row's JSON
 names its command, seed, versions, machine and commit. Peers: `python benchmarks/peers.py`. All
 rows of a network start from the same float weights and are measured on the same images, in the
-LiteRT interpreter with XNNPACK; post-training rows take 512 calibration images. Rows without file
-bytes are those of docs/ablations.md. Latency: one thread, one image, in turns with the stock
+LiteRT interpreter with XNNPACK; post-training rows take 512 calibration images. Rows from other
+float weights are in docs/ablations.md. Latency: one thread, one image, in turns with the stock
 converter's int8 file in one process, median ratio. Training seconds include validation after each
 epoch. With several seeds: mean (lowest to highest)."""
 
@@ -61,10 +61,10 @@ def records() -> list[dict[str, Any]]:
 def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:
     """Returns an ablation's record with the fields of a peer's, as far as it has them."""
     bits = record["activation_bits"].values()
-    optional = ("file_bytes", "latency_ratio", "training_s", "float_sha256", "row")
+    optional = ("file_bytes", "latency_ratio", "training_s", "row")
     return {
         **{name: record[name] for name in optional if name in record},
-        **{name: record[name] for name in ("network", "title", "epochs", "seed")},
+        **{name: record[name] for name in ("network", "title", "epochs", "seed", "float_sha256")},
         # Of the file whose bytes are shown, where there is one.
         "litert_accuracy": record.get("packed_litert_accuracy", record["litert_accuracy"]),
         "weight_bits": record["average_bits"],
@@ -74,18 +74,21 @@ def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_float(network: str, found: Sequence[dict[str, Any]]) -> None:
-    """Refuses rows of different float weights; those of the ablations do not tell.
+def of_same_float(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows that start from the float weights of the row "float", and it.
+
+    Peers must: a row of theirs from other weights is one that was forgotten.
 
     Raises:
-        SystemExit: naming the rows by their float file's hash.
+        SystemExit: naming the rows of peers by their float file's hash.
     """
     rows: dict[str, list[str]] = {}
     for record in found:
-        if "float_sha256" in record:
-            rows.setdefault(record["float_sha256"][:8], []).append(record["row"])
+        if record["group"] == "peer":
+            rows.setdefault(record["float_sha256"], []).append(record["row"])
     if len(rows) > 1:
-        raise SystemExit(f"{network}: rows start from different float files: {rows}")
+        raise SystemExit(f"{found[0]['network']}: rows start from different float files: {rows}")
+    return [record for record in found if not rows or record["float_sha256"] in rows]
 
 
 def merged(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -322,8 +325,7 @@ def page() -> str:
     found, text = records(), [_HEAD]
     for network in NETWORKS:
         of_network = [record for record in found if record["network"] == network]
-        check_float(network, of_network)
-        lines = merged(of_network)
+        lines = merged(of_same_float(of_network))
         if lines:
             text += section(network, sorted(lines, key=order))
     return "\n".join(text) + "\n"

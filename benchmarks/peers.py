@@ -91,6 +91,15 @@ def _litert_row(title: str, bits: int, algorithm: str = "min_max_uniform_quantiz
 
 ROWS: dict[str, Row] = {
     "float": Row(title="float", weight_bits=None, activation_bits=None),
+    "float_trained_on": Row(
+        title="float, trained on",
+        weight_bits=None,
+        activation_bits=None,
+        worker="run_float.py",
+        package="keras",
+        trains=True,
+        note="the float weights after the epochs of the rows that train, by the same recipe",
+    ),
     "stock_int8": Row(title="stock converter, post-training"),
     "litert_quantizer_w8a8": _litert_row("litert-quantizer, post-training", 8),
     "litert_quantizer_w4a8": _litert_row("litert-quantizer, post-training", 4),
@@ -409,8 +418,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Runs the rows that are missing."""
     options = arguments()
-    # Results keep the command: folders outside the checkout are nobody's business.
-    sys.argv[1:] = [shortened(argument) for argument in sys.argv[1:]]
     missing = [name for name in options.rows if options.smoke or not is_there(name, options)]
     if not missing:
         return
@@ -418,12 +425,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in missing:
             run_row(name, options, subject, Path(scratch if options.smoke else "runs"))
-
-
-def shortened(argument: str) -> str:
-    """Returns `--name=/absolute/path` as `--name=path`; other arguments as they are."""
-    name, sign, value = argument.partition("=")
-    return f"{name}={Path(value).name}" if sign and Path(value).is_absolute() else argument
 
 
 if __name__ == "__main__":
