@@ -24,6 +24,7 @@ class Block:
         model: the part by itself; it shares the layers.
         start: its input tensor in the whole model.
         kernels: its layers with weights that stand only once in the whole model.
+        norms: by name of a layer with weights, the BatchNormalization that alone reads its output.
         gives_probabilities: whether it ends in a softmax.
     """
 
@@ -32,6 +33,7 @@ class Block:
     model: Any
     start: Any
     kernels: tuple[Any, ...]
+    norms: dict[str, Any]
     gives_probabilities: bool
 
 
@@ -68,6 +70,7 @@ def blocks_of(model: keras.Model) -> list[Block]:
                 model=keras.Model(start, end, name=f"block_of_{part[-1].name}"),
                 start=start,
                 kernels=tuple(layer for layer in _weighted(part) if calls[id(layer)] == 1),
+                norms=_norms(graph, part, calls),
                 gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
             )
         )
@@ -87,6 +90,19 @@ def _cuts(graph: FlatGraph) -> list[bool]:
         single = isinstance(node.layer, DDQActivation) and calls[id(node.layer)] == 1
         cuts.append(single and live == set(node.outputs))
     return cuts
+
+
+def _norms(
+    graph: FlatGraph, part: list[FlatNode], calls: collections.Counter[int]
+) -> dict[str, Any]:
+    found = {}
+    for node in part:
+        after = graph.sole_consumer(node.outputs[0])
+        norm = after.layer if after else None
+        is_norm = isinstance(norm, keras.layers.BatchNormalization) and calls[id(norm)] == 1
+        if is_norm and isinstance(node.layer, DDQWeightedLayer):
+            found[node.layer.name] = norm
+    return found
 
 
 def _calls(graph: FlatGraph) -> collections.Counter[int]:

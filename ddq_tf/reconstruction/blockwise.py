@@ -47,7 +47,7 @@ def reconstruct_block(
 ) -> tuple[tf.Tensor, tf.Tensor, BlockError]:
     """Trains one block; returns its outputs in the float and in the quantized network.
 
-    Kernels start on levels that second-order rounding chose (`round_block`).
+    Kernels start on levels chosen in closed form (`round_block`).
     The loss is ||y - y_float||^2 / ||y_float||^2 over a batch's outputs; of a block that ends in
     probabilities, KL(y_float || y). Inputs are those that the quantized part before gives; each
     value is that of the float network with probability `recipe.drop` (QDrop, Wei et al., 2022).
@@ -62,7 +62,7 @@ def reconstruct_block(
     """
     with float_network(block.model):
         wanted = _outputs(block, float_inputs)
-    round_block(block, inputs)
+    round_block(block, float_inputs, inputs, recipe.views)
     step = _training_step(block, (inputs, float_inputs, wanted), recipe, seed)
     losses = []
     for number in range(recipe.steps):

@@ -54,10 +54,12 @@ def reconstruct_model(
     1. `quantize_model`: the DDQ model, with calibrated ranges.
     2. Precisions: the search of DDQ within the budget, on the distance of the whole network's
        outputs to the float model's. Kernels and ranges are then as before.
-    3. Block after block (BRECQ, Li et al., 2021): kernels are rounded with the correlations of
-       their inputs in mind (GPTQ, Frantar et al., 2022); then the block learns to give what the
-       same block gives in the float network, from what the quantized blocks before it give:
-       kernels, ranges, levels, BatchNorm's gamma and beta, biases. BatchNorm statistics stay.
+    3. Block after block (BRECQ, Li et al., 2021): kernels get, in closed form, the values that
+       give from the quantized inputs what the float network gives (GPTAQ, Li et al., 2025), are
+       rounded with the correlations of their inputs in mind (GPTQ, Frantar et al., 2022), and
+       BatchNorm's means or biases take what shift is left (`rounding.round_block`). Then the
+       block learns to give what the same block gives in the float network: kernels, ranges,
+       levels, BatchNorm's gamma and beta, biases.
     4. The whole network once more, on the distance of its outputs.
 
     Everything learns by DDQ's own gradients. A few hundred inputs and minutes are enough.

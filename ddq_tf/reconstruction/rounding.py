@@ -1,137 +1,206 @@
-"""Second-order rounding: each kernel's levels chosen with its inputs' correlations in mind."""
+"""Kernels for a quantized network in closed form: what they should be, and rounded well."""
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from ddq_tf.graph.affine import as_float64, batch_norm_affine
 from ddq_tf.reconstruction.blocks import Block
-from ddq_tf.reconstruction.tracing import traced
+from ddq_tf.reconstruction.moments import Moments, moments_of
 from ddq_tf.targets import OpKind
-from ddq_tf.training import fixed_statistics
 
-_BATCH = 64
 _DAMPING = 0.01  # of the mean of the diagonal
-_POSITIONS = 1 << 18  # that correlations are averaged over, at most about
+_FLOOR = 1e-4  # of the inputs' power: what is smaller is their rounding
+_TINY = 1e-12
+_RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 _MOST_INPUTS = 4096  # of a matrix to invert
 
 
-def round_block(block: Block, inputs: tf.Tensor) -> None:
-    """Rounds the kernels of a block one after the other; see `round_kernel`.
+def round_block(block: Block, float_inputs: tf.Tensor, inputs: tf.Tensor, views: int) -> None:
+    """Gives the kernels of a block, one after the other, levels that suit what they now read.
+
+    First `kernel_for`, then `round_kernel`. What is left of the shift of the outputs' means goes
+    into the moving mean of the BatchNormalization behind, else into the bias.
 
     Layers that stand several times in the model, transposed and grouped convolutions, and those
     with more than 4096 inputs to an output keep their kernels.
 
     Args:
         block: its layers must have ranges; kernels end on their levels.
-        inputs: of the block in the quantized network, (images, ...).
+        float_inputs: of the block in the float network, (images, ...).
+        inputs: of the block in the quantized network, likewise.
+        views: how many parts of the same length, one after the other, show the same images.
     """
+    variables = [v for layer in block.layers for v in layer.variables]
+    before = [(v, np.array(ops.convert_to_numpy(v))) for v in variables if v.dtype == "float32"]
+    images = len(inputs) // views
+    folds = [np.flatnonzero(np.arange(len(inputs)) % images < images // 2)]
+    folds.append(np.setdiff1d(np.arange(len(inputs)), folds[0]))
     for layer in block.kernels:
         if _is_plain(layer):
-            layer.kernel.assign(_rounded(layer, _correlations(block, layer, inputs)))
+            halves = [
+                moments_of(
+                    block, layer, tf.gather(float_inputs, fold), tf.gather(inputs, fold), before
+                )
+                for fold in folds
+                if len(fold)
+            ]
+            _round(layer, block.norms.get(layer.name), halves)
+
+
+def kernels_for(kernel: np.ndarray, moments: Moments, ridges: Sequence[float]) -> list[np.ndarray]:
+    r"""Returns kernels that make up for the errors of what they read, one for each ridge.
+
+    Minimizes E ||x^T V - f^T W||^2 + ridge * mean(diag C) ||V - W||^2, C = E x x^T, about the means
+    (asymmetric calibration: Li et al., GPTAQ, 2025):
+        V = W + (C + (ridge * mean(diag C) + floor) I)^-1 (E x f^T - C) W,
+    floor = 1e-4 of the power of the inputs.
+
+    Args:
+        kernel: W, float64 (groups, k, outputs).
+        moments: of x and f.
+        ridges: each > 0; infinite gives W.
+
+    Returns:
+        V, float64, each of the kernel's shape.
+    """
+    values, vectors = np.linalg.eigh(moments.xx)
+    values = np.maximum(values, 0.0)
+    asked = vectors.swapaxes(1, 2) @ ((moments.xf - moments.xx) @ kernel)
+    floor = np.maximum(_FLOOR * moments.power, _TINY)[:, None]
+    scale = np.mean(values, axis=1, keepdims=True)
+    return [
+        kernel
+        if np.isinf(ridge)
+        else kernel + vectors @ (asked / (values + ridge * scale + floor)[..., None])
+        for ridge in ridges
+    ]
+
+
+def best_ridge(kernel: np.ndarray, halves: Sequence[Moments], gain: np.ndarray) -> float:
+    """Returns the ridge whose kernel, made for half of the images, errs least on the other half.
+
+    Args:
+        kernel: float64 (groups, k, outputs).
+        halves: two; of fewer, nothing can be told, and the ridge is infinite.
+        gain: of each output, float64, broadcasts against (groups, outputs).
+    """
+    if len(halves) < 2:
+        return np.inf
+    errors = np.zeros(len(_RIDGES))
+    for made_for, other in (halves, halves[::-1]):
+        for number, found in enumerate(kernels_for(kernel, made_for, _RIDGES)):
+            # E (x^T V - f^T W)^2 without E (f^T W)^2.
+            products = found * (other.xx @ found - 2 * other.xf @ kernel)
+            errors[number] += np.sum(products.sum(axis=1) * np.square(gain))
+    return _RIDGES[int(np.argmin(errors))]
 
 
 def round_kernel(
-    kernel: np.ndarray, correlations: np.ndarray, to_levels: Any, damping: float = _DAMPING
+    kernel: np.ndarray,
+    correlations: np.ndarray,
+    to_levels: Any,
+    damping: float = _DAMPING,
+    floor: float | np.ndarray = 0.0,
 ) -> np.ndarray:
     r"""Returns a kernel on its levels that errs little at its outputs (GPTQ, Frantar et al., 2022).
 
     Minimizes E ||x^T (W - Q)||^2 = tr((W - Q)^T C (W - Q)), C = E x x^T: row after row is rounded,
     and the rows that are still to come make up for its error,
-        W[j] -= (W[i] - Q[i]) * U[i, j] / U[i, i],   U^T U = (C + damping * mean(diag C) I)^-1,
+        W[j] -= (W[i] - Q[i]) * U[i, j] / U[i, i],
+        U^T U = (C + (damping * mean(diag C) + floor) I)^-1,
     rows of large inputs first.
 
     Args:
-        kernel: float64 (inputs, outputs).
-        correlations: C, float64 (inputs, inputs), symmetric, positive semidefinite.
-        to_levels: from float64 (outputs,) to the nearest levels of each output.
+        kernel: float64 (groups, k, outputs).
+        correlations: C, float64 (groups, k, k), symmetric, positive semidefinite.
+        to_levels: from float64 (groups, outputs) to the nearest levels of each output.
         damping: see above; > 0.
+        floor: likewise; >= 0, one or (groups,).
 
     Returns:
-        float64 (inputs, outputs).
+        float64 (groups, k, outputs).
     """
-    order = np.argsort(-np.diag(correlations), kind="stable")
-    rest = kernel[order].astype(np.float64)
-    diagonal = float(np.mean(np.diag(correlations))) or 1.0  # inputs that are always 0
-    damped = correlations[np.ix_(order, order)] + damping * diagonal * np.eye(len(order))
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    diagonal = np.diagonal(correlations, axis1=1, axis2=2)
+    order = np.argsort(-diagonal, axis=1, kind="stable")
+    groups = np.arange(len(kernel))[:, None]
+    rest = kernel[groups, order].astype(np.float64)
+    added = damping * diagonal.mean(axis=1) + floor
+    added = np.where(added > 0, added, 1.0)  # inputs that are always 0
+    identity = np.eye(diagonal.shape[1])
+    damped = correlations[groups[..., None], order[:, :, None], order[:, None, :]]
+    inverse = np.linalg.inv(damped + added[:, None, None] * identity)
+    upper = np.linalg.cholesky(inverse).swapaxes(1, 2)
     rounded = np.empty_like(rest)
-    for i in range(len(rest)):
-        rounded[i] = to_levels(rest[i])
-        error = (rest[i] - rounded[i]) / upper[i, i]
-        rest[i + 1 :] -= np.outer(upper[i, i + 1 :], error)
-    return rounded[np.argsort(order)]
+    for i in range(rest.shape[1]):
+        rounded[:, i] = to_levels(rest[:, i])
+        error = (rest[:, i] - rounded[:, i]) / upper[:, i, i, None]
+        rest[:, i + 1 :] -= upper[:, i, i + 1 :, None] * error[:, None]
+    return rounded[groups, np.argsort(order, axis=1)]
 
 
 def _is_plain(layer: Any) -> bool:
+    if layer.kind is OpKind.DEPTHWISE:
+        return True
+    is_grouped = getattr(layer, "groups", 1) > 1
     inputs = int(np.prod(layer.kernel.shape[:-1]))
-    is_grouped = layer.kind is not OpKind.DEPTHWISE and getattr(layer, "groups", 1) > 1
     return layer.kind is not OpKind.TRANSPOSED and not is_grouped and inputs <= _MOST_INPUTS
 
 
-def _correlations(block: Block, layer: Any, inputs: tf.Tensor) -> np.ndarray:
-    """E x x^T of the inputs of each output: (inputs, inputs); depthwise (channels, k, k)."""
-    # Keras makes no model whose output is its input.
-    is_first = layer.input is block.start
-    up_to: Any = None if is_first else keras.Model(block.start, layer.input)
-    depthwise = layer.kind is OpKind.DEPTHWISE
+def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
+    """Gives a layer its new kernel, and what is behind it the shift of the means."""
+    moments = functools.reduce(operator.add, halves)
+    takes_shift = norm is not None or layer.bias is not None
+    if not takes_shift:
+        halves, moments = [half.about_zero() for half in halves], moments.about_zero()
+    kernel = _grouped(layer, as_float64(layer.kernel))
+    shape = kernel.shape[::2]
+    gain = np.ones(shape)
+    if norm is not None:
+        gain = batch_norm_affine(norm, int(np.prod(shape)))[0].reshape(shape)
+    wanted = kernels_for(kernel, moments, [best_ridge(kernel, halves, gain)])[0]
+    alpha = np.broadcast_to(layer.quantizer.range_in_force().astype(np.float64), shape)
+    index = int(layer.quantizer.choice)
 
-    def products(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        columns = _columns(layer, x if is_first else up_to(x, training=True))
-        subscripts = "nkc,nlc->ckl" if depthwise else "nk,nl->kl"
-        return tf.einsum(subscripts, columns, columns), tf.shape(columns)[0]
+    def nearest(values: np.ndarray) -> np.ndarray:
+        codes = layer.quantizer.levels.nearest((values / alpha).astype(np.float32), index)
+        return codes * alpha
 
-    with fixed_statistics(block.layers):
-        run = traced(products, inputs)
-    total, count = 0.0, 0
-    for start in range(0, len(inputs), _BATCH):
-        part, number = run(inputs[start : start + _BATCH])
-        total, count = total + part.numpy().astype(np.float64), count + int(number)
-        if count >= _POSITIONS:
-            break
-    return np.asarray(total / count)
-
-
-def _columns(layer: Any, x: tf.Tensor) -> tf.Tensor:
-    """What each output multiplies: (positions, k), of depthwise (positions, k, channels)."""
-    channels = int(x.shape[-1] or 0)
-    if layer.kind is OpKind.DENSE:
-        return tf.reshape(x, (-1, channels))
-    patches = tf.image.extract_patches(
-        x,
-        sizes=(1, *layer.kernel_size, 1),
-        strides=(1, *layer.strides, 1),
-        rates=(1, *layer.dilation_rate, 1),
-        padding=layer.padding.upper(),
-    )
-    size = int(np.prod(layer.kernel_size))
-    is_depthwise = layer.kind is OpKind.DEPTHWISE
-    return tf.reshape(patches, (-1, size, channels) if is_depthwise else (-1, size * channels))
-
-
-def _rounded(layer: Any, correlations: np.ndarray) -> np.ndarray:
-    """The layer's kernel on its levels."""
-    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float64)
-    quantizer = layer.quantizer
-    alpha = quantizer.range_in_force().astype(np.float64)
-    index = int(quantizer.choice)
-
-    def nearest(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        return quantizer.levels.nearest((values / alpha).astype(np.float32), index) * alpha
-
-    if layer.kind is not OpKind.DEPTHWISE:
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        return round_kernel(flat, correlations, lambda row: nearest(row, alpha)).reshape(
-            kernel.shape
+    floor = _FLOOR * moments.power
+    rounded = round_kernel(wanted, moments.xx, nearest, floor=floor)
+    layer.kernel.assign(_ungrouped(layer, rounded))
+    if takes_shift:
+        has, had = (
+            np.einsum("gk,gko->go", mean, matrix).ravel()
+            for mean, matrix in ((moments.x_mean, rounded), (moments.f_mean, kernel))
         )
-    rounded = np.empty_like(kernel)
-    for channel in range(kernel.shape[2]):
-        flat = kernel[:, :, channel].reshape(-1, kernel.shape[3])
-        rounded[:, :, channel] = round_kernel(
-            flat, correlations[channel], lambda row, c=channel: nearest(row, alpha[c])
-        ).reshape(kernel[:, :, channel].shape)
-    return rounded
+        _shift(layer, norm, has - had)
+
+
+def _shift(layer: Any, norm: Any, by: np.ndarray) -> None:
+    if norm is not None:
+        norm.moving_mean.assign(as_float64(norm.moving_mean) + by)
+    else:
+        layer.bias.assign(as_float64(layer.bias) - by)
+
+
+def _grouped(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """A kernel as (groups, k, outputs)."""
+    if layer.kind is OpKind.DEPTHWISE:
+        return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1, kernel.shape[3])
+    return kernel.reshape(1, -1, kernel.shape[-1])
+
+
+def _ungrouped(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """Undoes `_grouped`."""
+    shape = tuple(layer.kernel.shape)
+    if layer.kind is OpKind.DEPTHWISE:
+        return kernel.reshape(shape[2], *shape[:2], shape[3]).transpose(1, 2, 0, 3)
+    return kernel.reshape(shape)
