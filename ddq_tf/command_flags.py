@@ -134,7 +134,7 @@ SPLIT = line.choice("split", "which images", ("train", "val", "test"), "test")
 TARGET = line.choice("target", f"{TARGET_WORDS}. By default the model's own", tuple(TARGETS))
 
 RECONSTRUCTION_FLAGS = (
-    line.integer("steps", "N", "for each block", 120),
+    line.integer("steps", "N", "by gradient for each block; 0 for none", 0, low=0),
     line.integer("views", "N", "how often each image is used, at random parts and mirrored", 2),
     line.number("drop", "SHARE", "of a block's inputs that are the float network's", 0.5, high=1.0),
     line.integer("search_steps", "N", "to learn the precisions; 0 leaves the highest", 200, low=0),

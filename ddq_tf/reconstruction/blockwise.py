@@ -20,16 +20,19 @@ from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
 
+_BATCH = 64
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockError:
-    """What a block learned.
+    """What a block's new kernels and its training are worth.
 
     Attributes:
         name: of its last layer.
-        before: mean squared error relative to the mean square of the float output, over the first
-            steps; of a last block that gives probabilities, KL divergence in nats.
-        after: the same, over the last steps.
+        before: mean squared error relative to the mean square of the float output, over all given
+            inputs, with kernels rounded to the nearest levels; of a last block that gives
+            probabilities, KL divergence in nats.
+        after: the same, at the end.
     """
 
     name: str
@@ -58,22 +61,33 @@ def reconstruct_block(
         inputs: of the block in the quantized network, likewise.
         recipe: how to train.
         seed: of the order and of what is dropped.
-        on_step: called after each step.
+        on_step: called after each layer with a new kernel, and after each step.
     """
     with float_network(block.model):
         wanted = _outputs(block, float_inputs)
-    round_block(block, float_inputs, inputs, recipe.views)
-    step = _training_step(block, (inputs, float_inputs, wanted), recipe, seed)
-    losses = []
+    compare = loss_towards(wanted, probabilities=block.gives_probabilities)
+    before = _error(compare, wanted, _outputs(block, inputs))
+    round_block(block, float_inputs, inputs, recipe.views, on_step)
+    if recipe.steps:
+        _train(block, (inputs, float_inputs, wanted), compare, recipe, seed, on_step)
+    outputs = _outputs(block, inputs)
+    after = _error(compare, wanted, outputs)
+    return wanted, outputs, BlockError(name=block.name, before=before, after=after)
+
+
+def _train(
+    block: Block,
+    streams: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    compare: keras.losses.Loss,
+    recipe: ReconstructionConfig,
+    seed: int,
+    on_step: Callable[[], None],
+) -> None:
+    step = _training_step(block, streams, compare, recipe, seed)
     for number in range(recipe.steps):
-        losses.append(float(step(tf.constant(number))))
+        step(tf.constant(number))
         on_step()
     _settle(block)
-    few = max(recipe.steps // 10, 1)
-    error = BlockError(
-        name=block.name, before=float(np.mean(losses[:few])), after=float(np.mean(losses[-few:]))
-    )
-    return wanted, _outputs(block, inputs), error
 
 
 def _settle(block: Block) -> None:
@@ -89,18 +103,18 @@ def _settle(block: Block) -> None:
 def _training_step(
     block: Block,
     streams: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    compare: keras.losses.Loss,
     recipe: ReconstructionConfig,
     seed: int,
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns what takes a step, from its number to its loss."""
+) -> Callable[[tf.Tensor], None]:
+    """Returns what takes a step, from its number."""
     inputs, float_inputs, wanted = streams
     units = units_of(block.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
     variables: list[Any] = [v for v in block.model.variables if v.path in units]
     optimizer = UnitAdam(keras.optimizers.schedules.CosineDecay(1.0, recipe.steps), units)
     optimizer.build(variables)
-    compare = loss_towards(wanted, probabilities=block.gives_probabilities)
 
-    def step(number: tf.Tensor) -> tf.Tensor:
+    def step(number: tf.Tensor) -> None:
         seeds = tf.random.split(tf.stack([seed, number]), 2)
         chosen = tf.random.stateless_uniform(
             (recipe.batch_size,), seeds[0], 0, tf.shape(inputs)[0], tf.int32
@@ -116,7 +130,6 @@ def _training_step(
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         optimizer.apply(gradients, variables)
-        return loss
 
     with fixed_statistics(block.layers):
         return tf.function(step).get_concrete_function(tf.TensorSpec((), tf.int32))
@@ -126,3 +139,11 @@ def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
     """All outputs of a block, probabilities unrounded."""
     with fixed_statistics(block.layers):
         return in_batches(lambda x: block.model(x, training=True), inputs)
+
+
+def _error(compare: keras.losses.Loss, wanted: tf.Tensor, outputs: tf.Tensor) -> float:
+    """The loss over all inputs; in batches, for its temporary tensors."""
+    starts = range(0, len(wanted), _BATCH)
+    slices = [slice(start, start + _BATCH) for start in starts]
+    losses: list[Any] = [compare(wanted[part], outputs[part]) for part in slices]
+    return float(np.average(losses, weights=[len(wanted[part]) for part in slices]))

@@ -32,8 +32,8 @@ class Progress:
 
     Attributes:
         stage: "precisions", a block's name, or "distillation".
-        done: steps taken, of all stages.
-        total: steps of all stages.
+        done: layers with new kernels and steps taken, of all stages.
+        total: the same, at the end.
     """
 
     stage: str
@@ -57,9 +57,9 @@ def reconstruct_model(
     3. Block after block (BRECQ, Li et al., 2021): kernels get, in closed form, the values that
        give from the quantized inputs what the float network gives (GPTAQ, Li et al., 2025), are
        rounded with the correlations of their inputs in mind (GPTQ, Frantar et al., 2022), and
-       BatchNorm's means or biases take what shift is left (`rounding.round_block`). Then the
-       block learns to give what the same block gives in the float network: kernels, ranges,
-       levels, BatchNorm's gamma and beta, biases.
+       BatchNorm's means or biases take what shift is left (`rounding.round_block`). With
+       `recipe.steps`, the block then learns by gradient to give what it gives in the float network:
+       kernels, ranges, levels, BatchNorm's gamma and beta, biases.
     4. The whole network once more, on the distance of its outputs.
 
     Everything learns by DDQ's own gradients. A few hundred inputs and minutes are enough.
@@ -90,7 +90,8 @@ def reconstruct_model(
     quantized = quantize_model(model, config, examples)
     blocks = blocks_of(quantized)
     search_steps = recipe.search_steps if _learns_precisions(quantized) else 0
-    steps = search_steps + recipe.steps * len(blocks) + recipe.distill_steps
+    in_blocks = sum(len(block.kernels) + recipe.steps for block in blocks)
+    steps = search_steps + in_blocks + recipe.distill_steps
     report = _Reporter(steps, on_progress)
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)

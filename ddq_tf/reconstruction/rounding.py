@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,13 @@ _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 _MOST_INPUTS = 4096  # of a matrix to invert
 
 
-def round_block(block: Block, float_inputs: tf.Tensor, inputs: tf.Tensor, views: int) -> None:
+def round_block(
+    block: Block,
+    float_inputs: tf.Tensor,
+    inputs: tf.Tensor,
+    views: int = 1,
+    on_layer: Callable[[], None] = lambda: None,
+) -> None:
     """Gives the kernels of a block, one after the other, levels that suit what they now read.
 
     First `kernel_for`, then `round_kernel`. What is left of the shift of the outputs' means goes
@@ -37,6 +43,7 @@ def round_block(block: Block, float_inputs: tf.Tensor, inputs: tf.Tensor, views:
         float_inputs: of the block in the float network, (images, ...).
         inputs: of the block in the quantized network, likewise.
         views: how many parts of the same length, one after the other, show the same images.
+        on_layer: called after each of `block.kernels`.
     """
     variables = [v for layer in block.layers for v in layer.variables]
     before = [(v, np.array(ops.convert_to_numpy(v))) for v in variables if v.dtype == "float32"]
@@ -53,6 +60,7 @@ def round_block(block: Block, float_inputs: tf.Tensor, inputs: tf.Tensor, views:
                 if len(fold)
             ]
             _round(layer, block.norms.get(layer.name), halves)
+        on_layer()
 
 
 def kernels_for(kernel: np.ndarray, moments: Moments, ridges: Sequence[float]) -> list[np.ndarray]:

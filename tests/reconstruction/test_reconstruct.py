@@ -42,6 +42,15 @@ def test_it_comes_nearer_to_the_float_model_on_inputs_it_has_not_seen(changes):
     assert [error.name for error in errors] == [block.name for block in blocks_of(learned)]
 
 
+def test_the_closed_form_alone_comes_nearer_too():
+    net, unseen = shake(mixed_net()), images(64, seed=9)
+    wanted, recipe = array(net(unseen)), dataclasses.replace(QUICK, steps=0)
+    plain = quantize_model(net, LOW, images(128))
+    learned, errors = reconstruct_model(net, images(128), LOW, recipe)
+    assert distance(learned, wanted, unseen) < 0.5 * distance(plain, wanted, unseen)
+    assert all(error.after < error.before for error in errors)
+
+
 def test_the_file_computes_what_was_learned(tmp_path):
     learned, _ = reconstruct_model(shake(mixed_net()), images(64), LOW, QUICK)
     result = export_tflite(learned, tmp_path / "net.tflite")
