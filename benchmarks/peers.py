@@ -39,6 +39,7 @@ import ddq_tf
 from ddq_tf.export.interpreter import Runner
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.measure import keras_accuracy, litert_accuracy
+from ddq_tf.jobs.reconstruct import fidelity_of
 from ddq_tf.jobs.screen import Screen
 
 WORKERS = Path(__file__).parent / "peer_workers"
@@ -222,21 +223,23 @@ def sample_images(path: Path, side: int) -> np.ndarray:
     return np.stack(images).astype(np.float32)
 
 
-def fidelity(expected: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+def fidelity(expected: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
     """Returns how near outputs c are to the float model's p, both softmax, shape (n, classes).
 
     mean_kl is the mean over images of sum p (ln(p + 1e-6) - ln(c + 1e-6)); agreements are shares
     of equal largest outputs, the confident one among images with max p > 0.5.
     """
     p, c = np.asarray(expected, np.float64), np.asarray(outputs, np.float64)
-    divergence = np.sum(p * (np.log(p + 1e-6) - np.log(c + 1e-6)), axis=1)
-    same, sure = p.argmax(axis=1) == c.argmax(axis=1), p.max(axis=1) > 0.5
+    sure = p.max(axis=1) > 0.5
+    every, confident = (
+        fidelity_of(p[of], c[of], probabilities=True) for of in (np.full(len(p), True), sure)
+    )
     return {
-        "mean_kl": float(divergence.mean()),
-        "top1_agreement": float(same.mean()),
-        "confident_agreement": float(same[sure].mean()),
-        "images": len(p),
-        "confident_images": int(sure.sum()),
+        "mean_kl": every.kl_divergence,
+        "top1_agreement": every.top1_agreement,
+        "confident_agreement": confident.top1_agreement,
+        "images": every.num_samples,
+        "confident_images": confident.num_samples,
     }
 
 

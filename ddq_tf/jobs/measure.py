@@ -23,6 +23,48 @@ from ddq_tf.search import DDQModel
 from ddq_tf.training import accuracy
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDQOutcome:
+    """A DDQ model as a job made it.
+
+    Attributes:
+        model: itself.
+        path: the file it was saved in.
+        images: the data it learned from.
+    """
+
+    model: DDQModel = dataclasses.field(repr=False)
+    path: Path
+    images: Images = dataclasses.field(repr=False)
+
+    @property
+    def average_bits(self) -> float:
+        """Stored bits per weight."""
+        return self.model.weight_budget.average_bits
+
+    @property
+    def weights_size_bytes(self) -> int:
+        """Stored bytes of all quantized weights."""
+        return self.model.weight_budget.used_bits // 8
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """The precision by layer."""
+        return {layer.name: layer.num_bits for layer in self.model.weight_budget.layers}
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        return {
+            "path": str(self.path),
+            "data": self.images.dataset.name,
+            "input_range": self.images.input_range,
+            "average_bits": self.average_bits,
+            "weights_size_bytes": self.weights_size_bytes,
+            "bits": self.bits,
+        }
+
+
 def keras_accuracy(model: keras.Model, images: Images, split: str, screen: Screen) -> float:
     """Returns the accuracy of a Keras model, in [0, 1]."""
     return accuracy(model, _tracked(images, split, screen, f"{model.name} in Keras"))

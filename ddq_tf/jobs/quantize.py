@@ -16,7 +16,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
-from ddq_tf.jobs.measure import keras_accuracy
+from ddq_tf.jobs.measure import DDQOutcome, keras_accuracy
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import check_finite
 from ddq_tf.report import codec
@@ -48,43 +48,21 @@ _SERIES = tuple(field.name for field in dataclasses.fields(TrainingHistory))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantized(TrainingHistory):
+class Quantized(TrainingHistory, DDQOutcome):
     """A trained DDQ model and what was measured of it.
 
     Attributes:
-        model: itself.
-        path: the file it was saved in.
-        images: the data it was trained on.
         accuracy: by split, in [0, 1].
-        average_bits: stored bits per weight.
-        weights_size_bytes: stored bytes of all quantized weights.
-        bits: precision by layer.
     """
 
-    model: DDQModel = dataclasses.field(repr=False)
-    path: Path
-    images: Images = dataclasses.field(repr=False)
     accuracy: dict[str, float]
-    average_bits: float
-    weights_size_bytes: int
-    bits: dict[str, int]
 
     @property
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
-        kept = (
-            "accuracy",
-            "average_bits",
-            "weights_size_bytes",
-            "bits",
-            "history",
-            "bits_history",
-            "error_history",
-        )
+        kept = ("accuracy", "history", "bits_history", "error_history")
         return {
-            "path": str(self.path),
-            "data": self.images.dataset.name,
-            "input_range": self.images.input_range,
+            **super().results,
             "num_samples": {split: self.images.count(split) for split in self.accuracy},
             **{name: getattr(self, name) for name in kept},
         }
@@ -184,15 +162,11 @@ def _measured(
     logger: QuantizerLogger,
     screen: Screen,
 ) -> Quantized:
-    budget = model.weight_budget
     return Quantized(
         model=model,
         path=path,
         images=images,
         accuracy={split: keras_accuracy(model, images, split, screen) for split in ("val", "test")},
-        average_bits=budget.average_bits,
-        weights_size_bytes=budget.used_bits // 8,
-        bits={layer.name: layer.num_bits for layer in budget.layers},
         history=codec.plain(history.history),
         bits_history=codec.plain(logger.bits),
         error_history=codec.plain(logger.errors),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.jobs.images import DataOptions, Images, open_images
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
+from ddq_tf.jobs.measure import DDQOutcome
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.reconstruction import (
     BlockError,
@@ -44,41 +44,24 @@ class Fidelity:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstructed:
+class Reconstructed(DDQOutcome):
     """A reconstructed DDQ model and what was measured of it.
 
     Attributes:
-        model: itself.
-        path: the file it was saved in.
-        images: the data it learned from.
         fidelity: on the validation and test images together.
-        block_errors: what each block learned.
-        average_bits: stored bits per weight.
-        weights_size_bytes: stored bytes of all quantized weights.
-        bits: precision by layer.
+        block_errors: what each block's new kernels are worth.
     """
 
-    model: DDQModel = dataclasses.field(repr=False)
-    path: Path
-    images: Images = dataclasses.field(repr=False)
     fidelity: Fidelity
     block_errors: tuple[BlockError, ...] = dataclasses.field(repr=False)
-    average_bits: float
-    weights_size_bytes: int
-    bits: dict[str, int]
 
     @property
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
         return {
-            "path": str(self.path),
-            "data": self.images.dataset.name,
-            "input_range": self.images.input_range,
+            **super().results,
             "num_learned_from": self.images.count("train"),
             "fidelity": dataclasses.asdict(self.fidelity),
-            "average_bits": self.average_bits,
-            "weights_size_bytes": self.weights_size_bytes,
-            "bits": self.bits,
             "block_errors": [dataclasses.asdict(error) for error in self.block_errors],
         }
 
@@ -124,16 +107,12 @@ def reconstruct_float(
 
         quantized, errors = reconstruct_model(model, learned_from, ddq, recipe, on_progress=tell)
     save_model(quantized, out, {"input_range": images.input_range, "data": images.dataset.name})
-    budget = quantized.weight_budget
     return Reconstructed(
         model=quantized,
         path=out,
         images=images,
         fidelity=_fidelity(model, quantized, images),
         block_errors=errors,
-        average_bits=budget.average_bits,
-        weights_size_bytes=budget.used_bits // 8,
-        bits={layer.name: layer.num_bits for layer in budget.layers},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import check_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,7 @@ class ReconstructionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "views", "whole_batch_size"):
-            if getattr(self, name) < 1:
-                raise DDQError(f"{name} must be at least 1. Received: {getattr(self, name)!r}")
-        for name in ("steps", "search_steps", "distill_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
-        for name in ("kernel_rate", "range_rate", "norm_rate", "whole_rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
-        if not 0 <= self.drop <= 1:
-            raise DDQError(f"drop must lie in [0, 1]. Received: drop={self.drop!r}")
+        check_fields(self, "[1, inf)", "batch_size", "views", "whole_batch_size")
+        check_fields(self, "[0, inf)", "steps", "search_steps", "distill_steps", "seed")
+        check_fields(self, "[0, inf)", "kernel_rate", "range_rate", "norm_rate", "whole_rate")
+        check_fields(self, "[0, 1]", "drop")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ddq_tf.errors import DDQError
+from ddq_tf.errors import DDQError, check_fields
 from ddq_tf.training.batch_norm import BatchNormReestimation
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
@@ -64,25 +64,12 @@ class TrainConfig:
     quantizer_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise DDQError(f"{name} must be at least 1. Received: {getattr(self, name)!r}")
-        for name in ("learning_rate", "distill_temperature"):
-            if not getattr(self, name) > 0:
-                raise DDQError(f"{name} must be above 0. Received: {getattr(self, name)!r}")
-        for name in (
-            "weight_decay",
-            "dampening",
-            "reestimate_batch_norm",
-            "quantizer_learning_rate",
-        ):
-            if not getattr(self, name) >= 0:
-                raise DDQError(f"{name} must be 0 or above. Received: {getattr(self, name)!r}")
-        for name in ("warmup_fraction", "label_smoothing", "freeze_oscillations"):
-            if not 0 <= getattr(self, name) < 1:
-                raise DDQError(f"{name} must lie in [0, 1). Received: {getattr(self, name)!r}")
-        if not 0 <= self.distill <= 1:
-            raise DDQError(f"distill must lie in [0, 1]. Received: {self.distill!r}")
+        check_fields(self, "[1, inf)", "epochs", "batch_size")
+        check_fields(self, "(0, inf)", "learning_rate", "distill_temperature")
+        check_fields(self, "[0, inf)", "weight_decay", "dampening", "reestimate_batch_norm")
+        check_fields(self, "[0, inf)", "quantizer_learning_rate")
+        check_fields(self, "[0, 1)", "warmup_fraction", "label_smoothing", "freeze_oscillations")
+        check_fields(self, "[0, 1]", "distill")
         for name, known in (("schedule", ("cosine", "constant")), ("optimizer", _OPTIMIZERS)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
