@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from pathlib import Path
@@ -180,19 +181,18 @@ def page() -> str:
         "`python benchmarks/ablations.py --write` from benchmarks/results. Weight bytes count code",
         "bits; the error is the sum of (w - x_q)^2 over that of w^2 after the last epoch, where it",
         "was recorded. One standard error of an accuracy is about 0.37 points: rows closer to each",
-        "other do not differ. A mixed row spends half of its epochs on the search.",
+        "other do not differ. A mixed row spends half of its epochs on the search. Float files by the",
+        "beginning of their SHA-256.",
     ]
     records = [
         json.loads(path.read_text())["results"] | {"seed": json.loads(path.read_text())["seed"]}
         for path in sorted(RESULTS.glob("ablation_*.json"))
     ]
     order = [title for title, _ in ROWS.values()]
-    for network in NETWORKS:
-        rows = [r for r in records if r["network"] == network]
-        if not rows:
-            continue
-        rows.sort(key=lambda r: (r["epochs"], order.index(r["title"]), r["seed"]))
-        lines += ["", f"## {network}", ""]
+    records.sort(key=lambda r: (list(NETWORKS).index(r["network"]), r["float_sha256"]))
+    for start, group in itertools.groupby(records, lambda r: (r["network"], r["float_sha256"][:8])):
+        rows = sorted(group, key=lambda r: (r["epochs"], order.index(r["title"]), r["seed"]))
+        lines += ["", f"## {start[0]}, float file {start[1]}", ""]
         lines += ["| | bits | weight bytes | epochs | seed | error | val % | LiteRT test % |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
         lines += [
