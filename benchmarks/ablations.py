@@ -181,8 +181,8 @@ def page() -> str:
         "`python benchmarks/ablations.py --write` from benchmarks/results. Weight bytes count code",
         "bits; the error is the sum of (w - x_q)^2 over that of w^2 after the last epoch, where it",
         "was recorded. One standard error of an accuracy is about 0.37 points: rows closer to each",
-        "other do not differ. A mixed row spends half of its epochs on the search. Float files go by",
-        "the beginning of their SHA-256.",
+        "other do not differ. A mixed row spends half of its epochs on the search. Float files go",
+        "by the beginning of their SHA-256.",
     ]
     records = [
         json.loads(path.read_text())["results"] | {"seed": json.loads(path.read_text())["seed"]}
