@@ -24,8 +24,8 @@ from ddq_tf.training import accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DDQOutcome:
-    """A DDQ model as a job made it.
+class ModelOutcome:
+    """A model as a job made it.
 
     Attributes:
         model: itself.
@@ -33,9 +33,25 @@ class DDQOutcome:
         images: the data it learned from.
     """
 
-    model: DDQModel = dataclasses.field(repr=False)
+    model: keras.Model = dataclasses.field(repr=False)
     path: Path
     images: Images = dataclasses.field(repr=False)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What JSON should hold."""
+        return {
+            "path": str(self.path),
+            "data": self.images.dataset.name,
+            "input_range": self.images.input_range,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DDQOutcome(ModelOutcome):
+    """A DDQ model as a job made it."""
+
+    model: DDQModel = dataclasses.field(repr=False)
 
     @property
     def average_bits(self) -> float:
@@ -56,9 +72,7 @@ class DDQOutcome:
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
         return {
-            "path": str(self.path),
-            "data": self.images.dataset.name,
-            "input_range": self.images.input_range,
+            **super().results,
             "average_bits": self.average_bits,
             "weights_size_bytes": self.weights_size_bytes,
             "bits": self.bits,

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,7 +20,7 @@ from ddq_tf.jobs.images import (
     Images,
 )
 from ddq_tf.jobs.loading import check_output, save_model
-from ddq_tf.jobs.measure import keras_accuracy
+from ddq_tf.jobs.measure import ModelOutcome, keras_accuracy
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.training import TrainConfig, fit_classifier
 
@@ -30,21 +29,15 @@ _HORIZON = 50  # steps of moving statistics in a training; as 0.999 has in 50,00
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(ModelOutcome):
     """A trained float model and what was measured of it.
 
     Attributes:
-        model: itself.
-        path: the file it was saved in.
-        images: the data it was trained on.
         num_params: how many parameters it has.
         accuracy: by split, in [0, 1].
         history: per-epoch values by name.
     """
 
-    model: keras.Model = dataclasses.field(repr=False)
-    path: Path
-    images: Images = dataclasses.field(repr=False)
     num_params: int
     accuracy: dict[str, float]
     history: dict[str, list[float]] = dataclasses.field(repr=False)
@@ -53,9 +46,7 @@ class Trained:
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
         return {
-            "path": str(self.path),
-            "data": self.images.dataset.name,
-            "input_range": self.images.input_range,
+            **super().results,
             "num_params": self.num_params,
             "accuracy": self.accuracy,
             "num_samples": {split: self.images.count(split) for split in self.accuracy},

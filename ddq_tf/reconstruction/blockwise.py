@@ -16,11 +16,9 @@ from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.rounding import round_block
-from ddq_tf.reconstruction.tracing import in_batches
+from ddq_tf.reconstruction.tracing import batch_slices, in_batches
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
-
-_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +141,6 @@ def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
 
 def _error(compare: keras.losses.Loss, wanted: tf.Tensor, outputs: tf.Tensor) -> float:
     """The loss over all inputs; in batches, for its temporary tensors."""
-    starts = range(0, len(wanted), _BATCH)
-    slices = [slice(start, start + _BATCH) for start in starts]
+    slices = batch_slices(len(wanted))
     losses: list[Any] = [compare(wanted[part], outputs[part]) for part in slices]
     return float(np.average(losses, weights=[len(wanted[part]) for part in slices]))

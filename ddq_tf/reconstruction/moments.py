@@ -15,12 +15,11 @@ import tensorflow as tf
 from keras import ops
 
 from ddq_tf.reconstruction.blocks import Block
-from ddq_tf.reconstruction.tracing import traced
+from ddq_tf.reconstruction.tracing import batch_slices, traced
 from ddq_tf.targets import OpKind
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
 
-_BATCH = 64
 _POSITIONS = (1 << 16, 1 << 14)  # that moments are taken over, about; of depthwise layers
 
 Values = Sequence[tuple[Any, Any]]
@@ -105,10 +104,10 @@ def moments_of(
         with float_network(block.model):
             run_float = traced(columns, inputs)
     parts = []
-    for start in range(0, len(inputs), _BATCH):
-        x = run(inputs[start : start + _BATCH])
+    for part in batch_slices(len(inputs)):
+        x = run(inputs[part])
         with _holding(before):
-            f = run_float(float_inputs[start : start + _BATCH])
+            f = run_float(float_inputs[part])
         parts.append(_moments(x, f))
     return functools.reduce(operator.add, parts)
 

@@ -10,6 +10,11 @@ import tensorflow as tf
 _BATCH = 64
 
 
+def batch_slices(count: int) -> list[slice]:
+    """Returns the parts, of 64 at most, that `count` examples are passed in."""
+    return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
+
+
 def in_batches(function: Callable[[tf.Tensor], tf.Tensor], inputs: Any) -> tf.Tensor:
     """Returns a function's outputs for all inputs, computed in batches of 64.
 
@@ -18,8 +23,7 @@ def in_batches(function: Callable[[tf.Tensor], tf.Tensor], inputs: Any) -> tf.Te
         inputs: an array or tensor (examples, ...).
     """
     run = traced(function, inputs)
-    parts = (tf.constant(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH))
-    return tf.concat([run(part) for part in parts], axis=0)
+    return tf.concat([run(tf.constant(inputs[part])) for part in batch_slices(len(inputs))], axis=0)
 
 
 def traced(function: Callable[[tf.Tensor], Any], inputs: Any) -> Callable[[tf.Tensor], Any]:
