@@ -109,7 +109,7 @@ DDQ_FLAGS = (
     line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
 )
 AID_FLAGS = (
-    line.number("distill", "SHARE", "of the float model's opinion in the loss", 0.0, high=1.0),
+    line.number("distill", "SHARE", "of the float model's opinion in the loss", 0.5, high=1.0),
     line.number("distill_temperature", "T", "softens both opinions", 4.0),
     line.number("dampening", "COEFFICIENT", "pulls weights to their levels", 0.0),
     line.number(

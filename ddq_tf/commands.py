@@ -25,7 +25,7 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
 
 _TRAIN_RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
-_TUNE_RATES = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001}
+_TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
 _TYPES = ("int8", "uint8", "float32")
 _MODELS = ("mobilenet_v2", "resnet8")  # those of ddq_tf.models, which takes seconds to import
 
@@ -380,10 +380,10 @@ _ALL = (
             "epoch."
         ),
         flags=(
-            *data_flags(batch_size=64),
+            *data_flags(batch_size=128),
             OUT_MODEL,
             *DDQ_FLAGS,
-            *recipe_flags(epochs=15, optimizer="adam", rates=_TUNE_RATES),
+            *recipe_flags(epochs=15, optimizer="sgd", rates=_TUNE_RATES),
             *AID_FLAGS,
             *COMMON,
         ),

@@ -22,6 +22,7 @@ from ddq_tf.training import TrainConfig
 
 _BATCH_SIZE = 64
 _BUDGET = 0.6
+_DISTILL = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def run_demo(
     trained = train_float(
         "mobilenet_v2",
         options,
-        _recipe(8 if fast else 25, "adam", 0.003, seed),
+        _recipe(8 if fast else 25, "adam", 0.003, seed=seed),
         out=folder / "float.keras",
         model_options={"alpha": 0.35, "output_stride": 16, "batch_norm_momentum": 0.9},
         checkpoint_dir=backup / "float",
@@ -85,7 +86,7 @@ def run_demo(
         trained.model,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
-        _recipe(5 if fast else 15, "adam", 0.001, seed),
+        _recipe(5 if fast else 15, "sgd", 0.02, distill=_DISTILL, seed=seed),
         out=folder / "ddq.keras",
         checkpoint_dir=backup / "ddq",
         screen=screen,
@@ -118,12 +119,15 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder)
 
 
-def _recipe(epochs: int, optimizer: str, learning_rate: float, seed: int) -> TrainConfig:
+def _recipe(
+    epochs: int, optimizer: str, learning_rate: float, *, seed: int, distill: float = 0.0
+) -> TrainConfig:
     return TrainConfig(
         epochs=epochs,
         batch_size=_BATCH_SIZE,
         learning_rate=learning_rate,
         optimizer=optimizer,
+        distill=distill,
         seed=seed,
     )
 

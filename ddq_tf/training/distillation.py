@@ -110,7 +110,8 @@ def _gives_logits(model: keras.Model) -> bool:
             f"distillation by temperature needs a classifier that ends in logits or softmax; model "
             f"{model.name!r} has outputs {tuple(shape)}"
             f"{' from a sigmoid' if activation == 'sigmoid' else ''}. Give Distillation a loss "
-            "that compares outputs, such as keras.losses.MeanSquaredError()"
+            "that compares outputs, such as keras.losses.MeanSquaredError(), or leave it out "
+            "(distill=0)"
         )
     return activation is None
 
