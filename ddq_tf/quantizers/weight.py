@@ -113,7 +113,8 @@ class WeightQuantizer(LearnedPrecision):
             if levels == "uniform"
             else FreeLevels(self.precisions, level_init, correction, name="levels")
         )
-        self.bypass = False
+        self.bypass = False  # kernels pass as they are
+        self.candidates: Tensor = None  # (num_precisions, *kernel_shape): used in place of rounding
 
     def build(self, kernel_shape: Sequence[int]) -> None:
         """Creates the variables for a kernel of this shape."""
@@ -134,7 +135,10 @@ class WeightQuantizer(LearnedPrecision):
         kernel = ops.copy(kernel)  # a tensor: custom gradients take no variables
         if self.bypass:
             return kernel
-        selection, tensors = self.selection(training), (kernel, *self._parameters(training))
+        selection = self.selection(training)
+        if self.candidates is not None:
+            return self.with_gates(pick, selection, (self.candidates,))
+        tensors = (kernel, *self._parameters(training))
         if not training:
             return self._rounded(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
@@ -196,8 +200,11 @@ class WeightQuantizer(LearnedPrecision):
 
     def range_in_force(self) -> np.ndarray:
         """Returns alpha at the precision in force: float32, the channel shape."""
-        alpha = pick(self.selection(False), self._parameters()[0])
-        alpha = np.asarray(ops.convert_to_numpy(alpha))
+        return self.range_at(int(self.choice))
+
+    def range_at(self, index: int) -> np.ndarray:
+        """Returns alpha at precision number `index`: float32, the channel shape."""
+        alpha = np.asarray(ops.convert_to_numpy(self._parameters()[0]))[index]
         return np.broadcast_to(alpha, self.channel_shape).copy()
 
     def levels_in_force(self) -> np.ndarray:

@@ -62,13 +62,13 @@ def reconstruct_block(
         on_step: called after each layer with a new kernel, and after each step.
     """
     with float_network(block.model):
-        wanted = _outputs(block, float_inputs)
+        wanted = outputs_of(block, float_inputs)
     compare = loss_towards(wanted, probabilities=block.gives_probabilities)
-    before = _error(compare, wanted, _outputs(block, inputs))
+    before = _error(compare, wanted, outputs_of(block, inputs))
     round_block(block, float_inputs, inputs, recipe.views, on_step)
     if recipe.steps:
         _train(block, (inputs, float_inputs, wanted), compare, recipe, seed, on_step)
-    outputs = _outputs(block, inputs)
+    outputs = outputs_of(block, inputs)
     after = _error(compare, wanted, outputs)
     return wanted, outputs, BlockError(name=block.name, before=before, after=after)
 
@@ -133,7 +133,7 @@ def _training_step(
         return tf.function(step).get_concrete_function(tf.TensorSpec((), tf.int32))
 
 
-def _outputs(block: Block, inputs: tf.Tensor) -> tf.Tensor:
+def outputs_of(block: Block, inputs: tf.Tensor) -> tf.Tensor:
     """All outputs of a block, probabilities unrounded."""
     with fixed_statistics(block.layers):
         return in_batches(lambda x: block.model(x, training=True), inputs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,8 +33,7 @@ def learn_precisions(
 ) -> None:
     """Learns the precisions within the budget, and nothing else.
 
-    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs: gates learn
-    whatever the learning rate, which is 0 here.
+    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs.
 
     Args:
         model: with calibrated ranges; its choice of precisions becomes final.
@@ -45,7 +46,8 @@ def learn_precisions(
     config = dataclasses.replace(model.ddq_config, search_fraction=_ALMOST_ALL)
     data, optimizer = _batches(inputs, wanted, recipe), keras.optimizers.SGD(0.0)
     search = [PrecisionSearch(config), *callbacks]
-    _fit(model, data, _loss(model, wanted), optimizer, recipe.search_steps, search)
+    with _still([v for v in model.trainable_variables if v.name not in _PRECISION]):
+        _fit(model, data, _loss(model, wanted), optimizer, recipe.search_steps, search)
     for variable, value in kept:  # `fit` aligned scales
         variable.assign(value)
 
@@ -70,6 +72,18 @@ def distill(
     rate = keras.optimizers.schedules.CosineDecay(recipe.whole_rate, recipe.distill_steps)
     data, optimizer = _batches(inputs, wanted, recipe), UnitAdam(rate, units)
     _fit(model, data, _loss(model, wanted), optimizer, recipe.distill_steps, callbacks)
+
+
+@contextlib.contextmanager
+def _still(variables: list[Any]) -> Iterator[None]:
+    """Keeps variables from being trained."""
+    for variable in variables:
+        variable.trainable = False
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable.trainable = True
 
 
 def _fit(

@@ -17,6 +17,7 @@ from ddq_tf.graph import align, flatten
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
+from ddq_tf.reconstruction.candidates import candidate_layers, holding_candidates
 from ddq_tf.reconstruction.distill import distill, learn_precisions
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.tracing import in_batches
@@ -32,7 +33,8 @@ class Progress:
 
     Attributes:
         stage: "precisions", a block's name, or "distillation".
-        done: layers with new kernels and steps taken, of all stages.
+        done: layers with candidates for the search or with new kernels, and steps taken, of all
+            stages.
         total: the same, at the end.
     """
 
@@ -53,7 +55,8 @@ def reconstruct_model(
 
     1. `quantize_model`: the DDQ model, with calibrated ranges.
     2. Precisions: the search of DDQ within the budget, on the distance of the whole network's
-       outputs to the float model's. Kernels and ranges are then as before.
+       outputs to the float model's, among kernels rounded for each precision with the correlations
+       of their inputs in mind (`holding_candidates`). Kernels and ranges are then as before.
     3. Block after block (BRECQ, Li et al., 2021): kernels get, in closed form, the values that
        give from the quantized inputs what the float network gives (GPTAQ, Li et al., 2025), are
        rounded with the correlations of their inputs in mind (GPTQ, Frantar et al., 2022), and
@@ -91,14 +94,17 @@ def reconstruct_model(
     blocks = blocks_of(quantized)
     search_steps = recipe.search_steps if _learns_precisions(quantized) else 0
     in_blocks = sum(len(block.kernels) + recipe.steps for block in blocks)
-    steps = search_steps + in_blocks + recipe.distill_steps
+    candidates = len(candidate_layers(blocks)) if search_steps else 0
+    steps = candidates + search_steps + in_blocks + recipe.distill_steps
     report = _Reporter(steps, on_progress)
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
     wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
     with _trainable(quantized):
         if search_steps:
-            learn_precisions(quantized, x, wanted, recipe, [report.callback("precisions")])
+            few = tf.constant(examples[:: -(-len(examples) // config.calibration_images)])
+            with holding_candidates(blocks, few, report.step("precisions")):
+                learn_precisions(quantized, x, wanted, recipe, [report.callback("precisions")])
         errors = _each_block(blocks, tf.constant(x), recipe, report)
         if recipe.distill_steps:
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])

@@ -51,7 +51,7 @@ def round_block(
     folds = [np.flatnonzero(np.arange(len(inputs)) % images < images // 2)]
     folds.append(np.setdiff1d(np.arange(len(inputs)), folds[0]))
     for layer in block.kernels:
-        if _is_plain(layer):
+        if is_plain(layer):
             halves = [
                 moments_of(
                     block, layer, tf.gather(float_inputs, fold), tf.gather(inputs, fold), before
@@ -154,7 +154,8 @@ def round_kernel(
     return rounded[groups, np.argsort(order, axis=1)]
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
+    """Returns whether a layer's kernel can be rounded by correlations."""
     if layer.kind is OpKind.DEPTHWISE:
         return True
     is_grouped = getattr(layer, "groups", 1) > 1
@@ -174,15 +175,7 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
     if norm is not None:
         gain = batch_norm_affine(norm, int(np.prod(shape)))[0].reshape(shape)
     wanted = kernels_for(kernel, moments, [best_ridge(kernel, halves, gain)])[0]
-    alpha = np.broadcast_to(layer.quantizer.range_in_force().astype(np.float64), shape)
-    index = int(layer.quantizer.choice)
-
-    def nearest(values: np.ndarray) -> np.ndarray:
-        codes = layer.quantizer.levels.nearest((values / alpha).astype(np.float32), index)
-        return codes * alpha
-
-    floor = _FLOOR * moments.power
-    rounded = round_kernel(wanted, moments.xx, nearest, floor=floor)
+    rounded = _rounded_at(layer, wanted, moments, int(layer.quantizer.choice))
     layer.kernel.assign(_ungrouped(layer, rounded))
     if takes_shift:
         has, had = (
@@ -190,6 +183,32 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
             for mean, matrix in ((moments.x_mean, rounded), (moments.f_mean, kernel))
         )
         _shift(layer, norm, has - had)
+
+
+def rounded_at(layer: Any, moments: Moments, index: int) -> np.ndarray:
+    """Returns a layer's kernel on its levels at precision number `index` (`round_kernel`).
+
+    Args:
+        layer: one for which `is_plain`, with ranges.
+        moments: of what it reads.
+        index: which of its precisions.
+
+    Returns:
+        float64, the kernel's shape.
+    """
+    kernel = _grouped(layer, as_float64(layer.kernel))
+    return _ungrouped(layer, _rounded_at(layer, kernel, moments, index))
+
+
+def _rounded_at(layer: Any, kernel: np.ndarray, moments: Moments, index: int) -> np.ndarray:
+    """The same for another kernel, both (groups, k, outputs)."""
+    quantizer, shape = layer.quantizer, kernel.shape[::2]
+    alpha = np.broadcast_to(quantizer.range_at(index).astype(np.float64), shape)
+
+    def nearest(values: np.ndarray) -> np.ndarray:
+        return quantizer.levels.nearest((values / alpha).astype(np.float32), index) * alpha
+
+    return round_kernel(kernel, moments.xx, nearest, floor=_FLOOR * moments.power)
 
 
 def _shift(layer: Any, norm: Any, by: np.ndarray) -> None:
