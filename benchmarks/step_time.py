@@ -3,10 +3,9 @@
     python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32]
 
 MobileNetV2, 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one step of
-each variant after the other; medians. With output stride 32 (that of keras.applications) the same
-network is also trained by TensorFlow Model Optimization's int8 QAT on tf_keras, where these are
-installed. Peak memory is measured apart, one process for each variant. Writes
-benchmarks/results/step_time_strideN.json.
+each variant after the other; medians. The same network is also trained by TensorFlow Model
+Optimization's int8 QAT on tf_keras, where these are installed. Peak memory is measured apart, one
+process for each variant. Writes benchmarks/results/step_time_strideN.json.
 """
 
 from __future__ import annotations
@@ -22,11 +21,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from peer_workers import portable
 from provenance import write_result
 
 import ddq_tf
@@ -83,14 +85,9 @@ def variant(name: str, model: Any, images: np.ndarray) -> Any:
 def tfmot(model: Any) -> Any:
     """Returns the same network on tf_keras, prepared by TensorFlow Model Optimization."""
     optimization, tf_keras = map(importlib.import_module, _PEER)
-    twin = tf_keras.applications.MobileNetV2(
-        input_shape=(32, 32, 3), alpha=0.5, weights=None, classes=10, classifier_activation=None
-    )
-    weights, expected = (
-        sum(int(np.prod(w.shape)) for w in m.trainable_weights) for m in (twin, model)
-    )
-    if weights != expected:
-        raise SystemExit(f"the networks differ: {weights} and {expected} trainable weights")
+    with tempfile.TemporaryDirectory() as folder:
+        portable.save(model, Path(folder))
+        twin = portable.build(Path(folder), tf_keras)
     return compiled(optimization.quantization.keras.quantize_model(twin), tf_keras)
 
 
@@ -104,10 +101,7 @@ def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
 def names_of(options: argparse.Namespace) -> list[str]:
     """Returns what to measure."""
     names = options.variants.split(",")
-    found = all(map(importlib.util.find_spec, _PEER))
-    if options.output_stride == 32 and options.alpha == 0.5 and found:
-        names.append("tfmot_int8")
-    return names
+    return [*names, "tfmot_int8"] if all(map(importlib.util.find_spec, _PEER)) else names
 
 
 def peak_so_far_kib() -> int:
