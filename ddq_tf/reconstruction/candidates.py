@@ -12,18 +12,13 @@ from keras import ops
 
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.blockwise import outputs_of
-from ddq_tf.reconstruction.moments import moments_of
+from ddq_tf.reconstruction.moments import input_moments
 from ddq_tf.reconstruction.rounding import is_plain, rounded_at
 
 
 def candidate_layers(blocks: Sequence[Block]) -> list[Any]:
     """Returns the layers that have candidates: several precisions, and a kernel to round."""
-    return [
-        layer
-        for block in blocks
-        for layer in block.kernels
-        if len(layer.quantizer.precisions) > 1 and is_plain(layer)
-    ]
+    return [layer for block in blocks for layer in block.kernels if _has_candidates(layer)]
 
 
 @contextlib.contextmanager
@@ -41,25 +36,27 @@ def holding_candidates(
         inputs: of the first block, (images, ...).
         on_layer: called after each of `candidate_layers`.
     """
-    layers = candidate_layers(blocks)
-    numbers = {id(layer) for layer in layers}
     stream = inputs
     try:
         for block in blocks:
             for layer in block.kernels:
-                if id(layer) in numbers:
+                if _has_candidates(layer):
                     layer.quantizer.candidates = _candidates(block, layer, stream)
                     on_layer()
             stream = outputs_of(block, stream)
         yield
     finally:
-        for layer in layers:
+        for layer in candidate_layers(blocks):
             layer.quantizer.candidates = None
+
+
+def _has_candidates(layer: Any) -> bool:
+    return len(layer.quantizer.precisions) > 1 and is_plain(layer)
 
 
 def _candidates(block: Block, layer: Any, inputs: tf.Tensor) -> Any:
     """A layer's kernel at each precision: float32, (num_precisions, *kernel shape)."""
-    moments = moments_of(block, layer, inputs, inputs, ()).about_zero()
+    moments = input_moments(block, layer, inputs).about_zero()
     count = len(layer.quantizer.precisions)
     rows = [rounded_at(layer, moments, index) for index in range(count)]
     return ops.convert_to_tensor(np.stack(rows).astype(np.float32))

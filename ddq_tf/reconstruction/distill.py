@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,6 +12,7 @@ from keras import ops
 
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQSoftmax
+from ddq_tf.reconstruction.learning import trainable
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
@@ -46,7 +45,7 @@ def learn_precisions(
     config = dataclasses.replace(model.ddq_config, search_fraction=_ALMOST_ALL)
     data, optimizer = _batches(inputs, wanted, recipe), keras.optimizers.SGD(0.0)
     search = [PrecisionSearch(config), *callbacks]
-    with _still([v for v in model.trainable_variables if v.name not in _PRECISION]):
+    with trainable((v for v in model.trainable_variables if v.name not in _PRECISION), False):
         _fit(model, data, _loss(model, wanted), optimizer, recipe.search_steps, search)
     for variable, value in kept:  # `fit` aligned scales
         variable.assign(value)
@@ -72,18 +71,6 @@ def distill(
     rate = keras.optimizers.schedules.CosineDecay(recipe.whole_rate, recipe.distill_steps)
     data, optimizer = _batches(inputs, wanted, recipe), UnitAdam(rate, units)
     _fit(model, data, _loss(model, wanted), optimizer, recipe.distill_steps, callbacks)
-
-
-@contextlib.contextmanager
-def _still(variables: list[Any]) -> Iterator[None]:
-    """Keeps variables from being trained."""
-    for variable in variables:
-        variable.trainable = False
-    try:
-        yield
-    finally:
-        for variable in variables:
-            variable.trainable = True
 
 
 def _fit(

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -91,14 +91,7 @@ def moments_of(
         inputs: of the block in the quantized network, likewise.
         before: variables of the block, and what they hold in the float network.
     """
-    # Keras makes no model whose output is its input.
-    is_first = layer.input is block.start
-    up_to: Any = None if is_first else keras.Model(block.start, layer.input)
-    every = _thinning(layer, len(inputs))
-
-    def columns(x: tf.Tensor) -> tf.Tensor:
-        return columns_of(layer, x if is_first else up_to(x, training=True))[::every]
-
+    columns = _reader(block, layer, len(inputs))
     with fixed_statistics(block.layers):
         run = traced(columns, inputs)
         with float_network(block.model):
@@ -110,6 +103,33 @@ def moments_of(
             f = run_float(float_inputs[part])
         parts.append(_moments(x, f))
     return functools.reduce(operator.add, parts)
+
+
+def input_moments(block: Block, layer: Any, inputs: tf.Tensor) -> Moments:
+    """Returns the moments of what a layer reads, the quantized network in the float one's place.
+
+    Args:
+        block: the layer's.
+        layer: as for `moments_of`.
+        inputs: of the block in the quantized network, (images, ...).
+    """
+    with fixed_statistics(block.layers):
+        run = traced(_reader(block, layer, len(inputs)), inputs)
+    columns = (run(inputs[part]) for part in batch_slices(len(inputs)))
+    return functools.reduce(operator.add, (_moments(x, x) for x in columns))
+
+
+def _reader(block: Block, layer: Any, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns what gives the columns that a layer reads, from a batch of the block's inputs."""
+    # Keras makes no model whose output is its input.
+    is_first = layer.input is block.start
+    up_to: Any = None if is_first else keras.Model(block.start, layer.input)
+    every = _thinning(layer, count)
+
+    def columns(x: tf.Tensor) -> tf.Tensor:
+        return columns_of(layer, x if is_first else up_to(x, training=True))[::every]
+
+    return columns
 
 
 def columns_of(layer: Any, x: tf.Tensor) -> tf.Tensor:

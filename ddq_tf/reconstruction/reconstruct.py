@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,6 +18,7 @@ from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
 from ddq_tf.reconstruction.candidates import candidate_layers, holding_candidates
 from ddq_tf.reconstruction.distill import distill, learn_precisions
+from ddq_tf.reconstruction.learning import trainable
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
@@ -100,7 +100,8 @@ def reconstruct_model(
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
     wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
-    with _trainable(quantized):
+    # Quantizers must learn also in layers that the float model held back.
+    with trainable(quantized.layers, True):
         if search_steps:
             few = tf.constant(examples[:: -(-len(examples) // config.calibration_images)])
             with holding_candidates(blocks, few, report.step("precisions")):
@@ -124,19 +125,6 @@ def _each_block(
         )
         errors.append(error)
     return tuple(errors)
-
-
-@contextlib.contextmanager
-def _trainable(model: keras.Model) -> Iterator[None]:
-    """Lets frozen layers learn too: their quantizers must, whatever the float model held back."""
-    frozen = [layer for layer in model.layers if not layer.trainable]
-    for layer in frozen:
-        layer.trainable = True
-    try:
-        yield
-    finally:
-        for layer in frozen:
-            layer.trainable = False
 
 
 class _Reporter:

@@ -10,7 +10,7 @@ from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.layers import weighted_layers
 from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.candidates import candidate_layers, holding_candidates
-from ddq_tf.reconstruction.moments import moments_of
+from ddq_tf.reconstruction.moments import input_moments
 from tests.toys import array, images, mixed_net, shake
 
 MIXED = DDQConfig(target="litert-int8", precisions=(2, 3, 8), budget=0.5)
@@ -29,7 +29,7 @@ def test_they_lie_on_their_levels_and_err_less_than_the_nearest(model):
     with holding_candidates(blocks, stream):
         kernels = {layer.name: array(layer.quantizer.candidates) for layer in first.kernels}
     for layer in first.kernels:
-        found = moments_of(first, layer, stream, stream, ()).about_zero().xx[0]
+        found = input_moments(first, layer, stream).about_zero().xx[0]
         kernel = array(layer.kernel)
         for index in range(2):  # at 8 bits they are equal but for a few
             layer.quantizer.choose(index)

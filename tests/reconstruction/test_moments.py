@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.reconstruction.blocks import blocks_of
-from ddq_tf.reconstruction.moments import Moments, moments_of
+from ddq_tf.reconstruction.moments import Moments, input_moments, moments_of
 from ddq_tf.reconstruction.rounding import best_ridge, kernels_for, round_block
 from ddq_tf.transform.calibrate import float_network
 from tests.toys import array, images, layers, mixed_net, shake
@@ -90,6 +90,8 @@ def test_they_are_of_what_the_layer_reads_in_both_networks(name):
     found = moments_of(block, layer, float_stream, upto(stream), before)
     assert_same(found, about(x.astype(np.float64), f.astype(np.float64)), 1e-5)
     np.testing.assert_array_equal(array(changed), now)
+    own = input_moments(block, layer, upto(stream))
+    assert_same(own, about(x.astype(np.float64), x.astype(np.float64)), 1e-5)
 
 
 def test_kernels_undo_what_is_linear():
