@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import Flag
-from ddq_tf.config import CALIBRATIONS, LEVEL_INITS, LEVELS
+from ddq_tf.config import CALIBRATIONS, LEVEL_INITS, LEVELS, TUNE_DISTILL
 from ddq_tf.targets import TARGETS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -109,7 +109,9 @@ DDQ_FLAGS = (
     line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
 )
 AID_FLAGS = (
-    line.number("distill", "SHARE", "of the float model's opinion in the loss", 0.5, high=1.0),
+    line.number(
+        "distill", "SHARE", "of the float model's opinion in the loss", TUNE_DISTILL, high=1.0
+    ),
     line.number("distill_temperature", "T", "softens both opinions", 4.0),
     line.number("dampening", "COEFFICIENT", "pulls weights to their levels", 0.0),
     line.number(

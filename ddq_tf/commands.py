@@ -21,11 +21,10 @@ from ddq_tf.command_flags import (
     recipe_flags,
 )
 from ddq_tf.command_line import COMMON, Call, Command, Outcome
-from ddq_tf.config import DDQConfig
+from ddq_tf.config import TUNE_EPOCHS, TUNE_RATES, DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
 
 _TRAIN_RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
-_TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
 _TYPES = ("int8", "uint8", "float32")
 _MODELS = ("mobilenet_v2", "resnet8")  # those of ddq_tf.models, which takes seconds to import
 
@@ -89,7 +88,7 @@ def _quantize(call: Call) -> Outcome:
         call.files[0],
         _data_options(flags),
         _ddq_config(flags),
-        _train_config(flags, _TUNE_RATES),
+        _train_config(flags, TUNE_RATES),
         out=flags["out"],
         augment=flags["augment"],
         checkpoint_dir=flags["checkpoint_dir"],
@@ -383,7 +382,7 @@ _ALL = (
             *data_flags(batch_size=128),
             OUT_MODEL,
             *DDQ_FLAGS,
-            *recipe_flags(epochs=15, optimizer="sgd", rates=_TUNE_RATES),
+            *recipe_flags(epochs=TUNE_EPOCHS, optimizer="sgd", rates=TUNE_RATES),
             *AID_FLAGS,
             *COMMON,
         ),

@@ -12,6 +12,10 @@ MAX_BITS = 8
 LEVELS = ("uniform", "free")
 LEVEL_INITS = ("uniform", "power_of_two", "kmeans")
 CALIBRATIONS = ("mse", "percentile")
+# How `ddq quantize` and the demo train (docs/recipes.md).
+TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
+TUNE_EPOCHS = 15
+TUNE_DISTILL = 0.5
 _BUDGET_TEXT = re.compile(r"^\s*([0-9.]+)\s*(bits|bytes|b|kib|kb|mib|mb|%)?\s*$", re.IGNORECASE)
 _BYTES_PER_UNIT = {
     "bytes": 1,

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ddq_tf.config import DDQConfig
+from ddq_tf.config import TUNE_DISTILL, TUNE_EPOCHS, TUNE_RATES, DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import export_tflite
 from ddq_tf.jobs.images import DataOptions
@@ -22,7 +22,6 @@ from ddq_tf.training import TrainConfig
 
 _BATCH_SIZE = 64
 _BUDGET = 0.6
-_DISTILL = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +85,9 @@ def run_demo(
         trained.model,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
-        _recipe(5 if fast else 15, "sgd", 0.02, distill=_DISTILL, seed=seed),
+        _recipe(
+            5 if fast else TUNE_EPOCHS, "sgd", TUNE_RATES["sgd"], distill=TUNE_DISTILL, seed=seed
+        ),
         out=folder / "ddq.keras",
         checkpoint_dir=backup / "ddq",
         screen=screen,

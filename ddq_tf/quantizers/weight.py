@@ -88,6 +88,11 @@ class WeightQuantizer(LearnedPrecision):
         levels: "uniform" or "free".
         level_init: where free levels start; see `quantizers.initial_levels`.
         correction: of the gradient of free levels; see `quantizers.nearest`.
+
+    Attributes:
+        bypass: whether kernels pass as they are.
+        candidates: float32 (num_precisions, *kernel_shape), the kernel at each precision in place
+            of rounding; or None.
     """
 
     def __init__(
@@ -113,8 +118,8 @@ class WeightQuantizer(LearnedPrecision):
             if levels == "uniform"
             else FreeLevels(self.precisions, level_init, correction, name="levels")
         )
-        self.bypass = False  # kernels pass as they are
-        self.candidates: Tensor = None  # (num_precisions, *kernel_shape): used in place of rounding
+        self.bypass = False
+        self.candidates: Tensor = None
 
     def build(self, kernel_shape: Sequence[int]) -> None:
         """Creates the variables for a kernel of this shape."""
