@@ -2,9 +2,11 @@
 
     python benchmarks/reconstruction.py dog_breeds --data=../shared/data --models=../shared/models
     python benchmarks/reconstruction.py vww --rows=mixed4
+    python benchmarks/reconstruction.py dog_breeds --rows=mixed4 --images=400
 
-Learns from the sample images with index % 5 != 0 and measures the fidelity to the float outputs on
-the 200 others, in LiteRT. Each row is a file benchmarks/results/ours_NETWORK_ROW_sSEED.json; rows
+Learns from the sample images with index % 5 != 0, or fewer of them, and measures the fidelity to the
+float outputs on the 200 others, in LiteRT. Each row is a file
+benchmarks/results/ours_NETWORK_ROW_sSEED.json, with fewer images ROW_IMAGESimages; rows
 whose file is there are skipped. Latency: one thread, in turns with the stock int8 file.
 """
 
@@ -77,10 +79,11 @@ def run_row(name: str, options: argparse.Namespace) -> None:
     images = sample_images(Path(options.data) / "imagenet-sample-256.tfrecord", network.side)
     images = images * np.float32(network.scale) + np.float32(network.offset)
     held = np.arange(len(images)) % 5 == 0
+    learned = thinned(images[~held], options.images)
     config = ddq_tf.DDQConfig(seed=options.seed, **fields)
     recipe = ddq_tf.ReconstructionConfig(seed=options.seed)
     start = time.monotonic()
-    quantized, errors = ddq_tf.reconstruct_model(model, images[~held], config, recipe)
+    quantized, errors = ddq_tf.reconstruct_model(model, learned, config, recipe)
     wall_s = time.monotonic() - start
     folder = Path("runs") / label(name, options)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,9 @@ def run_row(name: str, options: argparse.Namespace) -> None:
         "float_sha256": hashlib.sha256(
             (Path(options.models) / network.path).read_bytes()
         ).hexdigest(),
-        "title": f"reconstructed, {title}",
+        "title": f"reconstructed, {title}"
+        + (f", from {len(learned)} images" if options.images else ""),
+        "images": len(learned),
         "weight_bits": sum(x.num_bits * x.quantizer.num_weights for x in layers) / weights,
         "activation_bits": 8,
         "epochs": None,
@@ -132,7 +137,13 @@ def measured(model: Any, content: bytes, images: np.ndarray) -> dict[str, float]
 
 def label(name: str, options: argparse.Namespace) -> str:
     """Returns the name of a row's result file, without its ending."""
-    return f"ours_{options.network}_{name}_s{options.seed}"
+    images = f"_{options.images}images" if options.images else ""
+    return f"ours_{options.network}_{name}{images}_s{options.seed}"
+
+
+def thinned(images: np.ndarray, count: int | None) -> np.ndarray:
+    """Returns `count` of the images, evenly spaced; all, if None."""
+    return images if count is None else images[np.arange(count) * len(images) // count]
 
 
 def main() -> None:
@@ -142,6 +153,7 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data", help="folder of the TFRecord")
     parser.add_argument("--models", default="../shared/models", help="folder of the networks")
     parser.add_argument("--rows", default="int4,half", help="comma-separated")
+    parser.add_argument("--images", type=int, help="to learn from; by default all 800")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     unknown = [name for name in options.rows.split(",") if name not in ROWS]
