@@ -4,10 +4,10 @@
     python benchmarks/reconstruction.py vww --rows=mixed4
     python benchmarks/reconstruction.py dog_breeds --rows=mixed4 --images=400
 
-Learns from the sample images with index % 5 != 0, or fewer of them, and measures the fidelity to the
-float outputs on the 200 others, in LiteRT. Each row is a file
-benchmarks/results/ours_NETWORK_ROW_sSEED.json, with fewer images ROW_IMAGESimages; rows
-whose file is there are skipped. Latency: one thread, in turns with the stock int8 file.
+Learns from the sample images with index % 5 != 0, or fewer of them, and measures the fidelity to
+the float outputs on the 200 others, in LiteRT. Each row is a file
+benchmarks/results/ours_NETWORK_ROW_sSEED.json, with fewer images ROW_IMAGESimages; rows whose file
+is there are skipped. Latency: one thread, in turns with the stock int8 file.
 """
 
 from __future__ import annotations
