@@ -136,7 +136,7 @@ def score(line: dict[str, Any]) -> float | None:
 
 
 def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
-    """Returns the Markdown of a network, and draws its plot."""
+    """Returns the Markdown of a network."""
     measured = [line for line in lines if score(line) is not None]
     text = ["", f"## {NETWORKS[network]}", ""]
     text += fidelity_table(measured) if network in UNLABELED else accuracy_table(measured)
@@ -149,12 +149,21 @@ def section(network: str, lines: list[dict[str, Any]]) -> list[str]:
     if refused:
         text += ["", "Could not be run:", ""]
         text += [f"- {line['title']}: {line['reason']}" for line in refused]
-    drawn = [line for line in measured if line.get("file_bytes")]
-    if len(drawn) > 1:
-        file = PAGE.with_name(f"benchmarks_{network}.png")
-        save_png(pareto_figure(network, drawn), file)
-        text += ["", f"![{NETWORKS[network]}: quality over file bytes]({file.name})"]
+    if drawn(lines):
+        words = f"{NETWORKS[network]}: quality over file bytes"
+        text += ["", f"![{words}]({figure_path(network).name})"]
     return text
+
+
+def drawn(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the lines that a plot can show, if there are two of them."""
+    shown = [line for line in lines if line.get("file_bytes") and score(line) is not None]
+    return shown if len(shown) > 1 else []
+
+
+def figure_path(network: str) -> Path:
+    """Returns where a network's plot is."""
+    return PAGE.with_name(f"benchmarks_{network}.png")
 
 
 def accuracy_table(lines: list[dict[str, Any]]) -> list[str]:
@@ -326,25 +335,36 @@ def _label(line: dict[str, Any]) -> str:
     return f"{'DDQ ' if line['group'] == 'ours' else ''}{short.strip(', ')} {bits}"
 
 
-def page() -> str:
-    """Returns docs/benchmarks.md, and draws its figures."""
-    found, text = records(), [_HEAD]
-    for network in NETWORKS:
-        of_network = [record for record in found if record["network"] == network]
-        lines = merged(of_same_float(of_network))
-        if lines:
-            text += section(network, sorted(lines, key=order))
+def tables() -> dict[str, list[dict[str, Any]]]:
+    """Returns the lines of each network's table, in their order."""
+    found = records()
+    lines = {
+        network: merged(of_same_float([line for line in found if line["network"] == network]))
+        for network in NETWORKS
+    }
+    return {network: sorted(of_network, key=order) for network, of_network in lines.items()}
+
+
+def page(lines: dict[str, list[dict[str, Any]]]) -> str:
+    """Returns docs/benchmarks.md."""
+    text = [_HEAD]
+    for network, of_network in lines.items():
+        text += section(network, of_network)
     return "\n".join(text) + "\n"
 
 
 def main() -> None:
-    """Writes the page, or prints it."""
+    """Writes the page and its plots, or prints the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
-    if parser.parse_args().write:
-        PAGE.write_text(page())
-    else:
-        print(page())
+    lines = tables()
+    if not parser.parse_args().write:
+        print(page(lines))
+        return
+    PAGE.write_text(page(lines))
+    for network, of_network in lines.items():
+        if shown := drawn(of_network):
+            save_png(pareto_figure(network, shown), figure_path(network))
 
 
 if __name__ == "__main__":

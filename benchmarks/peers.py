@@ -376,18 +376,25 @@ def label(name: str, options: argparse.Namespace) -> str:
     return f"peer_{options.network}_{name}{epochs}_s{options.seed}"
 
 
-def is_there(name: str, options: argparse.Namespace) -> bool:
-    """Returns whether a row's result is there.
+def is_there(name: str, float_sha256: str) -> bool:
+    """Returns whether a row's result, by its file's name, is there.
 
     Raises:
         SystemExit: if it is there, but of another float file.
     """
-    path = RESULTS / f"{label(name, options)}.json"
+    path = RESULTS / f"{name}.json"
     if not path.exists():
         return False
-    if json.loads(path.read_text())["results"]["float_sha256"] != options.float_sha256:
+    if json.loads(path.read_text())["results"]["float_sha256"] != float_sha256:
         raise SystemExit(f"{path.name} was made from another float file; delete it first")
     return True
+
+
+def hash_of(parser: argparse.ArgumentParser, path: str) -> str:
+    """Returns the SHA-256 of the float file, or ends with the parser's error."""
+    if not Path(path).is_file():
+        parser.error(f"--float must be a file. Received: {path!r}")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def arguments() -> argparse.Namespace:
@@ -409,10 +416,8 @@ def arguments() -> argparse.Namespace:
     unknown = [name for name in rows if name not in suiting]
     if unknown:
         parser.error(f"--rows must be of {suiting} for {options.network}. Received: {unknown}")
-    if not Path(options.float).is_file():
-        parser.error(f"--float must be a file. Received: {options.float!r}")
     options.rows = rows
-    options.float_sha256 = hashlib.sha256(Path(options.float).read_bytes()).hexdigest()
+    options.float_sha256 = hash_of(parser, options.float)
     if options.smoke:
         options.epochs = 1
     return options
@@ -421,7 +426,11 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Runs the rows that are missing."""
     options = arguments()
-    missing = [name for name in options.rows if options.smoke or not is_there(name, options)]
+    missing = [
+        name
+        for name in options.rows
+        if options.smoke or not is_there(label(name, options), options.float_sha256)
+    ]
     if not missing:
         return
     subject = (dog_breeds if options.network == "dog_breeds" else classifier)(options)
