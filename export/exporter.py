@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from ddq_tf.export import model_metadata, tflite, tflm
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower
@@ -56,6 +58,8 @@ def export_tflite(
 ) -> ExportResult:
     """Writes a DDQ model as an integer-only .tflite file.
 
+    A model that exceeds its own budget, for want of training, is exported with a warning.
+
     Args:
         model: as `quantize_model` returns it; any state of training.
         path: the file to write. It appears whole or not at all.
@@ -88,6 +92,7 @@ def export_tflite(
     if metadata is not None:
         data = model_metadata.attach(data, metadata)
     atomic_write_bytes(Path(path), data)
+    _warn_above_budget(model)
     return ExportResult(
         path=Path(path),
         size_bytes=len(data),
@@ -108,6 +113,20 @@ def min_runtime(data: bytes) -> str:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
     return tflite.read(data).metadata.get(_MIN_RUNTIME, b"").rstrip(b"\0").decode()
+
+
+def _warn_above_budget(model: Any) -> None:
+    budget = getattr(model, "weight_budget", None)
+    if budget is None or budget.capacity_bits is None or budget.used_bits <= budget.capacity_bits:
+        return
+    logging.warning(
+        "model %r takes %d weight bytes, more than its budget of %d: its precisions are not final. "
+        "They become so in `fit`; what a callback saves before that, as ModelCheckpoint with "
+        "save_best_only may, is larger. Export the model that `fit` has left.",
+        model.name,
+        budget.used_bits // 8,
+        int(budget.capacity_bits / 8),
+    )
 
 
 def _named(model: Any, outputs: Mapping[str, str]) -> Mapping[str, str]:

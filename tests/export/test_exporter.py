@@ -68,3 +68,17 @@ def test_metadata_that_do_not_fit_leave_no_file(net, tmp_path):
     with pytest.raises(DDQError, match="labels need one output"):
         export_tflite(net, path, metadata=ModelMetadata(labels=["a", "b", "c"]))
     assert not path.exists()
+
+
+def test_a_model_above_its_budget_is_exported_with_a_warning(tmp_path, caplog):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), K.Dense(40), K.Dense(4)], name="small")
+    x = np.random.default_rng(0).uniform(-1, 1, (16, 6)).astype("float32")
+    q = quantize_model(model, DDQConfig(budget="5bits"), x)
+    export_tflite(q, tmp_path / "before.tflite")
+    assert "model 'small' takes 400 weight bytes, more than its budget of 250" in caplog.text
+    caplog.clear()
+    q.compile("sgd", "mse")
+    q.fit(x, np.zeros((16, 4), "float32"), verbose=0)
+    export_tflite(q, tmp_path / "after.tflite")
+    assert not caplog.text
