@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers import BATCH_SIZE, CALIBRATION_IMAGES, NETWORKS, data_spec, hash_of, is_there, latency
-from provenance import write_result
+from peers import BATCH_SIZE, CALIBRATION_IMAGES, NETWORKS, data_spec, hash_of, latency
+from provenance import is_there, write_result
 
 import ddq_tf
 from ddq_tf.jobs.images import DataOptions

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from provenance import read_results
+
 from ddq_tf.report.plots import error_figure, save_png
 
-RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
 FIGURE = PAGE.with_name("ablations_error.png")
 NETWORKS = ("resnet8", "mobilenet_v2")
@@ -38,10 +38,7 @@ Quantization error of ResNet-8's weights over the epochs, free levels:
 
 def records() -> list[dict[str, Any]]:
     """Returns the results of all rows, as the page has them, one for each file."""
-    contents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("ablation_*.json"))]
-    return sorted(
-        ({**content["results"], "seed": content["seed"]} for content in contents), key=_order
-    )
+    return sorted(read_results("ablation"), key=_order)
 
 
 def _order(record: dict[str, Any]) -> tuple[Any, ...]:

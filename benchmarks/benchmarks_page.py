@@ -9,19 +9,19 @@ without file bytes are not in the plots). Rows that differ in their seed only ar
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from provenance import read_results
+
 from ddq_tf.report.plots import check_matplotlib, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 NETWORKS = {
     "resnet8": "ResNet-8 (MLPerf Tiny), CIFAR-10-JPEG",
@@ -50,13 +50,10 @@ seeds: mean (lowest to highest)."""
 
 def records() -> list[dict[str, Any]]:
     """Returns the results of all rows, one for each file."""
-    found = []
-    for group in ("peer", "ours", "ablation"):
-        for path in sorted(RESULTS.glob(f"{group}_*.json")):
-            content = json.loads(path.read_text())
-            record = {**content["results"], "seed": content["seed"], "group": group}
-            found.append(_from_ablation(record) if group == "ablation" else record)
-    return found
+    peers, ours = (
+        [{**record, "group": group} for record in read_results(group)] for group in ("peer", "ours")
+    )
+    return [*peers, *ours, *map(_from_ablation, read_results("ablation"))]
 
 
 def _from_ablation(record: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from peers import data_spec
 from provenance import write_result
 
 import ddq_tf
@@ -108,8 +109,7 @@ def main() -> None:
     name, recipe = options.model, RECIPES[options.model]
     folder = Path("runs") / f"cifar10_{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    names = (f"{options.data}/cifar10-{split}.tfrecord" for split in ("train", "test"))
-    spec = f"tfrecord:{','.join(names)}"
+    spec = data_spec(options)
     data = [f"--data={spec}", f"--input_range={recipe['input_range']}"]
     if not (folder / "float.keras").exists():
         train_float(name, options, folder, spec)

@@ -33,7 +33,7 @@ from typing import Any
 import keras
 import numpy as np
 from peer_workers import portable, task
-from provenance import RESULTS, write_result
+from provenance import is_there, write_result
 
 import ddq_tf
 from ddq_tf.export.interpreter import Runner
@@ -374,20 +374,6 @@ def label(name: str, options: argparse.Namespace) -> str:
     """Returns the name of a row's result."""
     epochs = f"_{options.epochs}e" if ROWS[name].trains else ""
     return f"peer_{options.network}_{name}{epochs}_s{options.seed}"
-
-
-def is_there(name: str, float_sha256: str) -> bool:
-    """Returns whether a row's result, by its file's name, is there.
-
-    Raises:
-        SystemExit: if it is there, but of another float file.
-    """
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        return False
-    if json.loads(path.read_text())["results"]["float_sha256"] != float_sha256:
-        raise SystemExit(f"{path.name} was made from another float file; delete it first")
-    return True
 
 
 def hash_of(parser: argparse.ArgumentParser, path: str) -> str:

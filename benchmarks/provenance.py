@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from ddq_tf.jobs.record import write_run
 
 RESULTS = Path(__file__).parent / "results"
 _START = time.monotonic()
@@ -18,6 +17,8 @@ def write_result(name: str, results: dict[str, Any], *, seed: int) -> Path:
 
     It keeps the command, but not where folders outside the checkout lie.
     """
+    from ddq_tf.jobs.record import write_run  # imports Keras, which readers need not
+
     path = RESULTS / f"{name}.json"
     write_run(
         path,
@@ -27,6 +28,26 @@ def write_result(name: str, results: dict[str, Any], *, seed: int) -> Path:
         results=results,
     )
     return path
+
+
+def is_there(name: str, float_sha256: str) -> bool:
+    """Returns whether benchmarks/results/NAME.json is there.
+
+    Raises:
+        SystemExit: if it is there, but of another float file.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return False
+    if json.loads(path.read_text())["results"]["float_sha256"] != float_sha256:
+        raise SystemExit(f"{path.name} was made from another float file; delete it first")
+    return True
+
+
+def read_results(group: str) -> list[dict[str, Any]]:
+    """Returns the results, with their seed, of all benchmarks/results/GROUP_*.json, by name."""
+    contents = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{group}_*.json"))]
+    return [{**content["results"], "seed": content["seed"]} for content in contents]
 
 
 def shortened(argument: str) -> str:

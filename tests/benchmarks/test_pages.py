@@ -2,11 +2,10 @@ import json
 import re
 from pathlib import Path
 
+import ablations_page
+import benchmarks_page
 import pytest
-
-from benchmarks import ablations_page, benchmarks_page
-
-RESULTS = sorted(benchmarks_page.RESULTS.glob("*.json"))
+from provenance import RESULTS
 
 
 def record(**changes):
@@ -38,7 +37,7 @@ def test_every_figure_of_a_page_is_there(page: Path):
     assert not [name for name in figures if not page.with_name(name).is_file()]
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_a_result_says_how_it_was_made(path: Path):
     content = json.loads(path.read_text())
     assert {"command", "seed", "versions", "machine", "git_commit", "results"} <= set(content)
