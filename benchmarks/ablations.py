@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -32,65 +33,80 @@ from ddq_tf.jobs.screen import Screen
 from ddq_tf.training import TrainConfig
 
 CODES: dict[str, Any] = {"target": "litert-int8"}
-FREE: dict[str, Any] = {**CODES, "levels": "free"}
 MIXED: dict[str, Any] = {"precisions": (2, 3, 4, 6, 8)}
-ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fixed4": ("4 bits everywhere", {**CODES, "precisions": (4,), "budget": None}),
-    "mixed4": ("mixed, 4 bits on average", {**CODES, **MIXED, "budget": "4bits"}),
-    "fixed4_per_tensor": (
-        "4 bits, one range per tensor",
-        {**CODES, "precisions": (4,), "budget": None, "per_channel": False},
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a row changes.
+
+    Attributes:
+        title: what the page calls it.
+        ddq: fields of DDQConfig.
+        distill: share of the float model's opinion in the loss.
+    """
+
+    title: str
+    ddq: dict[str, Any]
+    distill: float = 0.0
+
+
+def fixed(title: str, bits: int, **ddq: Any) -> Row:
+    """Returns a row with one precision for all layers."""
+    return Row(title, {**CODES, "precisions": (bits,), "budget": None, **ddq})
+
+
+def mixed(title: str, budget: str, **ddq: Any) -> Row:
+    """Returns a row whose layers find their precisions within a budget."""
+    return Row(title, {**CODES, **MIXED, "budget": budget, **ddq})
+
+
+def distilled(row: Row, distill: float = 0.5, suffix: str = "", **ddq: Any) -> Row:
+    """Returns a row that also learns from the float model."""
+    return Row(f"{row.title}, distilled from float{suffix}", {**row.ddq, **ddq}, distill)
+
+
+ROWS: dict[str, Row] = {
+    "fixed4": fixed("4 bits everywhere", 4),
+    "mixed4": mixed("mixed, 4 bits on average", "4bits"),
+    "fixed4_per_tensor": fixed("4 bits, one range per tensor", 4, per_channel=False),
+    "free4": fixed("4 bits, free levels", 4, levels="free"),
+    "free4_kmeans": fixed(
+        "4 bits, free levels from k-means", 4, levels="free", level_init="kmeans"
     ),
-    "free4": ("4 bits, free levels", {**FREE, "precisions": (4,), "budget": None}),
-    "free4_kmeans": (
-        "4 bits, free levels from k-means",
-        {**FREE, "precisions": (4,), "budget": None, "level_init": "kmeans"},
+    "free4_uncorrected": fixed(
+        "4 bits, free levels, no gradient correction", 4, levels="free", correction=0.0
     ),
-    "free4_uncorrected": (
-        "4 bits, free levels, no gradient correction",
-        {**FREE, "precisions": (4,), "budget": None, "correction": 0.0},
+    "free4_per_tensor": fixed(
+        "4 bits, free levels, one range per tensor", 4, levels="free", per_channel=False
     ),
-    "free4_per_tensor": (
-        "4 bits, free levels, one range per tensor",
-        {**FREE, "precisions": (4,), "budget": None, "per_channel": False},
-    ),
-    "mixed4_free": (
-        "mixed, 4 bits on average, free levels",
-        {**FREE, **MIXED, "budget": "4bits"},
-    ),
-    "fixed3": ("3 bits everywhere", {**CODES, "precisions": (3,), "budget": None}),
-    "mixed3": ("mixed, 3 bits on average", {**CODES, **MIXED, "budget": "3bits"}),
-    "mixed3_free": (
-        "mixed, 3 bits on average, free levels",
-        {**FREE, **MIXED, "budget": "3bits"},
-    ),
-    "fixed2_free": ("2 bits, free levels", {**FREE, "precisions": (2,), "budget": None}),
-    "fixed2": ("2 bits everywhere", {**CODES, "precisions": (2,), "budget": None}),
-    "mixed2.5": ("mixed, 2.5 bits on average", {**CODES, **MIXED, "budget": "2.5bits"}),
-    "mixed2.3": ("mixed, 2.3 bits on average", {**CODES, **MIXED, "budget": "2.3bits"}),
-    "mixed2.3_free": (
-        "mixed, 2.3 bits on average, free levels",
-        {**FREE, **MIXED, "budget": "2.3bits"},
-    ),
-    "w4a4": (
-        "4 bits everywhere, 4-bit activations",
-        {**CODES, "precisions": (4,), "budget": None, "activation_bits": 4},
-    ),
-    "mixed_w4a4": (
+    "mixed4_free": mixed("mixed, 4 bits on average, free levels", "4bits", levels="free"),
+    "fixed3": fixed("3 bits everywhere", 3),
+    "mixed3": mixed("mixed, 3 bits on average", "3bits"),
+    "mixed3_free": mixed("mixed, 3 bits on average, free levels", "3bits", levels="free"),
+    "fixed2_free": fixed("2 bits, free levels", 2, levels="free"),
+    "fixed2": fixed("2 bits everywhere", 2),
+    "mixed2.5": mixed("mixed, 2.5 bits on average", "2.5bits"),
+    "mixed2.3": mixed("mixed, 2.3 bits on average", "2.3bits"),
+    "mixed2.3_free": mixed("mixed, 2.3 bits on average, free levels", "2.3bits", levels="free"),
+    "w4a4": fixed("4 bits everywhere, 4-bit activations", 4, activation_bits=4),
+    "mixed_w4a4": mixed(
         "mixed, 4 bits on average for weights and for activations",
-        {
-            **CODES,
-            **MIXED,
-            "budget": "4bits",
-            "activation_bits": (2, 3, 4, 6, 8),
-            "activation_budget": 4.0,
-        },
+        "4bits",
+        activation_bits=(2, 3, 4, 6, 8),
+        activation_budget=4.0,
     ),
 }
-ROWS["w4a4_distilled"] = ("4 bits, 4-bit activations, distilled from float", ROWS["w4a4"][1])
-for _name in ("mixed4", "mixed3", "mixed2.5", "mixed_w4a4"):
-    ROWS[f"{_name}_distilled"] = (f"{ROWS[_name][0]}, distilled from float", ROWS[_name][1])
-DISTILL = 0.5
+ROWS |= {
+    f"{name}_distilled": distilled(ROWS[name])
+    for name in ("mixed4", "mixed3", "mixed2.5", "mixed_w4a4")
+}
+ROWS["w4a4_distilled"] = Row(
+    "4 bits, 4-bit activations, distilled from float", ROWS["w4a4"].ddq, distill=0.5
+)
+ROWS["mixed_w4a4_distilled0.9"] = distilled(
+    ROWS["mixed_w4a4"], 0.9, " by 0.9, search in 0.3 of the epochs", search_fraction=0.3
+)
 PACKED = {"resnet8": "litert-compact", "mobilenet_v2": "litert"}  # targets of the smallest files
 
 
@@ -98,13 +114,13 @@ def train_row(name: str, options: argparse.Namespace) -> None:
     """Trains, exports and measures one row, and writes its result."""
     folder = Path("runs") / label(name, options)
     folder.mkdir(parents=True, exist_ok=True)
-    title, fields = ROWS[name]
+    row = ROWS[name]
     screen = Screen()
     start = time.monotonic()
     done = quantize_float(
         options.float,
         data_options(options),
-        ddq_tf.DDQConfig(seed=options.seed, **fields),
+        ddq_tf.DDQConfig(seed=options.seed, **row.ddq),
         train_config(name, options),
         out=folder / "ddq.keras",
         checkpoint_dir=folder / "checkpoint",
@@ -112,7 +128,7 @@ def train_row(name: str, options: argparse.Namespace) -> None:
     )
     results = {
         "row": name,
-        "title": title,
+        "title": row.title,
         "network": options.network,
         "epochs": options.epochs,
         "learning_rate": options.learning_rate,
@@ -148,7 +164,7 @@ def train_config(name: str, options: argparse.Namespace) -> TrainConfig:
         learning_rate=options.learning_rate,
         weight_decay=NETWORKS[options.network]["weight_decay"],
         seed=options.seed,
-        distill=DISTILL if name.endswith("_distilled") else 0.0,
+        distill=ROWS[name].distill,
     )
 
 
