@@ -26,8 +26,8 @@ CIFAR-10-JPEG, accuracy in LiteRT on the 10,000 test images; written by
 `python benchmarks/ablations_page.py --write` from benchmarks/results. Weight bytes count code
 bits; the error is the sum of (w - x_q)^2 over that of w^2 after the last epoch, where it was
 recorded. One standard error of an accuracy is about 0.37 points: rows closer to each other do not
-differ. A mixed row spends half of its epochs on the search. Float files go by the beginning of
-their SHA-256."""
+differ. A mixed row spends half of its epochs on the search, unless its title says otherwise. Float
+files go by the beginning of their SHA-256."""
 _CURVES = f"""
 ## Gradient correction
 
