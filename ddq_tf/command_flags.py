@@ -98,6 +98,9 @@ DDQ_FLAGS = (
     line.choice("levels", "of the weights: a fixed grid, or learned ones", LEVELS, "uniform"),
     line.choice("level_init", "where free levels start", LEVEL_INITS, "uniform"),
     line.number("correction", "SHARE", "of the gradient correction of free levels", 1.0),
+    line.switch(
+        "narrow_range", "leave out the lowest code, as -8 of 4 bits, of a fixed grid", True
+    ),
     line.switch("per_tensor", "one weight range per layer instead of one per channel"),
     line.whole_numbers(
         "activation_bits",
@@ -107,6 +110,10 @@ DDQ_FLAGS = (
     ),
     line.number("activation_budget", "BITS", "mean bits of the activations that learn theirs"),
     line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
+)
+CODE_FLAGS = (
+    line.switch("channel_precision", "a precision for each channel instead of each layer"),
+    line.number("code_bits", "BITS", "limit of the mean bits of the codes, beside the budget"),
 )
 AID_FLAGS = (
     line.number(
@@ -139,7 +146,14 @@ RECONSTRUCTION_FLAGS = (
     line.integer("steps", "N", "by gradient for each block; 0 for none", 0, low=0),
     line.integer("views", "N", "how often each image is used, at random parts and mirrored", 2),
     line.number("drop", "SHARE", "of a block's inputs that are the float network's", 0.5, high=1.0),
-    line.integer("search_steps", "N", "to learn the precisions; 0 leaves the highest", 200, low=0),
+    line.switch("equalize", "move scales between layers first; the float model stays", True),
+    line.integer(
+        "search_views",
+        "N",
+        "how often half of the images is looked at to learn precisions; 0 leaves the highest",
+        3,
+        low=0,
+    ),
     line.integer("distill_steps", "N", "of the whole network at the end; 0 for none", 0, low=0),
     SEED,
 )

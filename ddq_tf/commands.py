@@ -11,6 +11,7 @@ from rich.text import Text
 from ddq_tf import command_line as line
 from ddq_tf.command_flags import (
     AID_FLAGS,
+    CODE_FLAGS,
     DDQ_FLAGS,
     OUT_MODEL,
     RECONSTRUCTION_FLAGS,
@@ -403,6 +404,7 @@ _ALL = (
             *data_flags(batch_size=32),
             OUT_MODEL,
             *(flag for flag in DDQ_FLAGS if flag.name != "search_fraction"),
+            *CODE_FLAGS,
             *RECONSTRUCTION_FLAGS,
             *COMMON,
         ),

@@ -120,7 +120,14 @@ class DDQConfig:
         budget: for the weights (see `Budget.parse`), or None for no pressure on the precision.
         precisions: weight precisions to learn over, or None for those that the target stores.
             An operator whose storage holds only 8 bits then stays at 8.
+        code_bits: limit for the mean bits of the weights' codes, beside the budget; None for none.
+            For targets that store codes of fewer bits in wider tensors: what compresses a file
+            later profits from it.
         per_channel: one weight range per output channel; otherwise one per tensor.
+        channel_precision: one weight precision per output channel; otherwise one per layer.
+            `reconstruct_model` learns them, `fit` does not. Uniform levels only.
+        narrow_range: whether uniform weight codes leave out the lowest of two's complement, as -8
+            of 4 bits. False makes 16 levels of 15.
         levels: "uniform" weight levels, or "free", learned ones, for targets whose files hold
             arbitrary codes.
         level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
@@ -138,7 +145,10 @@ class DDQConfig:
     target: str = "litert"
     budget: Budget | float | str | None = 0.6
     precisions: tuple[int, ...] | None = None
+    code_bits: float | None = None
     per_channel: bool = True
+    channel_precision: bool = False
+    narrow_range: bool = True
     levels: str = "uniform"
     level_init: str = "uniform"
     correction: float = 1.0
@@ -156,6 +166,7 @@ class DDQConfig:
         if self.precisions is not None:
             _check_precisions("precisions", self.precisions)
         self._check_levels()
+        self._check_channels()
         self._check_activations()
         if not 0 < self.search_fraction < 1:
             raise DDQError(
@@ -182,6 +193,22 @@ class DDQConfig:
                 f"target {self.target!r} stores uniform codes: free levels would take 8 bits each "
                 "there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
                 "Received: levels='free'"
+            )
+
+    def _check_channels(self) -> None:
+        if self.code_bits is not None and not 0 < self.code_bits <= MAX_BITS:
+            raise DDQError(
+                f"code_bits must lie in (0, {MAX_BITS}]. Received: code_bits={self.code_bits!r}"
+            )
+        if self.levels == "free" and not (self.narrow_range and not self.channel_precision):
+            raise DDQError(
+                "free levels are narrow and have one precision per layer; choose levels='uniform'. "
+                f"Received: narrow_range={self.narrow_range}, "
+                f"channel_precision={self.channel_precision}"
+            )
+        if self.channel_precision and not self.per_channel:
+            raise DDQError(
+                "channel_precision needs a range per channel. Received: per_channel=False"
             )
 
     def _check_activations(self) -> None:

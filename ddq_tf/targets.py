@@ -53,6 +53,11 @@ class Target:
     lookup_tables: bool = False
     runtime: str = "LiteRT"
 
+    @property
+    def counts_codes(self) -> bool:
+        """Whether the budget counts the bits of codes, not those of the tensors that hold them."""
+        return self.code_bits is not None and not self.lookup_tables
+
     def learned_bits(self, kind: OpKind) -> tuple[int, ...]:
         """Returns the precisions worth learning for an operator kind, ascending."""
         return self.code_bits or self.storage_bits[kind]
@@ -94,7 +99,7 @@ class Target:
 
         That is what is stored; where a later tool compresses the codes, their own bits.
         """
-        if self.code_bits and not self.lookup_tables:
+        if self.counts_codes:
             return num_weights * bits
         return self.stored_size_bits(kind, bits, num_weights, channels)
 

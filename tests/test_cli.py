@@ -51,7 +51,7 @@ def test_the_run_is_recorded(folder: Path) -> None:
 
 def test_reconstruct(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made, run = tmp_path / "ddq.keras", tmp_path / "run.json"
-    few = ["--steps=3", "--search_steps=8", "--budget=0.8", "--target=litert-compact"]
+    few = ["--steps=3", "--search_views=1", "--budget=0.8", "--target=litert-compact"]
     base = str(folder / "float.keras")
     assert cli.run(["reconstruct", base, *_DATA, *few, f"--out={made}", f"--json={run}"]) == 0
     assert "held-out images have" in capsys.readouterr().out

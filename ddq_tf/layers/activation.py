@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -17,6 +17,9 @@ Tensor = Any
 ACTIVATION_KINDS = ("linear", "relu", "relu6")
 
 SOFTMAX_SCALE = 1.0 / 256.0
+
+
+Probe = Callable[[Tensor, Tensor], None]
 
 
 class Observer(Protocol):
@@ -40,7 +43,13 @@ class DDQActivation(keras.layers.Layer):
         signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
         learned: whether the range is trained.
         ceiling: where a clipped ReLU ends, > 0; None for 6 if kind is "relu6", else for no ceiling.
+
+    Attributes:
+        observer: sees the float values, which then pass unquantized; or None.
+        probe: sees inputs and quantized outputs, while something is measured; or None.
     """
+
+    probe: Probe | None = None
 
     def __init__(
         self,
@@ -95,7 +104,10 @@ class DDQActivation(keras.layers.Layer):
         if self.observer is None:
             if lift:
                 inputs = inputs + lift * self.quantizer.scale(self.quantizer.selection(False))
-            return self.quantizer(inputs, training=training)
+            outputs = self.quantizer(inputs, training=training)
+            if self.probe is not None:
+                self.probe(inputs, outputs)
+            return outputs
         outputs = self._float_activation(inputs)
         self.observer(outputs)
         return outputs

@@ -17,7 +17,16 @@ Tensor = Any
 
 _LONG_SUM = 1024  # terms
 
-_QUANTIZER_ARGUMENTS = ("precisions", "per_channel", "levels", "level_init", "correction")
+_QUANTIZER_ARGUMENTS = (
+    "precisions",
+    "per_channel",
+    "channel_precision",
+    "narrow_range",
+    "levels",
+    "level_init",
+    "correction",
+)
+Probe = Callable[[Tensor, Tensor], None]
 
 
 class DDQWeightedLayer:
@@ -27,7 +36,12 @@ class DDQWeightedLayer:
 
     Args:
         precisions: the weight precisions to learn over, ascending, each 2..8.
-        per_channel, levels, level_init, correction: as `WeightQuantizer` takes them.
+        per_channel, channel_precision, narrow_range, levels, level_init, correction: as
+            `WeightQuantizer` takes them.
+
+    Attributes:
+        probe: sees inputs and their products with the kernel, while something is measured; or
+            None.
     """
 
     _channel_axes = 1
@@ -35,12 +49,15 @@ class DDQWeightedLayer:
     kernel: Any
     bias: Any
     name: str
+    probe: Probe | None = None
 
     def __init__(
         self,
         *args: Any,
         precisions: Sequence[int] = (4, 8),
         per_channel: bool = True,
+        channel_precision: bool = False,
+        narrow_range: bool = True,
         levels: str = "uniform",
         level_init: str = "uniform",
         correction: float = 1.0,
@@ -51,6 +68,8 @@ class DDQWeightedLayer:
             precisions,
             channel_axes=self._channel_axes,
             per_channel=per_channel,
+            channel_precision=channel_precision,
+            narrow_range=narrow_range,
             levels=levels,
             level_init=level_init,
             correction=correction,
@@ -85,22 +104,28 @@ class DDQWeightedLayer:
             **{name: quantizer[name] for name in _QUANTIZER_ARGUMENTS},
         }
 
-    def _summed(
-        self,
-        multiply: Callable[[Tensor, Tensor], Tensor],
-        inputs: Tensor,
-        kernel: Tensor,
-        training: bool | None,
-    ) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Multiplies with the quantized kernel, adds the bias and applies the activation."""
+        kernel = self.quantizer(self.kernel, training=training)
+        outputs = self._summed(inputs, kernel, training)
+        if self.probe is not None:
+            self.probe(inputs, outputs)
+        return self._finish(outputs)
+
+    def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Returns the sums of products with a kernel, before bias and activation."""
+        raise NotImplementedError
+
+    def _summed(self, inputs: Tensor, kernel: Tensor, training: bool | None) -> Tensor:
         """Multiplies; in inference long sums are float64, as near to integers as they need be.
 
         Float32 errs there by as much as `graph.align` keeps values away from the middle of two
         codes, and one code that is rounded otherwise than in LiteRT changes many in later layers.
         """
-        terms = int(np.prod(self.kernel.shape[:-1]))
+        terms = int(np.prod(self.kernel.shape[: -self._channel_axes]))
         if training or terms < _LONG_SUM or keras.backend.backend() == "jax":
-            return multiply(inputs, kernel)
-        wide = multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
+            return self.multiply(inputs, kernel)
+        wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
         return ops.cast(wide, "float32")
 
     def _finish(self, outputs: Tensor) -> Tensor:
@@ -118,10 +143,9 @@ class DDQConv2D(DDQWeightedLayer, keras.layers.Conv2D):
     Kernel (height, width, in_channels, filters); one range per filter.
     """
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Convolves with the quantized kernel."""
-        kernel = self.quantizer(self.kernel, training=training)
-        return self._finish(self._summed(self.convolution_op, inputs, kernel, training))
+    def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Convolves."""
+        return self.convolution_op(inputs, kernel)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -133,29 +157,27 @@ class DDQDepthwiseConv2D(DDQWeightedLayer, keras.layers.DepthwiseConv2D):
 
     _channel_axes = 2
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Convolves each channel with its quantized kernel."""
+    def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Convolves each channel."""
         strides: Any = self.strides
         dilations: Any = self.dilation_rate
-        outputs = ops.depthwise_conv(
+        return ops.depthwise_conv(
             inputs,
-            self.quantizer(self.kernel, training=training),
+            kernel,
             strides=strides,
             padding=self.padding,
             dilation_rate=dilations,
             data_format=self.data_format,
         )
-        return self._finish(outputs)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQDense(DDQWeightedLayer, keras.layers.Dense):
     """`keras.layers.Dense` with a quantized kernel (inputs, units); one range per unit."""
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Multiplies with the quantized kernel."""
-        kernel = self.quantizer(self.kernel, training=training)
-        return self._finish(self._summed(ops.matmul, inputs, kernel, training))
+    def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Multiplies with a matrix."""
+        return ops.matmul(inputs, kernel)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -187,18 +209,16 @@ class DDQConv2DTranspose(DDQWeightedLayer, keras.layers.Conv2DTranspose):
         self.quantizer.build(self.kernel.shape)
         self.quantizer.calibrate(ops.convert_to_numpy(self.kernel), method="max")
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Convolves with the quantized kernel."""
-        kernel = self.quantizer(self.kernel, training=training)
+    def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Convolves, transposed."""
         strides: Any = list(self.strides)
-        outputs = ops.conv_transpose(
+        return ops.conv_transpose(
             inputs,
             ops.swapaxes(kernel, -1, -2),
             strides=strides,
             padding=self.padding,
             data_format=self.data_format,
         )
-        return self._finish(outputs)
 
 
 def operator_kind(layer: Any) -> OpKind:

@@ -100,6 +100,11 @@ class ActivationQuantizer(LearnedPrecision):
         index = ops.cast(ops.argmax(selection), "int32")
         return native_fake_quantize(x, self._scale(selection, log_range), index, limits)
 
+    def at(self, index: int, inputs: Tensor) -> Tensor:
+        """Returns the activations fake-quantized at precision number `index`."""
+        selection = ops.one_hot(index, len(self.precisions), dtype="float32")
+        return self._portable(selection, inputs, ops.copy(self.log_range))
+
     def _portable(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
         limits = np.array([self.limits(b) for b in self.precisions], np.float32)
         qmin, qmax = (pick(selection, ops.convert_to_tensor(column)) for column in limits.T.copy())

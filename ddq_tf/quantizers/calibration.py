@@ -28,7 +28,9 @@ def max_weight_range(channels: np.ndarray) -> np.ndarray:
 
 
 def optimal_weight_range(
-    channels: np.ndarray, nearest: Callable[[np.ndarray], np.ndarray]
+    channels: np.ndarray,
+    nearest: Callable[[np.ndarray], np.ndarray],
+    importance: np.ndarray | None = None,
 ) -> np.ndarray:
     """Returns for each channel the range with the least mean squared quantization error.
 
@@ -38,6 +40,7 @@ def optimal_weight_range(
     Args:
         channels: float, shape (weights_per_channel, num_channels).
         nearest: from values in units of the range to the nearest levels.
+        importance: of each squared error, float, broadcasts against `channels`; None for equal.
 
     Returns:
         float32, shape (num_channels,), all > 0.
@@ -49,7 +52,8 @@ def optimal_weight_range(
     for ratio in _RATIOS:
         candidate = largest * ratio
         rounded = nearest(weights / candidate) * candidate
-        error = np.mean(np.square(weights - rounded), axis=0)
+        error = np.square(weights - rounded)
+        error = np.mean(error if importance is None else error * importance, axis=0)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best_range = np.where(better, candidate, best_range)

@@ -32,8 +32,8 @@ def fake_quantize(
     Args:
         x: float32, any shape.
         scale: float32 > 0; broadcasts against the trailing axes of x.
-        qmin: float32 scalar, smallest code.
-        qmax: float32 scalar, largest code.
+        qmin: float32, smallest code: a scalar, or of the scale's shape.
+        qmax: likewise, largest code.
         inverse: the float32 reciprocal of the scale, where it is known.
 
     Returns:

@@ -14,7 +14,7 @@ from ddq_tf.config import LEVEL_INITS
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.gates import merge_levels
-from ddq_tf.quantizers.grid import signed_qmax
+from ddq_tf.quantizers.grid import signed_qmax, signed_qmin
 from ddq_tf.quantizers.initial_levels import initial_levels
 from ddq_tf.quantizers.native import compiled, has_native_kernels
 from ddq_tf.quantizers.nearest import (
@@ -32,18 +32,25 @@ Tensor = Any
 
 @dataclasses.dataclass(frozen=True)
 class UniformLevels:
-    r"""The symmetric mid-tread grid k/n, |k| <= n = 2^(b-1) - 1, at each precision b.
+    r"""The mid-tread grid k/n, |k| <= n = 2^(b-1) - 1, at each precision b.
 
     Args:
         precisions: ascending.
+        narrow_range: False to add k = -n - 1 below 8 bits.
     """
 
     precisions: tuple[int, ...]
+    narrow_range: bool = True
 
     @property
     def qmax(self) -> np.ndarray:
         """The largest code of each precision: float32."""
         return np.array([signed_qmax(b) for b in self.precisions], np.float32)
+
+    @property
+    def qmin(self) -> np.ndarray:
+        """The smallest code of each precision: float32."""
+        return np.array([signed_qmin(b, self.narrow_range) for b in self.precisions], np.float32)
 
     @property
     def rounding(self) -> UniformLevels:
@@ -60,10 +67,13 @@ class UniformLevels:
     def calibrate(self, units: np.ndarray, weights: np.ndarray) -> None:
         """Nothing to set: the grid is fixed."""
 
-    def nearest(self, units: np.ndarray, index: int) -> np.ndarray:
-        """Returns the level nearest to each value in units of the range, at one precision."""
-        qmax = self.qmax[index]
-        return np.clip(np.rint(units * qmax), -qmax, qmax) / qmax
+    def nearest(self, units: np.ndarray, index: int | np.ndarray) -> np.ndarray:
+        """Returns the level nearest to each value in units of the range, at one precision.
+
+        With one index for each channel, channels are the last axes of `units`.
+        """
+        qmin, qmax = self.qmin[index], self.qmax[index]
+        return np.clip(np.rint(units * qmax), qmin, qmax) / qmax
 
     def round(self, x: Tensor, alpha: Tensor, selection: Tensor, inverse: Tensor = None) -> Tensor:
         """Returns x on the grid; see `fake_quantize`, with s = alpha / n.
@@ -71,11 +81,11 @@ class UniformLevels:
         Args:
             x: float32, any shape.
             alpha: float32 > 0, the ranges; broadcasts against the trailing axes of x.
-            selection: float32, shape (num_precisions,), one-hot.
+            selection: float32, (num_precisions,) or (num_precisions, *channels), one-hot.
             inverse: of `inverses` at that precision, where it is known.
         """
-        qmax = pick(selection, ops.convert_to_tensor(self.qmax))
-        return fake_quantize(x, self.scale(alpha, selection), ops.negative(qmax), qmax, inverse)
+        qmin, qmax = (pick(selection, ops.convert_to_tensor(q)) for q in (self.qmin, self.qmax))
+        return fake_quantize(x, self.scale(alpha, selection), qmin, qmax, inverse)
 
     def inverses(self, ranges: Tensor) -> Tensor:
         """Returns what `round` multiplies by at all precisions, (num_precisions, ...)."""

@@ -18,10 +18,12 @@ Tensor = Any
 class LearnedPrecision(keras.layers.Layer):
     """A quantizer that learns over several precisions, of which one is in force.
 
-    Variables: `choice`, int32, index of the precision in force; `active`, int32, the one that
-    training steps use: `choice`, or a neighbour that the search visits; `frozen`, whether the
-    choice is final; `evidence` of the gates (see `quantizers.gates`), if there are several
-    precisions.
+    With `channel_precision` each output channel has one of its own; gates do not learn those.
+
+    Variables: `choice`, int32, index of the precision in force, a scalar or one for each channel;
+    `active`, likewise, the one that training steps use: `choice`, or a neighbour that the search
+    visits; `frozen`, whether the choice is final; `evidence` of the gates (see `quantizers.gates`),
+    if there are several precisions.
 
     Args:
         precisions: ascending, each 2..8.
@@ -31,6 +33,7 @@ class LearnedPrecision(keras.layers.Layer):
     """
 
     calls = 1
+    channel_precision = False
 
     def __init__(self, precisions: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -40,18 +43,22 @@ class LearnedPrecision(keras.layers.Layer):
         if self.precisions[0] < 2 or self.precisions[-1] > 8:
             raise DDQError(f"precisions must lie in 2..8. Received: precisions={precisions!r}")
 
-    def add_precision(self) -> None:
-        """Creates the variables; the highest precision comes into force."""
+    def add_precision(self, shape: Sequence[int] = ()) -> None:
+        """Creates the variables; the highest precision comes into force.
+
+        Args:
+            shape: of `choice`: () or that of the channels.
+        """
         last = keras.initializers.Constant(len(self.precisions) - 1)
         for name in ("choice", "active"):
             variable = self.add_weight(
-                name=name, shape=(), dtype="int32", initializer=last, trainable=False
+                name=name, shape=shape, dtype="int32", initializer=last, trainable=False
             )
             setattr(self, name, variable)
         self.frozen = self.add_weight(
             name="frozen", shape=(), dtype="bool", initializer="zeros", trainable=False
         )
-        if len(self.precisions) > 1:
+        if len(self.precisions) > 1 and not self.channel_precision:
             self.evidence = self.add_weight(
                 name="evidence",
                 shape=(len(self.precisions) - 1, 2, 2),
@@ -60,9 +67,13 @@ class LearnedPrecision(keras.layers.Layer):
             )
 
     def selection(self, training: bool | None) -> Tensor:
-        """Returns the precision of this pass: float32, shape (num_precisions,), one-hot."""
+        """Returns the precision of this pass: float32, (num_precisions, ...), one-hot.
+
+        The other axes are those of `choice`.
+        """
         index = self.active if training else self.choice
-        return ops.one_hot(index, len(self.precisions), dtype="float32")
+        axis = 0 if self.channel_precision else -1
+        return ops.one_hot(index, len(self.precisions), axis=axis, dtype="float32")
 
     def with_gates(
         self,
@@ -79,17 +90,17 @@ class LearnedPrecision(keras.layers.Layer):
             tensors: all that `quantize` computes with and that has a gradient.
             prepare: from a function of tensors to that which is called, for example compiled.
         """
-        if len(self.precisions) == 1:
+        if len(self.precisions) == 1 or self.channel_precision:
             return prepare(quantize)(selection, *tensors)
         searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
         evidence = ops.convert_to_tensor(self.evidence)
         gated = prepare(gates.Gated(quantize, self.calls))
         return gated(selection, searching, evidence, *tensors)
 
-    def choose(self, index: int) -> None:
-        """Brings precision number `index` into force."""
-        self.choice.assign(index)
-        self.active.assign(index)
+    def choose(self, index: int | np.ndarray) -> None:
+        """Brings precision number `index` into force; one for all channels, or one for each."""
+        for variable in (self.choice, self.active):
+            variable.assign(np.broadcast_to(np.asarray(index, np.int32), variable.shape))
 
     def visit(self, index: int) -> None:
         """Lets training steps use precision number `index` for now."""
@@ -97,8 +108,18 @@ class LearnedPrecision(keras.layers.Layer):
 
     @property
     def num_bits(self) -> int:
-        """The precision in force."""
-        return self.precisions[int(self.choice)]
+        """The precision in force; of several, the highest."""
+        return self.precisions[int(np.max(self.indices))]
+
+    @property
+    def mean_bits(self) -> float:
+        """The precision in force, its mean over channels of equal size."""
+        return float(np.mean(np.array(self.precisions)[self.indices]))
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Numbers of the precisions in force: int32, the shape of `choice`."""
+        return np.asarray(ops.convert_to_numpy(self.choice))
 
     @property
     def is_frozen(self) -> bool:
@@ -107,8 +128,8 @@ class LearnedPrecision(keras.layers.Layer):
 
     def loss_saved(self) -> np.ndarray:
         """Returns the loss that each next precision is estimated to save."""
-        if len(self.precisions) == 1:
-            return np.zeros(0)
+        if len(self.precisions) == 1 or self.channel_precision:
+            return np.zeros(len(self.precisions) - 1)
         return gates.loss_saved(np.asarray(ops.convert_to_numpy(self.evidence)))
 
     def get_config(self) -> dict[str, Any]:
@@ -117,9 +138,16 @@ class LearnedPrecision(keras.layers.Layer):
 
 
 def pick(selection: Tensor, table: Tensor) -> Tensor:
-    """Returns the selected row of a table (num_precisions, ...), exactly."""
-    if selection.shape[0] == 1:
+    """Returns the selected row of a table (num_precisions, ...), exactly.
+
+    A selection for each channel, (num_precisions, *channels), picks each channel's own.
+    """
+    missing = len(table.shape) - len(selection.shape)
+    if selection.shape[0] == 1 and len(selection.shape) == 1:
         return ops.reshape(table, tuple(table.shape[1:]))
     # No matrix product: GPUs round its factors to TF32.
-    column = ops.reshape(selection, (-1,) + (1,) * (len(table.shape) - 1))
-    return ops.sum(column * table, axis=0)
+    if missing > 0:
+        selection = ops.reshape(selection, tuple(selection.shape) + (1,) * missing)
+    elif missing < 0:
+        table = ops.reshape(table, tuple(table.shape) + (1,) * -missing)
+    return ops.sum(selection * table, axis=0)

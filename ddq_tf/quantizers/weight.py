@@ -85,14 +85,16 @@ class WeightQuantizer(LearnedPrecision):
         precisions: ascending, each 2..8.
         channel_axes: how many trailing axes of the kernel tell the output channels.
         per_channel: one range per output channel; otherwise one for the tensor.
+        channel_precision: one precision per output channel, of uniform levels; otherwise one for
+            the tensor.
+        narrow_range: whether uniform codes leave out the lowest of two's complement; see
+            `UniformLevels`.
         levels: "uniform" or "free".
         level_init: where free levels start; see `quantizers.initial_levels`.
         correction: of the gradient of free levels; see `quantizers.nearest`.
 
     Attributes:
         bypass: whether kernels pass as they are.
-        candidates: float32 (num_precisions, *kernel_shape), the kernel at each precision in place
-            of rounding; or None.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class WeightQuantizer(LearnedPrecision):
         precisions: Sequence[int] = (4, 8),
         channel_axes: int = 1,
         per_channel: bool = True,
+        channel_precision: bool = False,
+        narrow_range: bool = True,
         levels: str = "uniform",
         level_init: str = "uniform",
         correction: float = 1.0,
@@ -110,16 +114,17 @@ class WeightQuantizer(LearnedPrecision):
             raise DDQError(f"levels must be one of {list(LEVELS)}. Received: levels={levels!r}")
         self.channel_axes = channel_axes
         self.per_channel = per_channel
+        self.channel_precision = channel_precision
+        self.narrow_range = narrow_range
         self.family = levels
         self.level_init = level_init
         self.correction = correction
         self.levels = (
-            UniformLevels(self.precisions)
+            UniformLevels(self.precisions, narrow_range)
             if levels == "uniform"
             else FreeLevels(self.precisions, level_init, correction, name="levels")
         )
         self.bypass = False
-        self.candidates: Tensor = None
 
     def build(self, kernel_shape: Sequence[int]) -> None:
         """Creates the variables for a kernel of this shape."""
@@ -132,7 +137,7 @@ class WeightQuantizer(LearnedPrecision):
             name="base_range", shape=shape, initializer="ones", trainable=False
         )
         self.levels.build()
-        self.add_precision()
+        self.add_precision(self.channel_shape if self.channel_precision else ())
         self.built = True
 
     def call(self, kernel: Tensor, training: bool | None = None) -> Tensor:
@@ -141,8 +146,6 @@ class WeightQuantizer(LearnedPrecision):
         if self.bypass:
             return kernel
         selection = self.selection(training)
-        if self.candidates is not None:
-            return self.with_gates(pick, selection, (self.candidates,))
         tensors = (kernel, *self._parameters(training))
         if not training:
             return self._rounded(selection, *tensors)
@@ -170,17 +173,40 @@ class WeightQuantizer(LearnedPrecision):
             method: "mse" for the least squared error per range and precision, "max" for the
                 largest magnitude.
         """
-        columns = int(np.prod(self.channel_shape)) if self.per_channel else 1
-        flat = np.asarray(kernel, np.float32).reshape(-1, columns)
+        flat = self._columns(kernel)
         largest = max_weight_range(flat)
         self.levels.calibrate(flat / largest, np.broadcast_to(np.square(largest), flat.shape))
         if method == "mse":
-            ranges = [
-                optimal_weight_range(flat, lambda units, i=i: self.levels.nearest(units, i))
+            self.set_best_ranges(kernel)
+        else:
+            self._set_ranges([largest] * len(self.precisions))
+
+    def set_best_ranges(self, kernel: np.ndarray, importance: np.ndarray | None = None) -> None:
+        """Sets the range of least squared error at each precision.
+
+        Args:
+            kernel: float32, the kernel's shape.
+            importance: of the squared error of each weight, >= 0; broadcasts against the kernel.
+                None for equal importance.
+        """
+        flat = self._columns(kernel)
+        if importance is not None:
+            importance = self._columns(np.broadcast_to(importance, self.kernel_shape))
+        self._set_ranges(
+            [
+                optimal_weight_range(
+                    flat, lambda units, i=i: self.levels.nearest(units, i), importance
+                )
                 for i in range(len(self.precisions))
             ]
-        else:
-            ranges = [largest] * len(self.precisions)
+        )
+
+    def _columns(self, values: np.ndarray) -> np.ndarray:
+        """Values of the kernel's shape, a column for each range."""
+        columns = int(np.prod(self.channel_shape)) if self.per_channel else 1
+        return np.asarray(values, np.float32).reshape(-1, columns)
+
+    def _set_ranges(self, ranges: Sequence[np.ndarray]) -> None:
         self.base_range.assign(np.stack(ranges).reshape(self.base_range.shape))
         self.log_range.assign(np.zeros(self.log_range.shape, np.float32))
 
@@ -205,17 +231,19 @@ class WeightQuantizer(LearnedPrecision):
 
     def range_in_force(self) -> np.ndarray:
         """Returns alpha at the precision in force: float32, the channel shape."""
-        return self.range_at(int(self.choice))
+        return self.range_at(self.indices)
 
-    def range_at(self, index: int) -> np.ndarray:
-        """Returns alpha at precision number `index`: float32, the channel shape."""
-        alpha = np.asarray(ops.convert_to_numpy(self._parameters()[0]))[index]
-        return np.broadcast_to(alpha, self.channel_shape).copy()
+    def range_at(self, index: int | np.ndarray) -> np.ndarray:
+        """Returns alpha at precision number `index`, or each channel's: float32, channel shape."""
+        ranges = np.asarray(ops.convert_to_numpy(self._parameters()[0]))
+        ranges = np.broadcast_to(ranges, (len(ranges), *self.channel_shape))
+        chosen = np.broadcast_to(np.asarray(index), self.channel_shape)
+        return np.take_along_axis(ranges, chosen[None], axis=0)[0].copy()
 
     def levels_in_force(self) -> np.ndarray:
-        """Returns the distinct levels of the precision in force: float32, ascending."""
-        grid = np.linspace(-1, 1, 8 * 255, dtype=np.float32)
-        return np.unique(self.levels.nearest(grid, int(self.choice)))
+        """Returns the distinct levels of the highest precision in force: float32, ascending."""
+        grid = np.linspace(-2, 1, 12 * 255, dtype=np.float32)
+        return np.unique(self.levels.nearest(grid, int(np.max(self.indices))))
 
     def export(self, kernel: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Returns the integer codes and scales at the precision in force.
@@ -225,7 +253,7 @@ class WeightQuantizer(LearnedPrecision):
 
         Returns:
             codes: int8, the kernel's shape; at most 2^num_bits different ones, and for uniform
-                levels |code| <= 2^(num_bits-1) - 1.
+                levels |code| <= 2^(num_bits-1) - 1, on a full grid also -2^(num_bits-1).
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
         selection, parameters = self.selection(False), self._parameters()
@@ -242,6 +270,8 @@ class WeightQuantizer(LearnedPrecision):
             **super().get_config(),
             "channel_axes": self.channel_axes,
             "per_channel": self.per_channel,
+            "channel_precision": self.channel_precision,
+            "narrow_range": self.narrow_range,
             "levels": self.family,
             "level_init": self.level_init,
             "correction": self.correction,

@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQSoftmax
-from ddq_tf.reconstruction.learning import trainable
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
-from ddq_tf.search import DDQModel, PrecisionSearch
+from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
-
-_PRECISION = ("choice", "active", "frozen", "evidence")
-_ALMOST_ALL = 0.98  # of the steps: the search ends before them
-
-
-def learn_precisions(
-    model: DDQModel,
-    inputs: np.ndarray,
-    wanted: np.ndarray,
-    recipe: ReconstructionConfig,
-    callbacks: list[keras.callbacks.Callback],
-) -> None:
-    """Learns the precisions within the budget, and nothing else.
-
-    DDQ's search (`PrecisionSearch`) on the distance to the float network's outputs.
-
-    Args:
-        model: with calibrated ranges; its choice of precisions becomes final.
-        inputs: float32 (images, ...).
-        wanted: what the float network gives for them.
-        recipe: how to train.
-        callbacks: further Keras callbacks.
-    """
-    kept = [(v, ops.convert_to_numpy(v)) for v in model.variables if v.name not in _PRECISION]
-    config = dataclasses.replace(model.ddq_config, search_fraction=_ALMOST_ALL)
-    data, optimizer = _batches(inputs, wanted, recipe), keras.optimizers.SGD(0.0)
-    search = [PrecisionSearch(config), *callbacks]
-    with trainable((v for v in model.trainable_variables if v.name not in _PRECISION), False):
-        _fit(model, data, _loss(model, wanted), optimizer, recipe.search_steps, search)
-    for variable, value in kept:  # `fit` aligned scales
-        variable.assign(value)
 
 
 def distill(

@@ -22,7 +22,9 @@ class ReconstructionConfig:
         range_rate: highest step of ranges and levels, relative.
         norm_rate: highest step of BatchNorm's gamma and beta and of biases, relative; see
             `units_of`.
-        search_steps: of the whole network at the beginning, to learn the precisions; 0 leaves
+        equalize: whether channels change their scales first, so that rows of kernels become alike;
+            the float network stays the same.
+        search_views: how often half of the inputs is looked at to learn the precisions; 0 leaves
             every layer at its highest.
         distill_steps: of the whole network at the end, 0 for none. It fits the given inputs better;
             others gained nothing from it where that was measured.
@@ -38,7 +40,8 @@ class ReconstructionConfig:
     kernel_rate: float = 0.02
     range_rate: float = 0.003
     norm_rate: float = 0.003
-    search_steps: int = 200
+    equalize: bool = True
+    search_views: int = 3
     distill_steps: int = 0
     whole_batch_size: int = 16
     whole_rate: float = 0.1
@@ -46,6 +49,6 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "[1, inf)", "batch_size", "views", "whole_batch_size")
-        check_fields(self, "[0, inf)", "steps", "search_steps", "distill_steps", "seed")
+        check_fields(self, "[0, inf)", "steps", "search_views", "distill_steps", "seed")
         check_fields(self, "[0, inf)", "kernel_rate", "range_rate", "norm_rate", "whole_rate")
         check_fields(self, "[0, 1]", "drop")

@@ -13,17 +13,17 @@ import tensorflow as tf
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import align, flatten
-from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
-from ddq_tf.reconstruction.candidates import candidate_layers, holding_candidates
-from ddq_tf.reconstruction.distill import distill, learn_precisions
+from ddq_tf.reconstruction.distill import distill
+from ddq_tf.reconstruction.equalize import equalize
 from ddq_tf.reconstruction.learning import trainable
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
+from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses, steps_of
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
-from ddq_tf.search import DDQModel
-from ddq_tf.transform.calibrate import images_of
+from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
+from ddq_tf.transform.calibrate import calibrate, images_of
 from ddq_tf.transform.quantize import quantize_model
 
 
@@ -33,8 +33,7 @@ class Progress:
 
     Attributes:
         stage: "precisions", a block's name, or "distillation".
-        done: layers with candidates for the search or with new kernels, and steps taken, of all
-            stages.
+        done: layers with rounded or new kernels, batches measured and steps taken, of all stages.
         total: the same, at the end.
     """
 
@@ -54,18 +53,19 @@ def reconstruct_model(
     """Quantizes a float model and trains it on unlabeled inputs to do what the float model does.
 
     1. `quantize_model`: the DDQ model, with calibrated ranges.
-    2. Precisions: the search of DDQ within the budget, on the distance of the whole network's
-       outputs to the float model's, among kernels rounded for each precision with the correlations
-       of their inputs in mind (`holding_candidates`). Kernels and ranges are then as before.
-    3. Block after block (BRECQ, Li et al., 2021): kernels get, in closed form, the values that
+    2. Channels change their scales until rows of kernels are alike (`equalize`, Nagel et al.,
+       2019).
+    3. Precisions: the best choice within the budget by what each would lose at the network's
+       outputs, from the Fisher information of its gates (`sensitivity`). Kernels stay as they are.
+    4. Block after block (BRECQ, Li et al., 2021): kernels get, in closed form, the values that
        give from the quantized inputs what the float network gives (GPTAQ, Li et al., 2025), are
        rounded with the correlations of their inputs in mind (GPTQ, Frantar et al., 2022), and
        BatchNorm's means or biases take what shift is left (`rounding.round_block`). With
        `recipe.steps`, the block then learns by gradient to give what it gives in the float network:
        kernels, ranges, levels, BatchNorm's gamma and beta, biases.
-    4. The whole network once more, on the distance of its outputs.
+    5. The whole network once more, on the distance of its outputs.
 
-    Everything learns by DDQ's own gradients. A few hundred inputs and minutes are enough.
+    A few hundred inputs and minutes are enough.
 
     Args:
         model: as for `quantize_model`, with one input and one output.
@@ -91,26 +91,71 @@ def reconstruct_model(
             f"views={recipe.views}, inputs of shape {examples.shape}"
         )
     quantized = quantize_model(model, config, examples)
+    if recipe.equalize:
+        batches = images_of(examples, shape, config.calibration_images)
+        equalize(quantized, batches)
+        calibrate(quantized, batches, config.seed, config.activation_calibration)
     blocks = blocks_of(quantized)
-    search_steps = recipe.search_steps if _learns_precisions(quantized) else 0
+    halves = _halves(examples, recipe) if learning_layers(quantized) else None
     in_blocks = sum(len(block.kernels) + recipe.steps for block in blocks)
-    candidates = len(candidate_layers(blocks)) if search_steps else 0
-    steps = candidates + search_steps + in_blocks + recipe.distill_steps
-    report = _Reporter(steps, on_progress)
+    measured = steps_of(quantized, len(halves[1])) if halves else 0
+    report = _Reporter(measured + in_blocks + recipe.distill_steps, on_progress)
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
     wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
-        if search_steps:
-            few = tf.constant(examples[:: -(-len(examples) // config.calibration_images)])
-            with holding_candidates(blocks, few, report.step("precisions")):
-                learn_precisions(quantized, x, wanted, recipe, [report.callback("precisions")])
+        if halves:
+            _choose_precisions(quantized, blocks, halves, recipe.seed, report.step("precisions"))
         errors = _each_block(blocks, tf.constant(x), recipe, report)
         if recipe.distill_steps:
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])
     align(quantized)
     return quantized, errors
+
+
+def _halves(
+    examples: np.ndarray, recipe: ReconstructionConfig
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Every second input, to round kernels for, and the others, to measure; None for no search."""
+    if not recipe.search_views:
+        return None
+    rounded_for, measured_on = examples[::2], examples[1::2] if len(examples) > 1 else examples
+    if recipe.views == 1:  # the inputs as they are, perhaps no images
+        return rounded_for, np.concatenate([measured_on] * recipe.search_views)
+    return (
+        views_of(rounded_for, recipe.views, recipe.seed),
+        views_of(measured_on, recipe.search_views, recipe.seed + 1),
+    )
+
+
+def _choose_precisions(
+    model: DDQModel,
+    blocks: list[Block],
+    halves: tuple[np.ndarray, np.ndarray],
+    seed: int,
+    on_step: Callable[[], None],
+) -> None:
+    """Brings the precisions into force, for good, that lose least within the budgets."""
+    losses = precision_losses(model, blocks, tf.constant(halves[0]), halves[1], seed, on_step)
+    config = model.ddq_config
+    for budget in (weight_budget(model, config), activation_budget(model, config)):
+        if budget is None:
+            continue
+        options = best_choice(budget, [_of_choices(layer, losses) for layer in budget.layers])
+        for layer, option in zip(budget.layers, options, strict=True):
+            quantizer = layer.quantizer
+            single = option.size == 1
+            quantizer.choose(option.item() if single else option.reshape(quantizer.choice.shape))
+            quantizer.frozen.assign(True)
+
+
+def _of_choices(layer: Any, losses: dict[str, np.ndarray]) -> np.ndarray:
+    """What a layer's precisions lose, a column for each precision that it is free to choose."""
+    if layer.name not in losses:
+        return np.zeros((1, 1))
+    loss = losses[layer.name]
+    return loss if layer.quantizer.channel_precision else loss.sum(axis=1, keepdims=True)
 
 
 def _each_block(
@@ -160,8 +205,3 @@ def _single_input(model: Any) -> tuple[int | None, ...]:
             f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         )
     return graph.input_shapes[0]
-
-
-def _learns_precisions(model: DDQModel) -> bool:
-    layers = [*weighted_layers(model), *activation_layers(model)]
-    return any(len(layer.quantizer.precisions) > 1 for layer in layers)

@@ -21,6 +21,7 @@ _FLOOR = 1e-4  # of the inputs' power: what is smaller is their rounding
 _TINY = 1e-12
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 _MOST_INPUTS = 4096  # of a matrix to invert
+_ROWS = 64  # that are rounded before what they change in later rows is added up
 
 
 def round_block(
@@ -147,10 +148,16 @@ def round_kernel(
     inverse = np.linalg.inv(damped + added[:, None, None] * identity)
     upper = np.linalg.cholesky(inverse).swapaxes(1, 2)
     rounded = np.empty_like(rest)
-    for i in range(rest.shape[1]):
-        rounded[:, i] = to_levels(rest[:, i])
-        error = (rest[:, i] - rounded[:, i]) / upper[:, i, i, None]
-        rest[:, i + 1 :] -= upper[:, i, i + 1 :, None] * error[:, None]
+    for start in range(0, rest.shape[1], _ROWS):
+        rows = slice(start, start + _ROWS)
+        part, errors = rest[:, rows], np.empty_like(rest[:, rows])
+        triangle = upper[:, rows, rows]
+        for i in range(part.shape[1]):
+            rounded[:, start + i] = to_levels(part[:, i])
+            errors[:, i] = (part[:, i] - rounded[:, start + i]) / triangle[:, i, i, None]
+            part[:, i + 1 :] -= triangle[:, i, i + 1 :, None] * errors[:, None, i]
+        later = upper[:, rows, start + _ROWS :]
+        rest[:, start + _ROWS :] -= later.swapaxes(1, 2) @ errors
     return rounded[groups, np.argsort(order, axis=1)]
 
 
@@ -175,7 +182,8 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
     if norm is not None:
         gain = batch_norm_affine(norm, int(np.prod(shape)))[0].reshape(shape)
     wanted = kernels_for(kernel, moments, [best_ridge(kernel, halves, gain)])[0]
-    rounded = _rounded_at(layer, wanted, moments, int(layer.quantizer.choice))
+    set_ranges(layer, _ungrouped(layer, wanted), moments)
+    rounded = _rounded_at(layer, wanted, moments, layer.quantizer.indices)
     layer.kernel.assign(_ungrouped(layer, rounded))
     if takes_shift:
         has, had = (
@@ -185,30 +193,66 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
         _shift(layer, norm, has - had)
 
 
-def rounded_at(layer: Any, moments: Moments, index: int) -> np.ndarray:
-    """Returns a layer's kernel on its levels at precision number `index` (`round_kernel`).
+def set_ranges(layer: Any, kernel: np.ndarray, moments: Moments) -> None:
+    """Sets the ranges that err least at the outputs, as far as each weight by itself errs there.
+
+    Args:
+        layer: one for which `is_plain`.
+        kernel: that the ranges are for.
+        moments: of what it reads. Depthwise layers do without: their few weights err together.
+    """
+    importance = None
+    if layer.kind is not OpKind.DEPTHWISE:
+        power = np.diagonal(moments.xx[0]) + _FLOOR * moments.power
+        importance = (power / max(power.mean(), _TINY)).reshape(*kernel.shape[:-1], 1)
+    layer.quantizer.set_best_ranges(kernel, importance)
+
+
+def rounded_kernels(layer: Any, moments: Moments) -> np.ndarray:
+    """Returns a layer's kernel on its levels at each of its precisions (`round_kernel`).
 
     Args:
         layer: one for which `is_plain`, with ranges.
         moments: of what it reads.
-        index: which of its precisions.
 
     Returns:
-        float64, the kernel's shape.
+        float64, (num_precisions, *kernel shape).
     """
     kernel = _grouped(layer, as_float64(layer.kernel))
-    return _ungrouped(layer, _rounded_at(layer, kernel, moments, index))
+    count, outputs = len(layer.quantizer.precisions), kernel.shape[-1]
+    one_of = [_to_levels(layer, kernel.shape[::2], index) for index in range(count)]
+
+    def nearest(values: np.ndarray) -> np.ndarray:
+        parts = values.reshape(len(values), count, outputs)
+        return np.stack([one(parts[:, i]) for i, one in enumerate(one_of)], axis=1).reshape(
+            values.shape
+        )
+
+    side_by_side = np.tile(kernel, (1, 1, count))  # one matrix to invert for all
+    rounded = round_kernel(side_by_side, moments.xx, nearest, floor=_FLOOR * moments.power)
+    return np.stack([_ungrouped(layer, part) for part in np.split(rounded, count, axis=-1)])
 
 
-def _rounded_at(layer: Any, kernel: np.ndarray, moments: Moments, index: int) -> np.ndarray:
-    """The same for another kernel, both (groups, k, outputs)."""
-    quantizer, shape = layer.quantizer, kernel.shape[::2]
+def _rounded_at(
+    layer: Any, kernel: np.ndarray, moments: Moments, index: int | np.ndarray
+) -> np.ndarray:
+    """A kernel at one precision, or each channel at its own; both (groups, k, outputs)."""
+    nearest = _to_levels(layer, kernel.shape[::2], index)
+    return round_kernel(kernel, moments.xx, nearest, floor=_FLOOR * moments.power)
+
+
+def _to_levels(
+    layer: Any, shape: tuple[int, ...], index: int | np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what rounds a row, (groups, outputs), to the nearest levels."""
+    quantizer = layer.quantizer
     alpha = np.broadcast_to(quantizer.range_at(index).astype(np.float64), shape)
+    index = np.broadcast_to(index, shape) if np.ndim(index) else int(index)
 
     def nearest(values: np.ndarray) -> np.ndarray:
         return quantizer.levels.nearest((values / alpha).astype(np.float32), index) * alpha
 
-    return round_kernel(kernel, moments.xx, nearest, floor=_FLOOR * moments.power)
+    return nearest
 
 
 def _shift(layer: Any, norm: Any, by: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from ddq_tf.search.allocate import allocate
 from ddq_tf.search.budget import PrecisionBudget, activation_budget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
+from ddq_tf.search.choose import best_choice
 from ddq_tf.search.model import DDQModel
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "PrecisionSearch",
     "activation_budget",
     "allocate",
+    "best_choice",
     "weight_budget",
 ]

@@ -23,18 +23,32 @@ class PrecisionBudget:
             one example; never falling.
         num_values: how many weights, or activations of one example, all layers have together.
         capacity_bits: the limit, or None for no limit.
+        counts_codes: whether a channel costs what its own precision does; else all channels of a
+            layer cost what the highest of them does.
+        code_capacity_bits: a limit for the bits of the codes alone, or None.
     """
 
     layers: tuple[Any, ...]
     costs: tuple[np.ndarray, ...]
     num_values: int
     capacity_bits: float | None
+    counts_codes: bool = False
+    code_capacity_bits: float | None = None
 
     @property
     def used_bits(self) -> int:
         """Bits taken at the precisions in force."""
+        take = np.mean if self.counts_codes else np.max
         pairs = zip(self.layers, self.costs, strict=True)
-        return int(sum(cost[int(layer.quantizer.choice)] for layer, cost in pairs))
+        return round(sum(take(cost[layer.quantizer.indices]) for layer, cost in pairs))
+
+    @property
+    def code_costs(self) -> tuple[np.ndarray, ...]:
+        """Per layer, shape (precisions,): bits of the codes alone, of weights."""
+        return tuple(
+            layer.quantizer.num_weights * np.array(layer.quantizer.precisions, np.float64)
+            for layer in self.layers
+        )
 
     @property
     def average_bits(self) -> float:
@@ -75,7 +89,12 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
     num_weights = sum(layer.quantizer.num_weights for layer in layers)
     capacity = config.budget.bits_of(num_weights) if isinstance(config.budget, Budget) else None
     budget = PrecisionBudget(
-        layers=layers, costs=costs, num_values=num_weights, capacity_bits=capacity
+        layers=layers,
+        costs=costs,
+        num_values=num_weights,
+        capacity_bits=capacity,
+        counts_codes=target.counts_codes,
+        code_capacity_bits=None if config.code_bits is None else config.code_bits * num_weights,
     )
     if capacity is not None and budget.least_bits > capacity:
         least = budget.least_bits
@@ -85,6 +104,13 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
             f"({least / num_weights:.2f} bits per weight, {least / num_weights / 8:.3f} of int8). "
             f"Received: a budget of {int(capacity / 8)} bytes. Raise the budget, or choose a "
             "target or precisions that go lower."
+        )
+    least_codes = sum(float(cost[0]) for cost in budget.code_costs) / num_weights
+    if config.code_bits is not None and least_codes > config.code_bits:
+        raise DDQError(
+            f"code_bits is impossible: the lowest precisions of model {model.name!r} have "
+            f"{least_codes:.2f} bits on average. Received: code_bits={config.code_bits!r}. Raise "
+            "it, or choose precisions that go lower."
         )
     return budget
 

@@ -9,9 +9,10 @@ import numpy as np
 from absl import logging
 
 from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError
 from ddq_tf.layers import activation_layers, weighted_layers
-from ddq_tf.search.allocate import allocate
 from ddq_tf.search.budget import PrecisionBudget, activation_budget, weight_budget
+from ddq_tf.search.choose import best_choice
 
 _DESCENT = 0.7
 _EXPLORE = 0.15
@@ -111,16 +112,13 @@ class PrecisionSearch(keras.callbacks.Callback):
     def _choose(self, descent: float) -> None:
         """Brings the best choice within the present limits into force."""
         for budget in self._budgets:
-            limit = budget.full_bits
-            if budget.capacity_bits is not None:
-                limit += descent * (budget.capacity_bits - budget.full_bits)
-            values = [
-                np.concatenate([[0.0], np.cumsum(layer.quantizer.loss_saved())])
+            losses = [
+                -np.concatenate([[0.0], np.cumsum(layer.quantizer.loss_saved())])[:, None]
                 for layer in budget.layers
             ]
-            options = allocate(values, budget.costs, limit)
+            options = best_choice(budget, losses, descent)
             for layer, option in zip(budget.layers, options, strict=True):
-                layer.quantizer.choose(option)
+                layer.quantizer.choose(option.item())
         self._visiting = []
 
     def _visit(self) -> None:
@@ -161,5 +159,12 @@ def _quantizers(model: keras.Model) -> list[Any]:
 
 
 def _budgets(model: keras.Model, config: DDQConfig) -> list[PrecisionBudget]:
+    by_channel = [q.path for q in _quantizers(model) if q.channel_precision]
+    if by_channel:
+        raise DDQError(
+            f"fit learns one precision per layer. Received: channel_precision=True at "
+            f"{', '.join(map(repr, by_channel))}. Let ddq_tf.reconstruct_model learn those of "
+            "channels first; its models can train on."
+        )
     weights, activations = weight_budget(model, config), activation_budget(model, config)
     return [weights] if activations is None else [weights, activations]

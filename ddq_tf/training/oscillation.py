@@ -292,7 +292,7 @@ def _distance(layer: Any) -> Tensor:
     step, codes = _grid(quantizer, quantizer.selection(False))
     kernel = ops.copy(layer.kernel)
     quantized = ops.stop_gradient(quantizer(kernel, training=False))
-    lowest, highest = (ops.stop_gradient(code * step) for code in (codes[0], codes[-1]))
+    lowest, highest = (ops.stop_gradient(code * step) for code in _ends(quantizer, codes))
     clipped: Any = ops.clip(kernel, lowest, highest)
     total: Any = ops.sum(ops.square(clipped - quantized))
     return ops.cast(quantizer.frozen, "float32") * total
@@ -308,7 +308,20 @@ def _grid(quantizer: Any, selection: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(levels, FreeLevels):
         codes = ops.round(pick(selection, levels.parameters()[0]) * float(CODE_MAX))
     else:
-        qmax = pick(selection, ops.convert_to_tensor(levels.qmax))
+        qmin, qmax = _code_limits(levels, selection)
         counted: Any = ops.arange(2 * CODE_MAX + 1, dtype="float32")
-        codes = ops.minimum(counted - qmax, qmax)
+        codes = ops.minimum(counted + ops.min(qmin), ops.max(qmax))
     return levels.rounding.scale(alpha, selection), codes
+
+
+def _ends(quantizer: Any, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest code, of each channel where they differ."""
+    if isinstance(quantizer.levels, FreeLevels):
+        return codes[0], codes[-1]
+    return _code_limits(quantizer.levels, quantizer.selection(False))
+
+
+def _code_limits(levels: Any, selection: Tensor) -> tuple[Tensor, Tensor]:
+    limits = (ops.convert_to_tensor(ends) for ends in (levels.qmin, levels.qmax))
+    lowest, highest = (pick(selection, ends) for ends in limits)
+    return lowest, highest

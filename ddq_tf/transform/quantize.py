@@ -16,6 +16,7 @@ from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate, inputs_of
 from ddq_tf.transform.canonical import WEIGHTED, canonical
 from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of
 
 
@@ -50,6 +51,8 @@ def quantize_model(
     quantized = rebuild(graph, config, model.name)
     quantized.float_outputs = tuple(functional_of(model).output_names)
     weight_budget(quantized, config)
+    if not config.narrow_range:
+        make_gains_positive(quantized)
     calibrate(quantized, batches, config.seed, config.activation_calibration)
     align(quantized)
     return quantized

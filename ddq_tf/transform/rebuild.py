@@ -245,6 +245,8 @@ class _Rebuilder:
                 **fields,
                 precisions=self.config.precisions_for(operator_kind(layer), channels),
                 per_channel=self.config.per_channel,
+                channel_precision=self.config.channel_precision,
+                narrow_range=self.config.narrow_range,
                 levels=self.config.levels,
                 level_init=self.config.level_init,
                 correction=self.config.correction,

@@ -14,7 +14,7 @@ from ddq_tf.jobs.reconstruct import fidelity_of
 from ddq_tf.layers import weighted_layers
 
 _OPTIONS = jobs.DataOptions(spec="digits", batch_size=32, limit=96)
-_QUICK = ReconstructionConfig(steps=5, search_steps=10)
+_QUICK = ReconstructionConfig(steps=5, search_views=1)
 
 
 def test_it_saves_a_model_that_is_near_the_float_model(trained: Any, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Negative BatchNorm gains turned into kernels of the other sign: the model computes the same."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddq_tf.graph import flatten
+from ddq_tf.graph.affine import as_float64, batch_norm_affine
+from ddq_tf.layers import DDQWeightedLayer
+
+
+def make_gains_positive(model: keras.Model) -> None:
+    """Changes the signs of output channels whose BatchNorm multiplies by a negative number.
+
+    Folding a negative gain changes the signs of codes, which takes a full grid (-8..7) out of its
+    type. A BatchNorm without gamma has no negative gains. Layers that stand several times, or
+    share their BatchNorm, stay as they are.
+
+    Args:
+        model: a DDQ model.
+    """
+    graph = flatten(model)
+    calls = [id(node.layer) for node in graph.nodes]
+    for node in graph.nodes:
+        after = graph.sole_consumer(node.outputs[0])
+        if not isinstance(node.layer, DDQWeightedLayer) or after is None:
+            continue
+        norm, layer = after.layer, node.layer
+        if not isinstance(norm, keras.layers.BatchNormalization) or not norm.scale:
+            continue
+        if calls.count(id(layer)) > 1 or calls.count(id(norm)) > 1:
+            continue
+        channels = layer.quantizer.num_channels
+        signs = np.where(batch_norm_affine(norm, channels)[0] < 0, -1.0, 1.0)
+        layer.kernel.assign(as_float64(layer.kernel) * signs.reshape(layer.quantizer.channel_shape))
+        changed = [norm.gamma, norm.moving_mean, *([] if layer.bias is None else [layer.bias])]
+        for variable in changed:
+            variable.assign(ops.convert_to_numpy(variable) * signs)
