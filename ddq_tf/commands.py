@@ -281,6 +281,15 @@ def _data_options(flags: Mapping[str, Any]) -> Any:
     )
 
 
+def _reconstruction_ddq_flags() -> tuple[line.Flag, ...]:
+    """The flags of a DDQ model as reconstruction takes them: no training, full grids."""
+    return tuple(
+        dataclasses.replace(flag, default=False) if flag.name == "narrow_range" else flag
+        for flag in DDQ_FLAGS
+        if flag.name != "search_fraction"
+    )
+
+
 def _ddq_config(flags: Mapping[str, Any]) -> DDQConfig:
     return DDQConfig(
         **{
@@ -403,7 +412,7 @@ _ALL = (
         flags=(
             *data_flags(batch_size=32),
             OUT_MODEL,
-            *(flag for flag in DDQ_FLAGS if flag.name != "search_fraction"),
+            *_reconstruction_ddq_flags(),
             *CODE_FLAGS,
             *RECONSTRUCTION_FLAGS,
             *COMMON,

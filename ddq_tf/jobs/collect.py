@@ -42,7 +42,7 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
         kernel_shape=kernel.shape,
         num_weights=kernel.size,
         precisions=layer.quantizer.precisions,
-        num_bits=layer.num_bits,
+        num_bits=layer.quantizer.mean_bits,
         stored_bits=stored_bits,
         size_bytes=math.ceil(target.stored_size_bits(layer.kind, *sizes) / 8),
         quantization_error=lost / power if power else 0.0,

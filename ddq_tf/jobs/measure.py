@@ -64,9 +64,9 @@ class DDQOutcome(ModelOutcome):
         return self.model.weight_budget.used_bits // 8
 
     @property
-    def bits(self) -> dict[str, int]:
-        """The precision by layer."""
-        return {layer.name: layer.num_bits for layer in self.model.weight_budget.layers}
+    def bits(self) -> dict[str, float]:
+        """The precision by layer, of channels with their own the mean."""
+        return {layer.name: layer.quantizer.mean_bits for layer in self.model.weight_budget.layers}
 
     @property
     def results(self) -> dict[str, Any]:

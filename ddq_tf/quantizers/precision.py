@@ -109,12 +109,17 @@ class LearnedPrecision(keras.layers.Layer):
     @property
     def num_bits(self) -> int:
         """The precision in force; of several, the highest."""
-        return self.precisions[int(np.max(self.indices))]
+        return int(np.max(self.bits))
 
     @property
     def mean_bits(self) -> float:
         """The precision in force, its mean over channels of equal size."""
-        return float(np.mean(np.array(self.precisions)[self.indices]))
+        return float(np.mean(self.bits))
+
+    @property
+    def bits(self) -> np.ndarray:
+        """The precisions in force: int, the shape of `choice`."""
+        return np.array(self.precisions)[self.indices]
 
     @property
     def indices(self) -> np.ndarray:

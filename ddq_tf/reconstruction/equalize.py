@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ import numpy as np
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.affine import as_float64
 from ddq_tf.layers import DDQActivation, DDQWeightedLayer
+from ddq_tf.layers.activation import Observer
 from ddq_tf.search import DDQModel
 from ddq_tf.targets import OpKind
 from ddq_tf.transform.calibrate import float_network
@@ -134,11 +135,11 @@ def _largest(
     """By activation, the largest value of each channel in the float network."""
     found: dict[str, np.ndarray] = {}
 
-    def see(name: str) -> Callable[[Any], None]:
+    def see(name: str) -> Observer:
         def look(values: Any) -> None:
             array = np.asarray(keras.ops.convert_to_numpy(values))
             peaks = array.max(axis=tuple(range(array.ndim - 1)))
-            found[name] = np.maximum(found.get(name, peaks), peaks)
+            found[name] = np.maximum(found[name], peaks) if name in found else peaks
 
         return look
 

@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.layers import DDQActivation, DDQWeightedLayer
-from ddq_tf.quantizers.grid import signed_qmax
 
 _SMALLEST_UNIT = 1e-12
 _SMALLEST_GAMMA = 1e-3  # of the largest in its layer
@@ -67,7 +66,7 @@ def units_of(
     for layer in layers:
         if isinstance(layer, DDQWeightedLayer):
             quantizer, kernel = layer.quantizer, np.asarray(ops.convert_to_numpy(layer.kernel))
-            step = quantizer.range_in_force() / signed_qmax(layer.num_bits)
+            step = quantizer.range_in_force() / (2.0 ** (quantizer.bits - 1) - 1)
             units[layer.kernel.path] = kernel_rate * np.maximum(step, _SMALLEST_UNIT)
             for variable in quantizer.trainable_variables:
                 units[variable.path] = np.array(range_rate)

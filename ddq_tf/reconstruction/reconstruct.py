@@ -71,7 +71,7 @@ def reconstruct_model(
         model: as for `quantize_model`, with one input and one output.
         images: inputs as the model takes them: an array, or batches of them (with or without
             labels, which are not used). All are kept in memory.
-        config: target, budget and the rest.
+        config: target, budget and the rest. By default `DDQConfig(narrow_range=False)`.
         recipe: how to train.
         on_progress: called after each step.
 
@@ -82,7 +82,8 @@ def reconstruct_model(
         DDQError: as `quantize_model`; if the model has several inputs or outputs; if views are
             asked for of inputs that are no images.
     """
-    config, recipe = config or DDQConfig(), recipe or ReconstructionConfig()
+    config = config or DDQConfig(narrow_range=False)
+    recipe = recipe or ReconstructionConfig()
     shape = _single_input(model)
     examples = np.concatenate(images_of(images, shape, np.iinfo(np.int64).max))
     if recipe.views > 1 and examples.ndim != 4:

@@ -16,7 +16,7 @@ from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.moments import Moments, moments_of
 from ddq_tf.targets import OpKind
 
-_DAMPING = 0.01  # of the mean of the diagonal
+_DAMPING = 0.03  # of the mean of the diagonal
 _FLOOR = 1e-4  # of the inputs' power: what is smaller is their rounding
 _TINY = 1e-12
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)

@@ -114,7 +114,7 @@ class LayerReport(_Record):
         kernel_shape: as in Keras.
         num_weights: in the kernel.
         precisions: the bits that were learned over.
-        num_bits: the precision in force.
+        num_bits: the precision in force, of channels with their own the mean.
         stored_bits: the width of a weight in the file.
         size_bytes: of the kernel in the file.
         quantization_error: sum (w - x_q)^2 / sum w^2 over the kernel.
@@ -129,7 +129,7 @@ class LayerReport(_Record):
     kernel_shape: tuple[int, ...]
     num_weights: int
     precisions: tuple[int, ...]
-    num_bits: int
+    num_bits: float
     stored_bits: int
     size_bytes: int
     quantization_error: float

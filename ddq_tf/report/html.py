@@ -183,7 +183,7 @@ def _layers_table(layers: Sequence[LayerReport]) -> str:
                 (_shape(layer), True),
                 (f"{layer.num_weights:,}", True),
                 (", ".join(map(str, layer.precisions)), True),
-                (str(layer.num_bits), True),
+                (wording.bits(layer.num_bits), True),
                 (str(layer.stored_bits), True),
                 (wording.kib(layer.size_bytes), True),
                 (wording.error(layer.quantization_error), True),
@@ -286,7 +286,7 @@ def _layer_card(layer: LayerReport, is_open: bool) -> str:
         f'<details class="layer"{" open" if is_open else ""}><summary>'
         f'<span class="dot k-{kind}"></span><span class="layer-name">{name}</span>'
         f'<span class="kind">{escape(wording.short_kind(layer.kind))}</span>'
-        f'{spark}<span class="badge">{layer.num_bits} bits</span></summary>'
+        f'{spark}<span class="badge">{wording.bits(layer.num_bits)} bits</span></summary>'
         f'{chart}<dl class="facts">{listed}</dl></details>'
     )
 

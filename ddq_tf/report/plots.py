@@ -219,7 +219,7 @@ def _draw_levels(panel: Axes, layer: LayerReport) -> None:
     panel.set_ylim(-0.4 * most, 1.05 * most)
     panel.set_xticks([-1, 0, 1])
     panel.set_yticks([])
-    words = f"{shorten(layer.name, 24)}  {layer.num_bits} bits"
+    words = f"{shorten(layer.name, 24)}  {wording.bits(layer.num_bits)} bits"
     panel.set_title(words, fontsize=8, color=_INK, pad=3, parse_math=False)
     _plain_frame(panel)
     panel.spines["left"].set_visible(False)
@@ -230,7 +230,9 @@ def _draw_bits(panel: Axes, rows: Sequence[Any], colours: Sequence[str]) -> None
     panel.bar(places, [_MAX_BITS] * len(rows), width=0.8, color=_TRACK, zorder=0)
     panel.bar(places, bits, width=0.8, color=list(colours), zorder=1)
     for place, value in zip(places, bits, strict=True):
-        panel.text(place, 0.2, f"{value}", fontsize=7, color="white", ha="center", va="bottom")
+        panel.text(
+            place, 0.2, wording.bits(value), fontsize=7, color="white", ha="center", va="bottom"
+        )
     names = [shorten(row.name, 26) for row in rows]
     panel.set_xticks(
         places, names, rotation=90 if len(rows) > 12 else 35, fontsize=7, parse_math=False

@@ -113,7 +113,7 @@ def _layers_table(report: Report, console: Console) -> Table:
         table.add_row(
             Text(_safe(console, layer.name)),
             Text(_safe(console, wording.short_kind(layer.kind))),
-            str(layer.num_bits),
+            wording.bits(layer.num_bits),
             _bar(layer, console),
             str(layer.stored_bits),
             wording.kib(layer.size_bytes),
@@ -124,7 +124,7 @@ def _layers_table(report: Report, console: Console) -> Table:
 
 def _bar(layer: LayerReport, console: Console) -> Text:
     full, empty = ("#", ".") if console.options.ascii_only else ("█", "░")
-    filled = max(0, min(_BAR_WIDTH, layer.num_bits))
+    filled = max(0, min(_BAR_WIDTH, round(layer.num_bits)))
     bar = Text(full * filled, style="cyan" if layer.num_bits > 4 else "green")
     return bar.append(empty * (_BAR_WIDTH - filled), style="dim")
 

@@ -48,6 +48,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def bits(value: float) -> str:
+    """Returns a precision: whole where it is, as means over channels are not."""
+    return f"{value:.3g}"
+
+
 def share_of(variant: ModelVariant, base: ModelVariant | None) -> str:
     """Returns the size of `variant` as a percentage of that of `base`."""
     if variant.size_bytes is None or base is None or not base.size_bytes:

@@ -22,7 +22,8 @@ class QuantizerLogger(keras.callbacks.Callback):
         log_dir: where to write scalars for TensorBoard too, or None.
 
     Attributes:
-        bits: by layer, the precision in force after each epoch of the latest `fit`.
+        bits: by layer, the precision in force (the mean, if channels have their own) after each
+            epoch of the latest `fit`.
         errors: by layer, sum (w - x_q)^2 / sum w^2 over its kernel.
         ranges: by layer, the mean over its channels of the range in force.
         levels: by layer, the levels in force in units of the range, ascending.
@@ -38,7 +39,7 @@ class QuantizerLogger(keras.callbacks.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.bits: dict[str, list[int]] = {}
+        self.bits: dict[str, list[float]] = {}
         self.errors: dict[str, list[float]] = {}
         self.ranges: dict[str, list[float]] = {}
         self.levels: dict[str, list[list[float]]] = {}
@@ -60,11 +61,11 @@ class QuantizerLogger(keras.callbacks.Callback):
         for layer in weighted_layers(model):
             quantizer = layer.quantizer
             lost, whole = _squares(layer)
-            _append(self.bits, layer, layer.num_bits)
+            _append(self.bits, layer, quantizer.mean_bits)
             _append(self.errors, layer, lost / whole if whole else 0.0)
             _append(self.ranges, layer, float(quantizer.range_in_force().mean()))
             _append(self.levels, layer, [float(v) for v in quantizer.levels_in_force()])
-            used += layer.num_bits * quantizer.num_weights
+            used += quantizer.mean_bits * quantizer.num_weights
             total += quantizer.num_weights
             error, power = error + lost, power + whole
         for layer in activation_layers(model):
