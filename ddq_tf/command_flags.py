@@ -144,7 +144,7 @@ TARGET = line.choice("target", f"{TARGET_WORDS}. By default the model's own", tu
 
 RECONSTRUCTION_FLAGS = (
     line.integer("steps", "N", "by gradient for each block; 0 for none", 0, low=0),
-    line.integer("views", "N", "how often each image is used, at random parts and mirrored", 2),
+    line.integer("views", "N", "how often each image is used, at random parts and mirrored", 4),
     line.number("drop", "SHARE", "of a block's inputs that are the float network's", 0.5, high=1.0),
     line.switch("equalize", "move scales between layers first; the float model stays", True),
     line.integer(

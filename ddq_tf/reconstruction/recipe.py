@@ -35,7 +35,7 @@ class ReconstructionConfig:
 
     steps: int = 0
     batch_size: int = 32
-    views: int = 2
+    views: int = 4
     drop: float = 0.5
     kernel_rate: float = 0.02
     range_rate: float = 0.003

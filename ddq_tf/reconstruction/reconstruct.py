@@ -13,6 +13,7 @@ import tensorflow as tf
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import align, flatten
+from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
 from ddq_tf.reconstruction.distill import distill
@@ -148,7 +149,8 @@ def _choose_precisions(
             quantizer = layer.quantizer
             single = option.size == 1
             quantizer.choose(option.item() if single else option.reshape(quantizer.choice.shape))
-            quantizer.frozen.assign(True)
+    for layer in [*weighted_layers(model), *activation_layers(model)]:
+        layer.quantizer.frozen.assign(True)
 
 
 def _of_choices(layer: Any, losses: dict[str, np.ndarray]) -> np.ndarray:
