@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
     with pytest.raises(DDQError, match="shape"):
         reconstruct_model(net, np.zeros((4, 5, 5, 3), np.float32), LOW, QUICK)
     flat = keras.Sequential([keras.Input((6,)), layers.Dense(2)])
-    with pytest.raises(DDQError, match=r"set views=1. Received: views=2"):
+    with pytest.raises(DDQError, match=r"set views=1. Received: views=4"):
         reconstruct_model(flat, np.ones((8, 6), np.float32), LOW, ReconstructionConfig())
 
 
