@@ -21,6 +21,8 @@ _FLOOR = 1e-4  # of the inputs' power: what is smaller is their rounding
 _TINY = 1e-12
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
 _MOST_INPUTS = 4096  # of a matrix to invert
+_STRETCHES = (0.85, 0.92, 1.0, 1.08)  # of the ranges of least error without correlations
+_SWEEPS = 2
 _ROWS = 64  # that are rounded before what they change in later rows is added up
 
 
@@ -161,6 +163,39 @@ def round_kernel(
     return rounded[groups, np.argsort(order, axis=1)]
 
 
+def descend(
+    rounded: np.ndarray,
+    kernel: np.ndarray,
+    correlations: np.ndarray,
+    to_levels: Any,
+    sweeps: int = _SWEEPS,
+) -> np.ndarray:
+    """Returns levels that err no more at the outputs: one weight after the other is chosen anew.
+
+    Each row in turn takes the levels nearest to where the error, all other rows as they are, is
+    least: Q[i] - (C (Q - W))[i] / C[i, i].
+
+    Args:
+        rounded: Q, float64 (groups, k, outputs).
+        kernel: W, likewise.
+        correlations: C, float64 (groups, k, k), of a positive diagonal; damped, if need be.
+        to_levels: as `round_kernel` takes it.
+        sweeps: over all rows.
+    """
+    # On levels to the last bit, or all rows would seem to move.
+    found = np.stack([to_levels(row) for row in rounded.swapaxes(0, 1)], axis=1)
+    diagonal = np.diagonal(correlations, axis1=1, axis2=2)
+    slope = correlations @ (found - kernel)
+    for _ in range(sweeps):
+        for i in range(found.shape[1]):
+            change = to_levels(found[:, i] - slope[:, i] / diagonal[:, i, None]) - found[:, i]
+            moves = np.flatnonzero(change.any(axis=0))
+            if len(moves):
+                found[:, i, moves] += change[:, moves]
+                slope[:, :, moves] += correlations[:, :, i, None] * change[:, None, moves]
+    return found
+
+
 def is_plain(layer: Any) -> bool:
     """Returns whether a layer's kernel can be rounded by correlations."""
     if layer.kind is OpKind.DEPTHWISE:
@@ -183,7 +218,10 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
         gain = batch_norm_affine(norm, int(np.prod(shape)))[0].reshape(shape)
     wanted = kernels_for(kernel, moments, [best_ridge(kernel, halves, gain)])[0]
     set_ranges(layer, _ungrouped(layer, wanted), moments)
-    rounded = _rounded_at(layer, wanted, moments, layer.quantizer.indices)
+    rounded, stretch = _best_rounded(layer, wanted, moments, layer.quantizer.indices)
+    layer.quantizer.rescale(stretch)
+    nearest = _to_levels(layer, shape, layer.quantizer.indices)
+    rounded = descend(rounded, wanted, _damped(moments), nearest)
     layer.kernel.assign(_ungrouped(layer, rounded))
     if takes_shift:
         has, had = (
@@ -218,35 +256,73 @@ def rounded_kernels(layer: Any, moments: Moments) -> np.ndarray:
     Returns:
         float64, (num_precisions, *kernel shape).
     """
-    kernel = _grouped(layer, as_float64(layer.kernel))
-    count, outputs = len(layer.quantizer.precisions), kernel.shape[-1]
-    one_of = [_to_levels(layer, kernel.shape[::2], index) for index in range(count)]
+    kernel, indices = _grouped(layer, as_float64(layer.kernel)), range(_precisions(layer))
+    if layer.kind is OpKind.DEPTHWISE:  # of few weights, that profit most from the best ranges
+        rounded = [_best_rounded(layer, kernel, moments, index)[0] for index in indices]
+    else:
+        rounders = [_to_levels(layer, kernel.shape[::2], index) for index in indices]
+        rounded = _side_by_side(kernel, moments, rounders)
+    return np.stack([_ungrouped(layer, part) for part in rounded])
+
+
+def _precisions(layer: Any) -> int:
+    return len(layer.quantizer.precisions)
+
+
+def _best_rounded(
+    layer: Any, kernel: np.ndarray, moments: Moments, index: int | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel at one precision, or each channel at its own, with the best of some ranges.
+
+    Returns:
+        rounded: (groups, k, outputs), as the kernel.
+        stretch: by which the ranges are to be multiplied; (groups, outputs), or (1, 1) where
+            all outputs share one.
+    """
+    shape = kernel.shape[::2]
+    rounders = [_to_levels(layer, shape, index, stretch) for stretch in _STRETCHES]
+    tried = np.stack(_side_by_side(kernel, moments, rounders))
+    damped = _damped(moments)
+    errors = np.stack([np.sum((q - kernel) * (damped @ (q - kernel)), axis=1) for q in tried])
+    if not layer.quantizer.per_channel:
+        errors = errors.sum(axis=(1, 2), keepdims=True)
+    best = np.argmin(errors, axis=0)
+    chosen = np.broadcast_to(best, shape)[None, :, None, :]
+    return np.take_along_axis(tried, chosen, axis=0)[0], np.array(_STRETCHES)[best]
+
+
+def _side_by_side(
+    kernel: np.ndarray,
+    moments: Moments,
+    rounders: Sequence[Callable[[np.ndarray], np.ndarray]],
+) -> list[np.ndarray]:
+    """A kernel rounded in several ways (`round_kernel`), with one matrix to invert for all."""
+    count, outputs = len(rounders), kernel.shape[-1]
 
     def nearest(values: np.ndarray) -> np.ndarray:
         parts = values.reshape(len(values), count, outputs)
-        return np.stack([one(parts[:, i]) for i, one in enumerate(one_of)], axis=1).reshape(
-            values.shape
-        )
+        rows = [rounder(parts[:, i]) for i, rounder in enumerate(rounders)]
+        return np.stack(rows, axis=1).reshape(values.shape)
 
-    side_by_side = np.tile(kernel, (1, 1, count))  # one matrix to invert for all
-    rounded = round_kernel(side_by_side, moments.xx, nearest, floor=_FLOOR * moments.power)
-    return np.stack([_ungrouped(layer, part) for part in np.split(rounded, count, axis=-1)])
+    rounded = round_kernel(
+        np.tile(kernel, (1, 1, count)), moments.xx, nearest, floor=_FLOOR * moments.power
+    )
+    return np.split(rounded, count, axis=-1)
 
 
-def _rounded_at(
-    layer: Any, kernel: np.ndarray, moments: Moments, index: int | np.ndarray
-) -> np.ndarray:
-    """A kernel at one precision, or each channel at its own; both (groups, k, outputs)."""
-    nearest = _to_levels(layer, kernel.shape[::2], index)
-    return round_kernel(kernel, moments.xx, nearest, floor=_FLOOR * moments.power)
+def _damped(moments: Moments) -> np.ndarray:
+    """The correlations that `round_kernel` rounds by."""
+    added = _DAMPING * np.diagonal(moments.xx, axis1=1, axis2=2).mean(axis=1)
+    added = np.maximum(added + _FLOOR * moments.power, _TINY)
+    return moments.xx + added[:, None, None] * np.eye(moments.xx.shape[-1])
 
 
 def _to_levels(
-    layer: Any, shape: tuple[int, ...], index: int | np.ndarray
+    layer: Any, shape: tuple[int, ...], index: int | np.ndarray, stretch: float = 1.0
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what rounds a row, (groups, outputs), to the nearest levels."""
+    """Returns what rounds a row, (groups, outputs), to the nearest levels, ranges stretched."""
     quantizer = layer.quantizer
-    alpha = np.broadcast_to(quantizer.range_at(index).astype(np.float64), shape)
+    alpha = stretch * np.broadcast_to(quantizer.range_at(index).astype(np.float64), shape)
     index = np.broadcast_to(index, shape) if np.ndim(index) else int(index)
 
     def nearest(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.moments import columns_of
-from ddq_tf.reconstruction.rounding import round_block, round_kernel
+from ddq_tf.reconstruction.rounding import descend, round_block, round_kernel
 from tests.toys import array, images, layers, mixed_net, shake
 
 LOW = DDQConfig(target="litert-int8", precisions=(2,), budget=None)
@@ -45,6 +45,27 @@ def test_without_correlations_it_is_plain_rounding():
     np.testing.assert_array_equal(round_kernel(kernel, spread, np.rint), np.rint(kernel))
     nothing = np.zeros((1, 7, 7))
     np.testing.assert_array_equal(round_kernel(kernel, nothing, np.rint), np.rint(kernel))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_descent_ends_where_no_single_weight_can_do_better(seed):
+    rng = np.random.default_rng(seed)
+    kernel, correlations = (
+        rng.uniform(-2, 2, (2, 9, 4)),
+        np.concatenate([correlated(9, seed), correlated(9, seed + 100)]),
+    )
+    correlations += 1e-2 * np.eye(9)
+    start = np.rint(kernel)
+    found = descend(start, kernel, correlations, np.rint, sweeps=50)
+
+    def errors(q):
+        return np.sum((q - kernel) * (correlations @ (q - kernel)), axis=1)
+
+    assert (errors(found) <= errors(start) + 1e-9).all()
+    for i, by in itertools.product(range(9), (-1, 1)):
+        moved = found.copy()
+        moved[:, i] += by
+        assert (errors(moved) >= errors(found) - 1e-9).all()
 
 
 def test_repeated_inputs_share_their_error():
