@@ -15,6 +15,7 @@ from ddq_tf.export.tflite import read
 from ddq_tf.graph import align
 from ddq_tf.layers import weighted_layers
 from ddq_tf.quantizers import WeightQuantizer
+from ddq_tf.training.oscillation import level_numbers
 from tests.toys import array, images, layers, mixed_net, shake
 
 PRECISIONS = (2, 3, 4, 8)
@@ -123,3 +124,12 @@ def test_what_does_not_go_together_is_refused():
         DDQConfig(channel_precision=True, per_channel=False)
     with pytest.raises(DDQError, match=r"code_bits.*\(0, 8\].*9"):
         DDQConfig(code_bits=9)
+
+
+def test_level_numbers_lead_back_to_the_weights():
+    kernel = np.random.default_rng(4).normal(size=(6, 8)).astype(np.float32)
+    quantizer = quantizer_of(kernel)
+    quantizer.choose(np.resize([0, 1, 2], 8))
+    numbers, values = level_numbers(quantizer, tf.constant(kernel), quantizer.num_bits)
+    np.testing.assert_array_equal(array(values(numbers)), array(quantizer(kernel)))
+    assert (array(numbers) >= 0).all()
