@@ -1,8 +1,8 @@
 """Pretrained networks quantized without labels, by `reconstruct_model`.
 
     python benchmarks/reconstruction.py dog_breeds --data=../shared/data --models=../shared/models
-    python benchmarks/reconstruction.py vww --rows=mixed4
-    python benchmarks/reconstruction.py dog_breeds --rows=mixed4 --images=400
+    python benchmarks/reconstruction.py vww --rows=half
+    python benchmarks/reconstruction.py dog_breeds --rows=channels4 --images=400
 
 Learns from the sample images with index % 5 != 0, or fewer of them, and measures the fidelity to
 the float outputs on the 200 others, in LiteRT. Each row is a file

@@ -156,6 +156,7 @@ def bits_per_layer(layers: Sequence[LayerReport], average_bits: float | None) ->
 def _layer_column(layer: LayerReport, x: float, pitch: float, up: svg.Scale, down: float) -> str:
     gap = min(6.0, pitch * 0.16)
     width, base, top = pitch - 2 * gap, up(0), up(layer.num_bits)
+    bits = wording.bits(layer.num_bits, 2)
     tip = (
         f"{layer.name}: {wording.bits(layer.num_bits)} bits, stored in {layer.stored_bits}, "
         f"{wording.size(layer.size_bytes)}, {layer.kind}"
@@ -166,9 +167,7 @@ def _layer_column(layer: LayerReport, x: float, pitch: float, up: svg.Scale, dow
         svg.rect(x + gap, up(MAX_BITS), width, base - up(MAX_BITS), class_="track"),
         svg.rect(x + gap, top, width, base - top, rx=2),
         svg.rect(x + gap, base + 6, width, down, rx=1, class_="bytes"),
-        svg.label(
-            x + pitch / 2, base - 6, wording.bits(layer.num_bits), class_="on", text_anchor="middle"
-        ),
+        svg.label(x + pitch / 2, base - 6, bits, class_="on", text_anchor="middle"),
         class_=f"k-{wording.kind_class(layer.kind)}",
     )
 

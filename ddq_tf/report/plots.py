@@ -230,9 +230,8 @@ def _draw_bits(panel: Axes, rows: Sequence[Any], colours: Sequence[str]) -> None
     panel.bar(places, [_MAX_BITS] * len(rows), width=0.8, color=_TRACK, zorder=0)
     panel.bar(places, bits, width=0.8, color=list(colours), zorder=1)
     for place, value in zip(places, bits, strict=True):
-        panel.text(
-            place, 0.2, wording.bits(value), fontsize=7, color="white", ha="center", va="bottom"
-        )
+        words = wording.bits(value, 2)
+        panel.text(place, 0.2, words, fontsize=7, color="white", ha="center", va="bottom")
     names = [shorten(row.name, 26) for row in rows]
     panel.set_xticks(
         places, names, rotation=90 if len(rows) > 12 else 35, fontsize=7, parse_math=False

@@ -48,9 +48,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def bits(value: float) -> str:
+def bits(value: float, digits: int = 3) -> str:
     """Returns a precision: whole where it is, as means over channels are not."""
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
 def share_of(variant: ModelVariant, base: ModelVariant | None) -> str:

@@ -113,3 +113,13 @@ def test_fit_refuses_channels_until_their_precision_is_final():
     model.fit(images(8), labels(8), verbose=0)
     for layer, was in zip(weight_budget(model, BY_CHANNEL).layers, bits, strict=True):
         np.testing.assert_array_equal(layer.quantizer.bits, was)
+
+
+def test_fit_keeps_the_limit_of_codes_too():
+    config = DDQConfig(precisions=PRECISIONS, budget=0.9, code_bits=4.0)
+    model = compiled(quantize_model(mixed_net(), config, images(16)))
+    model.fit(images(16), labels(16), epochs=2, verbose=0)
+    budget = model.weight_budget
+    assert budget.used_bits <= budget.capacity_bits
+    codes = sum(x.quantizer.mean_bits * x.quantizer.num_weights for x in budget.layers)
+    assert 2 < codes / budget.num_values <= 4
