@@ -38,7 +38,7 @@ class TrainingHistory:
     """
 
     history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
-    bits_history: dict[str, tuple[int, ...]] = dataclasses.field(repr=False)
+    bits_history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
     error_history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
     range_history: dict[str, tuple[float, ...]] = dataclasses.field(repr=False)
     level_history: dict[str, tuple[tuple[float, ...], ...]] = dataclasses.field(repr=False)

@@ -66,7 +66,7 @@ class Subject:
     images: Images | None = None
     split: str = "test"
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    bits_history: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    bits_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     error_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     compared_errors: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     seed: int | None = None
@@ -118,9 +118,7 @@ def make_report(
         floor_bytes=sizes.floor,
         above_floor_bytes=sizes.above_floor,
         history=subject.history,
-        bits_history={
-            name: tuple(map(float, series)) for name, series in subject.bits_history.items()
-        },
+        bits_history=subject.bits_history,
         error_history=subject.error_history,
         compared_errors=subject.compared_errors,
     )
