@@ -104,13 +104,13 @@ def reconstruct_model(
     report = _Reporter(measured + in_blocks + recipe.distill_steps, on_progress)
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
-    wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
         if halves:
             _choose_precisions(quantized, blocks, halves, recipe.seed, report.step("precisions"))
         errors = _each_block(blocks, tf.constant(x), recipe, report)
         if recipe.distill_steps:
+            wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])
     align(quantized)
     return quantized, errors

@@ -256,17 +256,14 @@ def rounded_kernels(layer: Any, moments: Moments) -> np.ndarray:
     Returns:
         float64, (num_precisions, *kernel shape).
     """
-    kernel, indices = _grouped(layer, as_float64(layer.kernel)), range(_precisions(layer))
+    kernel = _grouped(layer, as_float64(layer.kernel))
+    indices = range(len(layer.quantizer.precisions))
     if layer.kind is OpKind.DEPTHWISE:  # of few weights, that profit most from the best ranges
         rounded = [_best_rounded(layer, kernel, moments, index)[0] for index in indices]
     else:
         rounders = [_to_levels(layer, kernel.shape[::2], index) for index in indices]
         rounded = _side_by_side(kernel, moments, rounders)
     return np.stack([_ungrouped(layer, part) for part in rounded])
-
-
-def _precisions(layer: Any) -> int:
-    return len(layer.quantizer.precisions)
 
 
 def _best_rounded(
