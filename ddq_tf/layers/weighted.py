@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.layers.activation import DDQActivation
+from ddq_tf.layers.activation import DDQActivation, Probe
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.targets import OpKind
 
@@ -26,7 +26,6 @@ _QUANTIZER_ARGUMENTS = (
     "level_init",
     "correction",
 )
-Probe = Callable[[Tensor, Tensor], None]
 
 
 class DDQWeightedLayer:

@@ -211,7 +211,7 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
     takes_shift = norm is not None or layer.bias is not None
     if not takes_shift:
         halves, moments = [half.about_zero() for half in halves], moments.about_zero()
-    kernel = _grouped(layer, as_float64(layer.kernel))
+    kernel = grouped(layer, as_float64(layer.kernel))
     shape = kernel.shape[::2]
     gain = np.ones(shape)
     if norm is not None:
@@ -220,7 +220,7 @@ def _round(layer: Any, norm: Any, halves: list[Moments]) -> None:
     set_ranges(layer, _ungrouped(layer, wanted), moments)
     rounded, stretch = _best_rounded(layer, wanted, moments, layer.quantizer.indices)
     layer.quantizer.rescale(stretch)
-    nearest = _to_levels(layer, shape, layer.quantizer.indices)
+    nearest = levels_of(layer, shape, layer.quantizer.indices)
     rounded = descend(rounded, wanted, _damped(moments), nearest)
     layer.kernel.assign(_ungrouped(layer, rounded))
     if takes_shift:
@@ -256,12 +256,12 @@ def rounded_kernels(layer: Any, moments: Moments) -> np.ndarray:
     Returns:
         float64, (num_precisions, *kernel shape).
     """
-    kernel = _grouped(layer, as_float64(layer.kernel))
+    kernel = grouped(layer, as_float64(layer.kernel))
     indices = range(len(layer.quantizer.precisions))
     if layer.kind is OpKind.DEPTHWISE:  # of few weights, that profit most from the best ranges
         rounded = [_best_rounded(layer, kernel, moments, index)[0] for index in indices]
     else:
-        rounders = [_to_levels(layer, kernel.shape[::2], index) for index in indices]
+        rounders = [levels_of(layer, kernel.shape[::2], index) for index in indices]
         rounded = _side_by_side(kernel, moments, rounders)
     return np.stack([_ungrouped(layer, part) for part in rounded])
 
@@ -277,7 +277,7 @@ def _best_rounded(
             all outputs share one.
     """
     shape = kernel.shape[::2]
-    rounders = [_to_levels(layer, shape, index, stretch) for stretch in _STRETCHES]
+    rounders = [levels_of(layer, shape, index, stretch) for stretch in _STRETCHES]
     tried = np.stack(_side_by_side(kernel, moments, rounders))
     damped = _damped(moments)
     errors = np.stack([np.sum((q - kernel) * (damped @ (q - kernel)), axis=1) for q in tried])
@@ -314,10 +314,17 @@ def _damped(moments: Moments) -> np.ndarray:
     return moments.xx + added[:, None, None] * np.eye(moments.xx.shape[-1])
 
 
-def _to_levels(
+def levels_of(
     layer: Any, shape: tuple[int, ...], index: int | np.ndarray, stretch: float = 1.0
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what rounds a row, (groups, outputs), to the nearest levels, ranges stretched."""
+    """Returns what rounds values whose last axes have this shape to the nearest levels.
+
+    Args:
+        layer: with ranges.
+        shape: of its channels, as the values have them.
+        index: of a precision, or of each channel's.
+        stretch: of the ranges.
+    """
     quantizer = layer.quantizer
     alpha = stretch * np.broadcast_to(quantizer.range_at(index).astype(np.float64), shape)
     index = np.broadcast_to(index, shape) if np.ndim(index) else int(index)
@@ -335,8 +342,8 @@ def _shift(layer: Any, norm: Any, by: np.ndarray) -> None:
         layer.bias.assign(as_float64(layer.bias) - by)
 
 
-def _grouped(layer: Any, kernel: np.ndarray) -> np.ndarray:
-    """A kernel as (groups, k, outputs)."""
+def grouped(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel as (groups, k, outputs)."""
     if layer.kind is OpKind.DEPTHWISE:
         return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1, kernel.shape[3])
     return kernel.reshape(1, -1, kernel.shape[-1])

@@ -24,7 +24,13 @@ from ddq_tf.layers import DDQSoftmax, activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.blockwise import outputs_of
 from ddq_tf.reconstruction.moments import input_moments
-from ddq_tf.reconstruction.rounding import is_plain, rounded_kernels, set_ranges
+from ddq_tf.reconstruction.rounding import (
+    grouped,
+    is_plain,
+    levels_of,
+    rounded_kernels,
+    set_ranges,
+)
 from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
 
@@ -121,13 +127,9 @@ def _moved_product(layer: Any, kernels: np.ndarray, mean: np.ndarray | None) -> 
     differences = kernels - as_float64(layer.kernel)
     shifts = np.zeros(len(kernels))
     if mean is not None:
-        columns = differences.reshape(len(kernels), -1, layer.quantizer.num_channels)
-        if len(mean) > 1:  # depthwise: a column of its own for each channel of the input
-            per_input = layer.quantizer.num_channels // len(mean)
-            mean = np.repeat(mean, per_input, axis=0).T
-        else:
-            mean = mean.T
-        shifts = np.sum(columns * mean, axis=1)
+        shifts = np.stack(
+            [np.einsum("gk,gko->go", mean, grouped(layer, row)).ravel() for row in differences]
+        )
     rows = [ops.convert_to_tensor(row.astype(np.float32)) for row in differences]
     means = [ops.convert_to_tensor(row.astype(np.float32)) for row in shifts]
     return lambda inputs, index: layer.multiply(inputs, rows[index]) - means[index]
@@ -135,11 +137,8 @@ def _moved_product(layer: Any, kernels: np.ndarray, mean: np.ndarray | None) -> 
 
 def _nearest_kernels(layer: Any) -> np.ndarray:
     quantizer, kernel = layer.quantizer, as_float64(layer.kernel)
-    rows = []
-    for index in range(len(quantizer.precisions)):
-        alpha = quantizer.range_at(index).astype(np.float64)
-        rows.append(quantizer.levels.nearest((kernel / alpha).astype(np.float32), index) * alpha)
-    return np.stack(rows)
+    indices = range(len(quantizer.precisions))
+    return np.stack([levels_of(layer, quantizer.channel_shape, i)(kernel) for i in indices])
 
 
 def _moved_activation(layer: Any) -> Moved:
