@@ -36,7 +36,7 @@ from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
-from ddq_tf.graph import align
+from ddq_tf.grids import align
 from ddq_tf.layers import weighted_layers
 from ddq_tf.targets import TARGETS
 

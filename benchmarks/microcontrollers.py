@@ -32,7 +32,7 @@ from provenance import write_result
 import ddq_tf
 from ddq_tf.data import batches, calibration_batches, load
 from ddq_tf.export import compile_with_vela, stock_int8, tflite, tflm, verify_tflm
-from ddq_tf.graph import align
+from ddq_tf.grids import align
 
 SEED = 0
 RANDOM_INPUTS = 200

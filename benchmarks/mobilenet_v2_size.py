@@ -22,7 +22,7 @@ import numpy as np
 from provenance import write_result
 
 import ddq_tf
-from ddq_tf.graph import align
+from ddq_tf.grids import align
 from ddq_tf.targets import OpKind
 
 SEED = 0

@@ -7,81 +7,23 @@ at most 6 the ReLU6.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import keras
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import DType, Graph
-from ddq_tf.export.lowering import elementwise, movers, weighted
 from ddq_tf.export.lowering.builder import Lowering
-from ddq_tf.graph import FlatGraph, FlatNode, flatten, grid_of
-from ddq_tf.graph.affine import AFFINE, affine_chain, is_affine
-from ddq_tf.graph.fold import is_finite, quantizer_after
-from ddq_tf.graph.windows import stays_inside
-from ddq_tf.layers import (
-    FIXED_GRIDS,
-    TABLES,
-    DDQActivation,
-    DDQBatchNormalization,
-    DDQBorderGain,
-    DDQConv2D,
-    DDQConv2DTranspose,
-    DDQDense,
-    DDQDepthwiseConv2D,
-    DDQFixedGrid,
-    DDQRescaling,
-    DDQSoftmax,
-    DDQWeightedLayer,
-    activation_name,
-)
+from ddq_tf.graph import FlatGraph, FlatNode, flatten
+from ddq_tf.grids import grid_of
+from ddq_tf.grids.affine import affine_chain, is_affine
+from ddq_tf.grids.fold import is_finite, quantizer_after
+from ddq_tf.kinds import Output, find_rule, output_of, rule_of
+from ddq_tf.layers import DDQActivation, DDQFixedGrid
 
 IO_TYPES: Mapping[str, DType] = {
     "int8": DType.INT8,
     "uint8": DType.UINT8,
     "float32": DType.FLOAT32,
-}
-
-_PAIRS = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
-_Rule = Callable[[Lowering, FlatNode], None]
-
-
-_RULES: Mapping[type, _Rule] = {
-    DDQActivation: elementwise.quantizer,
-    DDQBatchNormalization: weighted.affine,
-    DDQBorderGain: elementwise.border_gain,
-    DDQConv2D: weighted.weighted,
-    DDQConv2DTranspose: weighted.transposed,
-    DDQDense: weighted.weighted,
-    DDQDepthwiseConv2D: weighted.weighted,
-    DDQFixedGrid: movers.alias,
-    DDQRescaling: weighted.affine,
-    DDQSoftmax: elementwise.softmax,
-    keras.layers.Activation: elementwise.activation,
-    keras.layers.ActivityRegularization: movers.alias,
-    keras.layers.Add: elementwise.binary,
-    keras.layers.AveragePooling2D: movers.average_pool,
-    keras.layers.BatchNormalization: weighted.affine,
-    keras.layers.Concatenate: movers.concatenate,
-    keras.layers.Cropping2D: movers.crop,
-    keras.layers.Dropout: movers.alias,
-    keras.layers.Flatten: movers.reshape,
-    keras.layers.GaussianDropout: movers.alias,
-    keras.layers.GaussianNoise: movers.alias,
-    keras.layers.GlobalAveragePooling2D: elementwise.global_average,
-    keras.layers.GlobalMaxPooling2D: movers.global_max_pool,
-    keras.layers.Identity: movers.alias,
-    keras.layers.LeakyReLU: elementwise.leaky_relu,
-    keras.layers.MaxPooling2D: movers.max_pool,
-    keras.layers.Multiply: elementwise.binary,
-    keras.layers.Permute: movers.permute,
-    keras.layers.ReLU: elementwise.relu,
-    keras.layers.Reshape: movers.reshape,
-    keras.layers.SpatialDropout2D: movers.alias,
-    keras.layers.Subtract: elementwise.binary,
-    keras.layers.UpSampling2D: movers.upsample,
-    keras.layers.ZeroPadding2D: movers.pad,
 }
 
 
@@ -104,7 +46,9 @@ def lower(model: Any, *, input_type: str = "int8", output_type: str = "int8") ->
     lowering = Lowering(graph)
     lowering.enter(IO_TYPES[input_type])
     for node in graph.nodes:
-        _RULES[type(node.layer)](lowering, node)
+        write = rule_of(node.layer).lower
+        if write is not None:  # as `_problems` has seen
+            write(lowering, node)
     return lowering.leave(IO_TYPES[output_type])
 
 
@@ -122,48 +66,30 @@ def _problems(graph: FlatGraph) -> list[str]:
 
 
 def _problem(graph: FlatGraph, node: FlatNode) -> str | None:
-    layer = node.layer
-    if type(layer) not in _RULES:
+    rule = find_rule(node.layer)
+    if rule is None or rule.lower is None:
         return "has no integer form; quantize_model makes DDQ layers of Keras layers"
-    if not is_finite(layer):
+    if not is_finite(node.layer):
         return "holds NaN or infinite values: the training diverged"
-    if isinstance(layer, DDQWeightedLayer):
-        if activation_name(layer) != "linear":
-            return "needs activation='linear' and a DDQActivation after it"
-        return _needs_quantizer(graph, _end_of_block(graph, node))
-    if type(layer) in AFFINE and is_affine(graph, node):
-        return _needs_quantizer(graph, affine_chain(graph, node)[-1].outputs[0])
-    if isinstance(layer, _PAIRS) and len(node.inputs) != 2:
-        return f"needs exactly two inputs. Received: {len(node.inputs)}"
-    own_grid = isinstance(layer, (*_PAIRS, DDQBorderGain, keras.layers.GlobalAveragePooling2D))
-    if own_grid or stays_inside(node):
-        return _needs_quantizer(graph, node.outputs[0])
-    if isinstance(layer, keras.layers.Activation):
-        return _needs_fixed_grid(graph, node)
-    if isinstance(layer, keras.layers.Concatenate):
-        return _needs_one_grid(graph, node)
-    return None
+    problem = rule.problem(graph, node)
+    return problem or _NEEDS[output_of(node)](graph, node)
 
 
-def _needs_quantizer(graph: FlatGraph, tensor: int) -> str | None:
-    if quantizer_after(graph, tensor) is not None:
+def _needs_nothing(graph: FlatGraph, node: FlatNode) -> str | None:
+    """What keeps the grid of its input, or has one, may stand anywhere."""
+
+
+def _needs_quantizer(graph: FlatGraph, node: FlatNode) -> str | None:
+    if quantizer_after(graph, _end_of_block(graph, node)) is not None:
         return None
     return "needs a DDQActivation as the only reader of its output"
 
 
 def _needs_fixed_grid(graph: FlatGraph, node: FlatNode) -> str | None:
-    name = activation_name(node.layer)
-    if name == "linear":
-        return None
-    if name in TABLES:
-        return _needs_quantizer(graph, node.outputs[0])
     after = graph.sole_consumer(node.outputs[0])
-    if name in FIXED_GRIDS and after is not None and isinstance(after.layer, DDQFixedGrid):
+    if after is not None and isinstance(after.layer, DDQFixedGrid):
         return None
-    return (
-        f"needs an activation among {sorted(FIXED_GRIDS)} with a DDQFixedGrid as its only reader, "
-        f"or among {sorted(TABLES)} with a DDQActivation. Received: {name!r}"
-    )
+    return "needs a DDQFixedGrid as the only reader of its output"
 
 
 def _needs_one_grid(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -173,8 +99,22 @@ def _needs_one_grid(graph: FlatGraph, node: FlatNode) -> str | None:
     return f"needs all inputs from one shared DDQActivation. Received: scales {sorted(scales)}"
 
 
+_NEEDS = {
+    Output.OWN: _needs_quantizer,
+    Output.KEEPS: _needs_nothing,
+    Output.ROUNDS: _needs_nothing,
+    Output.FIXED: _needs_fixed_grid,
+    Output.SHARED: _needs_one_grid,
+    Output.GRID: _needs_nothing,
+}
+
+
 def _end_of_block(graph: FlatGraph, node: FlatNode) -> int:
-    """The output of a weighted layer, or of the BatchNorm that follows it."""
-    after = graph.sole_consumer(node.outputs[0])
-    fused = after is not None and isinstance(after.layer, keras.layers.BatchNormalization)
-    return after.outputs[0] if fused and after is not None else node.outputs[0]
+    """The output of an operator, or of what folds into it: a BatchNorm, a chain of scales."""
+    before = graph.producer(node.inputs[0])
+    if before is not None and graph.norm_of(before) is node:
+        return node.outputs[0]
+    if is_affine(graph, node):
+        return affine_chain(graph, node)[-1].outputs[0]
+    norm = graph.norm_of(node)
+    return node.outputs[0] if norm is None else norm.outputs[0]

@@ -20,8 +20,8 @@ from ddq_tf.export.lower import lower
 from ddq_tf.export.ops import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
-from ddq_tf.graph import flatten, grid_of
-from ddq_tf.graph.fold import Grid
+from ddq_tf.graph import flatten
+from ddq_tf.grids import Grid, grid_of
 from ddq_tf.targets import Target, get_target
 
 

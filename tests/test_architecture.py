@@ -18,16 +18,27 @@ BASE_MODULES = {"ddq_tf.errors", "ddq_tf.targets", "ddq_tf.files", "ddq_tf.confi
 ROOMS = {
     "quantizers": set(),
     "layers": {"quantizers"},
-    "graph": {"layers", "quantizers"},
-    "search": {"graph", "layers", "quantizers"},
-    "transform": {"search", "graph", "layers", "quantizers"},
+    "graph": set(),
+    "kinds": {"graph", "layers", "quantizers"},
+    "grids": {"kinds", "graph", "layers", "quantizers"},
+    "search": {"grids", "graph", "layers", "quantizers"},
+    "transform": {"search", "grids", "kinds", "graph", "layers", "quantizers"},
     "data": set(),
     "report": set(),
     "models": set(),
-    "training": {"search", "graph", "layers", "quantizers", "data"},
-    "reconstruction": {"training", "transform", "search", "graph", "layers", "quantizers"},
+    "training": {"search", "kinds", "graph", "layers", "quantizers", "data"},
+    "reconstruction": {
+        "training",
+        "transform",
+        "search",
+        "grids",
+        "kinds",
+        "graph",
+        "layers",
+        "quantizers",
+    },
     "callbacks": {"training", "jobs", "report"},
-    "export": {"graph", "layers", "quantizers"},
+    "export": {"grids", "kinds", "graph", "layers", "quantizers"},
 }
 PURE_EXPORT = (
     "ir",
@@ -127,7 +138,7 @@ def test_only_the_named_exporters_know_keras():
         path.relative_to(PACKAGE / "export").with_suffix("").parts[0]
         for path in files_of("export")
         if roots(path) & {"keras", "tensorflow"}
-        or rooms_used(path) & {"layers", "graph", "transform"}
+        or rooms_used(path) & {"layers", "graph", "grids", "kinds", "transform"}
     }
     assert knowing <= KERAS_EXPORT
 

@@ -1,15 +1,6 @@
 """Reading Keras models as flat graphs of layers."""
 
-from ddq_tf.graph.align import align
-from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
-from ddq_tf.graph.fold import FoldedLayer, fold, grid_of
+from ddq_tf.graph.flatten import WEIGHTED, FlatGraph, FlatNode, flatten
+from ddq_tf.graph.values import as_float64
 
-__all__ = [
-    "FlatGraph",
-    "FlatNode",
-    "FoldedLayer",
-    "align",
-    "flatten",
-    "fold",
-    "grid_of",
-]
+__all__ = ["WEIGHTED", "FlatGraph", "FlatNode", "as_float64", "flatten"]

@@ -5,13 +5,24 @@ The only file that reads Keras's private graph (`_nodes_by_depth`).
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from ddq_tf.errors import DDQError
+
+# Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
+# are subclasses.
+WEIGHTED = (
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,16 @@ class FlatNode:
     inference: bool = False
     constants: tuple[Any, ...] = ()
 
+    def calling(self, layer: Any, **changes: Any) -> FlatNode:
+        """Returns the node with another layer, called with tensors alone."""
+        return dataclasses.replace(self, layer=layer, constants=(), **changes)
+
+    def reading(self, tensor: int, shape: Any, layer: Any, name: str = "") -> FlatNode:
+        """Returns a node that reads one tensor of this shape and writes what this one wrote."""
+        return self.calling(
+            layer, name=name or layer.name, inputs=(tensor,), shapes=(tuple(shape),)
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlatGraph:
@@ -48,18 +69,69 @@ class FlatGraph:
     input_names: tuple[str, ...]
     input_shapes: tuple[tuple[int | None, ...], ...]
 
+    @functools.cached_property
+    def _readers(self) -> Mapping[int, list[FlatNode]]:
+        found: dict[int, list[FlatNode]] = collections.defaultdict(list)
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                found[tensor].append(node)
+        return dict(found)
+
+    @functools.cached_property
+    def _writers(self) -> Mapping[int, FlatNode]:
+        return {tensor: node for node in self.nodes for tensor in node.outputs}
+
+    @functools.cached_property
+    def _calls(self) -> collections.Counter[int]:
+        return collections.Counter(id(node.layer) for node in self.nodes)
+
     def consumers(self, tensor: int) -> list[FlatNode]:
         """Returns the nodes that read a tensor."""
-        return [node for node in self.nodes if tensor in node.inputs]
+        return list(self._readers.get(tensor, ()))
 
     def producer(self, tensor: int) -> FlatNode | None:
         """Returns the node that writes a tensor; None for a model input."""
-        return next((node for node in self.nodes if tensor in node.outputs), None)
+        return self._writers.get(tensor)
 
     def sole_consumer(self, tensor: int) -> FlatNode | None:
         """Returns the only reader of a tensor; None if it has several or is an output."""
         readers = self.consumers(tensor)
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def calls(self, layer: Any) -> int:
+        """Returns how often a layer stands in the graph."""
+        return self._calls[id(layer)]
+
+    def norm_of(self, node: FlatNode) -> FlatNode | None:
+        """Returns the BatchNormalization that folds into a node, or None.
+
+        It alone reads a convolution or dense layer, float or DDQ, that has no activation itself.
+        The BatchNormalization, or the layer, may stand elsewhere too: see `calls`.
+        """
+        if not isinstance(node.layer, WEIGHTED):
+            return None
+        after = self.sole_consumer(node.outputs[0])
+        if after is None or not isinstance(after.layer, keras.layers.BatchNormalization):
+            return None
+        return after if node.layer.activation in (None, keras.activations.linear) else None
+
+    def replaced(self, changes: Mapping[int, Sequence[FlatNode]]) -> FlatGraph:
+        """Returns the graph with nodes, given by the tensor that they write first, replaced."""
+        nodes = [new for node in self.nodes for new in changes.get(node.outputs[0], (node,))]
+        return dataclasses.replace(self, nodes=tuple(nodes))
+
+    def without(self, node: FlatNode) -> FlatGraph:
+        """Returns the graph with the readers of a node's output reading its input."""
+        (gone,), (kept,) = node.outputs, node.inputs
+        nodes = tuple(
+            dataclasses.replace(n, inputs=tuple(kept if t == gone else t for t in n.inputs))
+            if gone in n.inputs
+            else n
+            for n in self.nodes
+            if n is not node
+        )
+        outputs = tuple(kept if t == gone else t for t in self.outputs)
+        return dataclasses.replace(self, nodes=nodes, outputs=outputs)
 
 
 def functional_of(model: Any) -> Any:

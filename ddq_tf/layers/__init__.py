@@ -1,15 +1,7 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
-from ddq_tf.layers.activation import ACTIVATION_KINDS, DDQActivation, DDQSoftmax
-from ddq_tf.layers.fixed import (
-    FIXED_GRIDS,
-    TABLES,
-    DDQBorderGain,
-    DDQFixedGrid,
-    DDQRescaling,
-    activation_name,
-    ceiling_of,
-)
+from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax
+from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.weighted import (
     DDQConv2D,
@@ -24,8 +16,7 @@ from ddq_tf.layers.weighted import (
 
 __all__ = [
     "ACTIVATION_KINDS",
-    "FIXED_GRIDS",
-    "TABLES",
+    "SOFTMAX_SCALE",
     "DDQActivation",
     "DDQBatchNormalization",
     "DDQBorderGain",
@@ -38,8 +29,6 @@ __all__ = [
     "DDQSoftmax",
     "DDQWeightedLayer",
     "activation_layers",
-    "activation_name",
-    "ceiling_of",
     "operator_kind",
     "weighted_layers",
 ]

@@ -15,49 +15,6 @@ from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
 Tensor = Any
 
-# Scale and lowest code of what TFLite's operators write; a hard sigmoid is our own 1x1 convolution,
-# with 1/2 and 1 on the grid.
-FIXED_GRIDS: dict[str, tuple[float, int]] = {
-    "sigmoid": (1 / 256, 0),
-    "tanh": (1 / 128, -128),
-    "hard_sigmoid": (1 / 254, 0),
-}
-
-
-# Functions of one code that TFLite looks up in a table, with a grid of their own behind them.
-TABLES = ("elu", "gelu")
-
-
-def activation_name(layer: Any) -> str | None:
-    """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
-
-    ReLU layers are "relu", "relu6", "clipped_relu" (another ceiling) or "leaky_relu", ELU(1) is
-    "elu"; None stands for functions without a name and arguments without an integer form.
-    """
-    if isinstance(layer, keras.layers.LeakyReLU):
-        return "leaky_relu"
-    if isinstance(layer, keras.layers.ELU):
-        return "elu" if layer.alpha == 1 else None
-    if isinstance(layer, keras.layers.ReLU):
-        if layer.threshold:
-            return None
-        if layer.max_value is None:
-            return "leaky_relu" if layer.negative_slope else "relu"
-        if layer.negative_slope or not 0 < layer.max_value < float("inf"):
-            return None
-        return "relu6" if layer.max_value == 6 else "clipped_relu"
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax" if layer.axis == -1 else None
-    name = keras.activations.serialize(layer.activation)
-    return name if isinstance(name, str) else None
-
-
-def ceiling_of(layer: Any) -> float | None:
-    """Returns where the ReLU of an activation layer ends: 6 for ReLU6; None for no ceiling."""
-    if isinstance(layer, keras.layers.ReLU):
-        return layer.max_value
-    return 6.0 if activation_name(layer) == "relu6" else None
-
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQFixedGrid(keras.layers.Layer):
@@ -102,7 +59,7 @@ class DDQFixedGrid(keras.layers.Layer):
 class DDQRescaling(keras.layers.Layer):
     """`keras.layers.Rescaling` per channel: gain * x + shift.
 
-    The two are variables that training leaves alone, so that `graph.align` can move them a little.
+    The two are variables that training leaves alone, so that `grids.align` can move them a little.
 
     Args:
         gain: one number, or one for each channel.

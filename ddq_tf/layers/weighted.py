@@ -118,7 +118,7 @@ class DDQWeightedLayer:
     def _summed(self, inputs: Tensor, kernel: Tensor, training: bool | None) -> Tensor:
         """Multiplies; in inference long sums are float64, as near to integers as they need be.
 
-        Float32 errs there by as much as `graph.align` keeps values away from the middle of two
+        Float32 errs there by as much as `grids.align` keeps values away from the middle of two
         codes, and one code that is rounded otherwise than in LiteRT changes many in later layers.
         """
         terms = int(np.prod(self.kernel.shape[: -self._channel_axes]))

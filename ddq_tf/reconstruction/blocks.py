@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from typing import Any
 
@@ -57,7 +56,6 @@ def blocks_of(model: keras.Model) -> list[Block]:
     if len(parts) > 1 and not _weighted(parts[-1]):
         tail = parts.pop()
         parts[-1].extend(tail)
-    calls = _calls(graph)
     blocks = []
     start = model.inputs[0]
     for part in parts:
@@ -69,8 +67,8 @@ def blocks_of(model: keras.Model) -> list[Block]:
                 layers=tuple({id(node.layer): node.layer for node in part}.values()),
                 model=keras.Model(start, end, name=f"block_of_{part[-1].name}"),
                 start=start,
-                kernels=tuple(layer for layer in _weighted(part) if calls[id(layer)] == 1),
-                norms=_norms(graph, part, calls),
+                kernels=tuple(layer for layer in _weighted(part) if graph.calls(layer) == 1),
+                norms=_norms(graph, part),
                 gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
             )
         )
@@ -82,32 +80,22 @@ def _cuts(graph: FlatGraph) -> list[bool]:
     """Whether all that follows a node depends on its output alone, a quantized activation."""
     last_use = {tensor: i for i, node in enumerate(graph.nodes) for tensor in node.inputs}
     last_use |= {tensor: len(graph.nodes) for tensor in graph.outputs}
-    calls = _calls(graph)
     live = set(graph.inputs)
     cuts = []
     for i, node in enumerate(graph.nodes):
         live = {tensor for tensor in live | set(node.outputs) if last_use.get(tensor, -1) > i}
-        single = isinstance(node.layer, DDQActivation) and calls[id(node.layer)] == 1
+        single = isinstance(node.layer, DDQActivation) and graph.calls(node.layer) == 1
         cuts.append(single and live == set(node.outputs))
     return cuts
 
 
-def _norms(
-    graph: FlatGraph, part: list[FlatNode], calls: collections.Counter[int]
-) -> dict[str, Any]:
-    found = {}
-    for node in part:
-        after = graph.sole_consumer(node.outputs[0])
-        norm = after.layer if after else None
-        is_norm = isinstance(norm, keras.layers.BatchNormalization) and calls[id(norm)] == 1
-        if is_norm and isinstance(node.layer, DDQWeightedLayer):
-            found[node.layer.name] = norm
-    return found
-
-
-def _calls(graph: FlatGraph) -> collections.Counter[int]:
-    """How often each layer, by identity, stands in the model."""
-    return collections.Counter(id(node.layer) for node in graph.nodes)
+def _norms(graph: FlatGraph, part: list[FlatNode]) -> dict[str, Any]:
+    norms = {node.layer.name: graph.norm_of(node) for node in part}
+    return {
+        name: norm.layer
+        for name, norm in norms.items()
+        if norm is not None and graph.calls(norm.layer) == 1
+    }
 
 
 def _is_whole(part: list[FlatNode]) -> bool:

@@ -10,7 +10,6 @@ activations, whose step is one for all channels.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph import FlatGraph, FlatNode, flatten
-from ddq_tf.graph.affine import as_float64
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
+from ddq_tf.kinds import rule_of
 from ddq_tf.layers import DDQActivation, DDQWeightedLayer
 from ddq_tf.layers.activation import Observer
 from ddq_tf.search import DDQModel
@@ -31,19 +30,6 @@ _MARGIN = 1.1  # of a channel's largest value to the ceiling
 _FEWEST = 5  # channels at the ceiling whose rows set the measure
 _ROUNDS = 3
 _TINY = 1e-30
-_HOMOGENEOUS = (
-    keras.layers.Add,
-    keras.layers.Subtract,
-    keras.layers.AveragePooling2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Cropping2D,
-    keras.layers.UpSampling2D,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-)
 
 
 @dataclasses.dataclass
@@ -154,13 +140,12 @@ def _largest(
 def _gauges(model: DDQModel) -> list[_Gauge]:
     """The gauges of a model."""
     graph = flatten(model)
-    calls = collections.Counter(id(node.layer) for node in graph.nodes)
     joined = _Joined()
     for tensor in (*graph.inputs, *graph.outputs):
         joined.fix(tensor)
-    norms = _norms(graph, calls)
+    norms = _norms(graph)
     for node in graph.nodes:
-        if calls[id(node.layer)] > 1:
+        if graph.calls(node.layer) > 1:
             joined.fix(*node.inputs, *node.outputs)
         elif isinstance(node.layer, DDQWeightedLayer):
             _weighted(joined, node, norms)
@@ -168,24 +153,21 @@ def _gauges(model: DDQModel) -> list[_Gauge]:
             gauge = joined.join(*node.inputs, *node.outputs)
             if node.layer.ceiling is not None:
                 gauge.ceilings.append(node.layer)
-        elif isinstance(node.layer, _HOMOGENEOUS):
+        elif rule_of(node.layer).is_homogeneous:
             joined.join(*node.inputs, *node.outputs)
         elif id(node.layer) not in {id(norm.layer) for norm in norms.values()}:
             joined.fix(*node.inputs, *node.outputs)
     return joined.gauges()
 
 
-def _norms(graph: FlatGraph, calls: collections.Counter[int]) -> dict[int, FlatNode]:
+def _norms(graph: FlatGraph) -> dict[int, FlatNode]:
     """By output tensor of a layer with weights, the BatchNormalization that folds into it."""
-    found = {}
-    for node in graph.nodes:
-        after = graph.sole_consumer(node.outputs[0])
-        if after is None or not isinstance(node.layer, DDQWeightedLayer):
-            continue
-        norm = after.layer
-        if isinstance(norm, keras.layers.BatchNormalization) and calls[id(norm)] == 1:
-            found[node.outputs[0]] = after
-    return found
+    found = {node.outputs[0]: graph.norm_of(node) for node in graph.nodes}
+    return {
+        tensor: norm
+        for tensor, norm in found.items()
+        if norm is not None and graph.calls(norm.layer) == 1
+    }
 
 
 def _weighted(joined: _Joined, node: FlatNode, norms: dict[int, FlatNode]) -> None:

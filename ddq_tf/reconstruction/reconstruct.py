@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.graph import align, flatten
+from ddq_tf.graph import flatten
+from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block

@@ -18,8 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from ddq_tf.graph import flatten
-from ddq_tf.graph.affine import as_float64
+from ddq_tf.graph import as_float64, flatten
 from ddq_tf.layers import DDQSoftmax, activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.blockwise import outputs_of

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from ddq_tf.config import DDQConfig
-from ddq_tf.graph import align, flatten
+from ddq_tf.graph import flatten
+from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.search.budget import PrecisionBudget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
@@ -38,7 +38,7 @@ class DDQModel(keras.Model):
         """`keras.Model.fit`, with a `PrecisionSearch` among the callbacks.
 
         The search comes first, so that other callbacks see its `weight_bits` in the logs. At the
-        end scales and biases move to values that leave no doubt in integers (`graph.align`).
+        end scales and biases move to values that leave no doubt in integers (`grids.align`).
         """
         if isinstance(callbacks, keras.callbacks.CallbackList):
             given = list(callbacks.callbacks)
@@ -93,9 +93,9 @@ class DDQModel(keras.Model):
 
     def _count_calls(self) -> None:
         """Tells quantizers how often they stand in the model."""
-        calls = collections.Counter(id(node.layer) for node in flatten(self).nodes)
+        graph = flatten(self)
         for layer in [*weighted_layers(self), *activation_layers(self)]:
-            layer.quantizer.calls = calls[id(layer)]
+            layer.quantizer.calls = graph.calls(layer)
 
     @property
     def weight_budget(self) -> PrecisionBudget:

@@ -12,15 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.affine import as_float64
+from ddq_tf.graph import as_float64
+from ddq_tf.kinds import find_rule
 
 _BATCHES = 100
-_TWO_MODES = (
-    keras.layers.BatchNormalization,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianDropout,
-)
 
 
 class BatchNormReestimation(keras.callbacks.Callback):
@@ -122,15 +117,20 @@ def _divided(totals: list[list[np.ndarray]], count: int) -> list[list[np.ndarray
 
 @contextlib.contextmanager
 def fixed_statistics(layers: Iterable[Any]) -> Iterator[None]:
-    """Keeps BatchNorms and dropouts as in inference, also in training passes.
+    """Keeps BatchNorms, dropouts and noise as in inference, also in training passes.
 
     BatchNorms normalize with their moving statistics, which stay; gamma and beta still learn.
 
     Args:
         layers: of a model without nesting; others among them stay as they are.
     """
-    with _called_with([layer for layer in layers if isinstance(layer, _TWO_MODES)], training=False):
+    with _called_with([layer for layer in layers if _has_two_modes(layer)], training=False):
         yield
+
+
+def _has_two_modes(layer: Any) -> bool:
+    rule = find_rule(layer)
+    return rule is not None and rule.has_two_modes
 
 
 @contextlib.contextmanager

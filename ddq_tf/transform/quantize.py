@@ -9,12 +9,12 @@ import numpy as np
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import FlatGraph, align, flatten
-from ddq_tf.graph.affine import as_float64
+from ddq_tf.graph import WEIGHTED, FlatGraph, as_float64, flatten
 from ddq_tf.graph.flatten import functional_of
+from ddq_tf.grids import align
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate, inputs_of
-from ddq_tf.transform.canonical import WEIGHTED, canonical
+from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.rebuild import rebuild
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of

@@ -14,35 +14,21 @@ from typing import Any
 import keras
 
 from ddq_tf.config import MAX_BITS, DDQConfig
-from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.windows import covers_input, stays_inside, upsampling_fractions
-from ddq_tf.layers import (
-    FIXED_GRIDS,
-    TABLES,
-    DDQActivation,
-    DDQBatchNormalization,
-    DDQBorderGain,
-    DDQConv2D,
-    DDQConv2DTranspose,
-    DDQDense,
-    DDQDepthwiseConv2D,
-    DDQFixedGrid,
-    DDQRescaling,
-    DDQSoftmax,
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.kinds import (
+    FUNCTIONS,
+    Output,
     activation_name,
     ceiling_of,
-    operator_kind,
+    function_of,
+    is_activation,
+    output_of,
+    rule_of,
 )
+from ddq_tf.kinds.checks import does_linear
+from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSoftmax
 from ddq_tf.search import DDQModel
-from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS, WEIGHTED, fused_kind
 from ddq_tf.transform.ties import Ties, fused_activation
-
-_TWINS: dict[type, Any] = {
-    keras.layers.Conv2D: DDQConv2D,
-    keras.layers.Conv2DTranspose: DDQConv2DTranspose,
-    keras.layers.DepthwiseConv2D: DDQDepthwiseConv2D,
-    keras.layers.Dense: DDQDense,
-}
 
 
 def rebuild(graph: FlatGraph, config: DDQConfig, name: str) -> DDQModel:
@@ -59,7 +45,7 @@ class _Rebuilder:
         self.tensors: dict[int, Any] = {}
         self.grids: dict[int, Any] = {}
         self.twins: dict[int, Any] = {}
-        self._names = {node.name for node in graph.nodes if not isinstance(node.layer, ACTIVATIONS)}
+        self._names = {node.name for node in graph.nodes if not is_activation(node)}
         self.ties = Ties(graph)
         self._shared: dict[int, DDQActivation] = {}
         self._ends = _ends(graph)
@@ -76,9 +62,9 @@ class _Rebuilder:
         for tensor, keras_input, input_name in rows:
             quantizer = self._quantizer(f"{input_name}_quant", "linear", learned=False)
             self._put(tensor, quantizer(keras_input), quantizer)
-        for index, node in enumerate(graph.nodes):
-            if index not in self.done:
-                _RULES[type(node.layer)](self, node)
+        for node in graph.nodes:
+            if id(node) not in self.done:
+                _BEHIND[output_of(node)](self, node)
         outputs = [self.tensors[tensor] for tensor in graph.outputs]
         model = DDQModel(
             inputs=inputs[0] if len(inputs) == 1 else inputs,
@@ -88,68 +74,43 @@ class _Rebuilder:
         model.ddq_config = self.config
         return model
 
-    # Rules
+    # What stands behind a layer, by how the integer graph sees what it writes
 
-    def weighted(self, node: FlatNode) -> None:
-        """A convolution or dense layer with its BatchNorm and ReLU."""
-        value, last = self._weighted(node)(self.tensors[node.inputs[0]]), node
-        kind = fused_kind(node.layer)
-        after = self.graph.sole_consumer(node.outputs[0])
-        if (
-            kind == "linear"
-            and after is not None
-            and isinstance(after.layer, keras.layers.BatchNormalization)
-        ):
-            value, last = self._batch_norm(after)(value), after
-            self.done.add(self.graph.nodes.index(after))
+    def own(self, node: FlatNode) -> None:
+        """An operator that writes a grid of its own, with its BatchNorm and ReLU."""
+        value, last, kind = self._called(node), node, "linear"
+        norm = self.graph.norm_of(node)
+        if norm is not None:
+            value, last = self._twin(norm)(value), norm
+            self.done.add(id(norm))
+        if isinstance(node.layer, WEIGHTED) and not does_linear(node):
+            kind = activation_name(node.layer) or "linear"
         self._finish(value, node.name, last, kind)
 
-    def block(self, node: FlatNode) -> None:
-        """An operator that writes a grid of its own, with its ReLU."""
-        reads = [self.tensors[tensor] for tensor in node.inputs]
-        value = self._plain(node)(reads if len(reads) > 1 else reads[0])
-        self._finish(value, node.name, node, "linear")
-
-    def affine(self, node: FlatNode) -> None:
-        """A BatchNorm that no weighted layer takes in."""
-        value = self._batch_norm(node)(self.tensors[node.inputs[0]])
-        self._finish(value, node.name, node, "linear")
-
-    def average(self, node: FlatNode) -> None:
-        """A pooling with a grid of its own; on its input's where windows reach over the border."""
-        if covers_input(node) or stays_inside(node):
-            self.block(node)
-        else:
-            self.rounding(node)
-
-    def rounding(self, node: FlatNode) -> None:
-        """A layer that rounds to the grid of its input."""
-        grid = self.grids[node.inputs[0]]
-        value = grid(self._plain(node)(self.tensors[node.inputs[0]]))
-        self._put(node.outputs[0], value, grid)
-
-    def leaky(self, node: FlatNode) -> None:
-        """Rounds to the grid of its input, halves up; the slope is a whole number of 256ths."""
-        grid = self.grids[node.inputs[0]]
-        value = self._plain(node)(self.tensors[node.inputs[0]])
-        self._put(node.outputs[0], grid(value, lift=0.5 / 256), grid)
-
-    def mover(self, node: FlatNode) -> None:
+    def keeps(self, node: FlatNode) -> None:
         """A layer that keeps the grid of its input."""
         tensor = node.inputs[0]
-        self._put(node.outputs[0], self._plain(node)(self.tensors[tensor]), self.grids[tensor])
+        nothing = is_activation(node) and function_of(node.layer) is FUNCTIONS["linear"]
+        value = self.tensors[tensor] if nothing else self._called(node)
+        self._put(node.outputs[0], value, self.grids[tensor])
 
-    def upsampling(self, node: FlatNode) -> None:
-        """Nearest pixels keep the grid; bilinear ones are rounded to it, halves up."""
-        if node.layer.interpolation == "nearest":
-            self.mover(node)
-            return
-        grid = self.grids[node.inputs[0]]
-        value = self._plain(node)(self.tensors[node.inputs[0]])
-        lift = 0.5 / (upsampling_fractions(node) or 1)
-        self._put(node.outputs[0], grid(value, lift=lift), grid)
+    def rounds(self, node: FlatNode) -> None:
+        """A layer that rounds to the grid of its input; with a lift, halves up."""
+        grid, lift = self.grids[node.inputs[0]], rule_of(node.layer).lift(node)
+        value = self._called(node)
+        self._put(node.outputs[0], grid(value, lift=lift) if lift else grid(value), grid)
 
-    def concatenate(self, node: FlatNode) -> None:
+    def fixed(self, node: FlatNode) -> None:
+        """A function whose grid TFLite fixes."""
+        function, value = function_of(node.layer), self._called(node)
+        layer = self._twin(node).layer
+        if not isinstance(layer, DDQSoftmax) and function is not None and function.grid:
+            name = self._free_name(f"{node.name}_quant")
+            layer = DDQFixedGrid(*function.grid, name=name)
+            value = layer(value)
+        self._put(node.outputs[0], value, layer)
+
+    def shared(self, node: FlatNode) -> None:
         """All inputs on one grid; those that others fix are rounded to it."""
         grid = self._tied(node.outputs[0], node.name)
         reads = []
@@ -157,27 +118,12 @@ class _Rebuilder:
             lies_there = self.ties.same(tensor, node.outputs[0])
             value = self.tensors[tensor]
             reads.append(value if lies_there else grid(value))
-        self._put(node.outputs[0], self._plain(node)(reads), grid)
+        self._put(node.outputs[0], self._twin(node)(reads), grid)
 
-    def activation(self, node: FlatNode) -> None:
-        """An activation that stands alone, behind a quantizer."""
-        name, tensor = activation_name(node.layer), node.inputs[0]
-        value, grid = self.tensors[tensor], self.grids[tensor]
-        if name == "softmax":
-            self._put(node.outputs[0], DDQSoftmax(name=node.name)(value), grid)
-        elif name in FIXED_GRIDS:
-            scale, qmin = FIXED_GRIDS[name]
-            fixed = DDQFixedGrid(scale, qmin, name=self._free_name(f"{node.name}_quant"))
-            self._put(node.outputs[0], fixed(self._plain(node)(value)), fixed)
-        elif name in TABLES:
-            self._finish(self._plain(node)(value), node.name, node, "linear")
-        elif name == "linear":
-            self._put(node.outputs[0], value, grid)
-        elif name in ("relu6", "clipped_relu"):
-            self._put(node.outputs[0], grid(keras.layers.ReLU(ceiling_of(node.layer))(value)), grid)
-        else:
-            relu = keras.layers.ReLU(name=node.name)
-            self._put(node.outputs[0], relu(value), grid)
+    def _called(self, node: FlatNode) -> Any:
+        """What the twin of a node's layer makes of its inputs."""
+        reads = [self.tensors[tensor] for tensor in node.inputs]
+        return self._twin(node)(reads if len(reads) > 1 else reads[0])
 
     def _finish(self, value: Any, name: str, last: FlatNode, kind: str) -> None:
         """The ReLU behind a block, then its quantizer."""
@@ -186,7 +132,7 @@ class _Rebuilder:
         if after is not None:
             kind, label, last = activation_name(after.layer) or "linear", after.name, after
             ceiling = ceiling_of(after.layer)
-            self.done.add(self.graph.nodes.index(after))
+            self.done.add(id(after))
         tensor = last.outputs[0]
         if self.ties.is_tied(tensor):
             if kind != "linear":
@@ -235,40 +181,20 @@ class _Rebuilder:
         self._names.add(unique)
         return unique
 
-    def _weighted(self, node: FlatNode) -> Any:
-        """The DDQ twin of a weighted layer, with its weights; one for all its calls."""
+    def _twin(self, node: FlatNode) -> _WithWeights:
+        """The copy of a layer for all its calls, with its weights."""
         layer = node.layer
         if id(layer) not in self.twins:
-            fields = {**_config_of(node), "activation": "linear"}
-            channels = node.shapes[0][-1] or 0
-            twin = _TWINS[type(layer)](
-                **fields,
-                precisions=self.config.precisions_for(operator_kind(layer), channels),
-                per_channel=self.config.per_channel,
-                channel_precision=self.config.channel_precision,
-                narrow_range=self.config.narrow_range,
-                levels=self.config.levels,
-                level_init=self.config.level_init,
-                correction=self.config.correction,
-            )
+            fields = _config_of(node)
+            if is_activation(node):  # a quantizer may have its name, from another call
+                fields["name"] = self._free_name(node.name)
+            twin = rule_of(layer).twin(self.config, node, fields)
             self.twins[id(layer)] = _WithWeights(twin, layer)
-        return self.twins[id(layer)]
-
-    def _batch_norm(self, node: FlatNode) -> Any:
-        """A copy of a BatchNorm; one that was called for inference only stays so."""
-        if id(node.layer) not in self.twins:
-            twin = DDQBatchNormalization.from_config(_config_of(node))
-            self.twins[id(node.layer)] = _WithWeights(twin, node.layer)
-        copy = self.twins[id(node.layer)]
-        copy.layer.trainable = node.layer.trainable and not node.inference
+        copy = self.twins[id(layer)]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # One that was called for inference only stays so.
+            copy.layer.trainable = layer.trainable and not node.inference
         return copy
-
-    def _plain(self, node: FlatNode) -> Any:
-        """A copy of a layer that stays as it is; one for all its calls."""
-        layer = node.layer
-        if id(layer) not in self.twins:
-            self.twins[id(layer)] = _WithWeights(type(layer).from_config(_config_of(node)), layer)
-        return self.twins[id(layer)]
 
 
 def _ends(graph: FlatGraph) -> set[int]:
@@ -278,9 +204,14 @@ def _ends(graph: FlatGraph) -> set[int]:
         tensor = pending.pop()
         ends.add(tensor)
         node = graph.producer(tensor)
-        if node is not None and _RULES[type(node.layer)] in _PASSING:
+        if node is not None and _passes(node):
             pending += node.inputs
     return ends
+
+
+def _passes(node: FlatNode) -> bool:
+    """Whether a layer's output is its input, moved or put through an activation."""
+    return is_activation(node) or output_of(node) is Output.KEEPS
 
 
 class _WithWeights:
@@ -319,25 +250,10 @@ def _config_of(node: FlatNode) -> dict[str, Any]:
     return fields
 
 
-_RULES: dict[type, Callable[[_Rebuilder, FlatNode], None]] = {
-    **dict.fromkeys(WEIGHTED, _Rebuilder.weighted),
-    **dict.fromkeys(IDENTITIES, _Rebuilder.mover),
-    **dict.fromkeys(ACTIVATIONS, _Rebuilder.activation),
-    **dict.fromkeys(PAIRS, _Rebuilder.block),
-    DDQBorderGain: _Rebuilder.block,
-    DDQRescaling: _Rebuilder.block,
-    keras.layers.AveragePooling2D: _Rebuilder.average,
-    keras.layers.BatchNormalization: _Rebuilder.affine,
-    keras.layers.Concatenate: _Rebuilder.concatenate,
-    keras.layers.Cropping2D: _Rebuilder.mover,
-    keras.layers.Flatten: _Rebuilder.mover,
-    keras.layers.GlobalAveragePooling2D: _Rebuilder.block,
-    keras.layers.GlobalMaxPooling2D: _Rebuilder.mover,
-    keras.layers.LeakyReLU: _Rebuilder.leaky,
-    keras.layers.MaxPooling2D: _Rebuilder.mover,
-    keras.layers.Permute: _Rebuilder.mover,
-    keras.layers.Reshape: _Rebuilder.mover,
-    keras.layers.UpSampling2D: _Rebuilder.upsampling,
-    keras.layers.ZeroPadding2D: _Rebuilder.mover,
+_BEHIND: dict[Output, Callable[[_Rebuilder, FlatNode], None]] = {
+    Output.OWN: _Rebuilder.own,
+    Output.KEEPS: _Rebuilder.keeps,
+    Output.ROUNDS: _Rebuilder.rounds,
+    Output.FIXED: _Rebuilder.fixed,
+    Output.SHARED: _Rebuilder.shared,
 }
-_PASSING = (_Rebuilder.activation, _Rebuilder.mover)

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.graph import flatten
-from ddq_tf.graph.affine import as_float64, batch_norm_affine
-from ddq_tf.layers import DDQWeightedLayer
+from ddq_tf.graph import as_float64, flatten
+from ddq_tf.grids.affine import batch_norm_affine
 
 
 def make_gains_positive(model: keras.Model) -> None:
@@ -22,15 +21,12 @@ def make_gains_positive(model: keras.Model) -> None:
         model: a DDQ model.
     """
     graph = flatten(model)
-    calls = [id(node.layer) for node in graph.nodes]
     for node in graph.nodes:
-        after = graph.sole_consumer(node.outputs[0])
-        if not isinstance(node.layer, DDQWeightedLayer) or after is None:
+        after, layer = graph.norm_of(node), node.layer
+        if after is None or not after.layer.scale:
             continue
-        norm, layer = after.layer, node.layer
-        if not isinstance(norm, keras.layers.BatchNormalization) or not norm.scale:
-            continue
-        if calls.count(id(layer)) > 1 or calls.count(id(norm)) > 1:
+        norm = after.layer
+        if graph.calls(layer) > 1 or graph.calls(norm) > 1:
             continue
         channels = layer.quantizer.num_channels
         signs = np.where(batch_norm_affine(norm, channels)[0] < 0, -1.0, 1.0)

@@ -6,35 +6,11 @@ writes an input writes that grid directly, and a chain of concatenations has one
 
 from __future__ import annotations
 
-import keras
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.kinds import Output, function_of, is_activation, output_of
+from ddq_tf.kinds.checks import does_linear
 
-from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.windows import stays_inside
-from ddq_tf.layers import TABLES, DDQBorderGain, DDQRescaling, activation_name
-from ddq_tf.transform.canonical import WEIGHTED
-from ddq_tf.transform.supported import ACTIVATIONS, FUSED, IDENTITIES, PAIRS, fused_kind
-
-_BLOCKS = (
-    *WEIGHTED,
-    *PAIRS,
-    DDQBorderGain,
-    DDQRescaling,
-    keras.layers.BatchNormalization,
-    keras.layers.Concatenate,
-    keras.layers.GlobalAveragePooling2D,
-)
-_MOVERS = (
-    *IDENTITIES,
-    keras.layers.AveragePooling2D,
-    keras.layers.Cropping2D,
-    keras.layers.Flatten,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.Permute,
-    keras.layers.Reshape,
-    keras.layers.UpSampling2D,
-    keras.layers.ZeroPadding2D,
-)
+_PASSED = (Output.KEEPS, Output.ROUNDS)
 
 
 class Ties:
@@ -44,7 +20,7 @@ class Ties:
         self._graph = graph
         self._parents: dict[int, int] = {}
         for node in graph.nodes:
-            if isinstance(node.layer, keras.layers.Concatenate):
+            if output_of(node) is Output.SHARED:
                 for tensor in (*node.inputs, *node.outputs):
                     written = self._written(tensor)
                     if written is not None:
@@ -73,32 +49,29 @@ class Ties:
     def _written(self, tensor: int) -> int | None:
         """The block's output that a tensor holds the values of; None if its grid is fixed."""
         node = self._graph.producer(tensor)
-        while node is not None and isinstance(node.layer, _MOVERS) and not stays_inside(node):
+        while node is not None and output_of(node) in _PASSED and not is_activation(node):
             tensor = node.inputs[0]
             node = self._graph.producer(tensor)
-        if node is None or isinstance(node.layer, _BLOCKS) or stays_inside(node):
-            return None if node is None else tensor
-        if isinstance(node.layer, ACTIVATIONS):
-            name = activation_name(node.layer)
-            if name in TABLES:
-                return tensor
-            if name == "clipped_relu":
-                return None  # what ends it is the range of a quantizer of its own
-        before = self._graph.producer(node.inputs[0])
-        fused = before is not None and fused_activation(self._graph, before) is node
-        return tensor if fused else None
+        if node is None:
+            return None
+        if is_activation(node) and output_of(node) is not Output.OWN:
+            return tensor if self._is_fused(node) else None
+        return tensor if output_of(node) in (Output.OWN, Output.SHARED) else None
+
+    def _is_fused(self, node: FlatNode) -> bool:
+        """Whether an operator does this ReLU itself, on any grid."""
+        function, before = function_of(node.layer), self._graph.producer(node.inputs[0])
+        if function is None or function.name == "clipped_relu":
+            return False  # what ends it is the range of a quantizer of its own
+        return before is not None and fused_activation(self._graph, before) is node
 
 
 def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
     """Returns the ReLU that an operator does itself: it alone reads the operator's output."""
     after = graph.sole_consumer(node.outputs[0])
-    if after is None or not isinstance(after.layer, ACTIVATIONS):
+    if after is None or not is_activation(after) or output_of(node) is not Output.OWN:
         return None
-    own_grid = isinstance(node.layer, _BLOCKS) and not isinstance(
-        node.layer, keras.layers.Concatenate
-    )
-    if not own_grid and not stays_inside(node):
+    if is_activation(node) or (isinstance(node.layer, WEIGHTED) and not does_linear(node)):
         return None
-    if isinstance(node.layer, WEIGHTED) and fused_kind(node.layer) != "linear":
-        return None
-    return after if activation_name(after.layer) in FUSED else None
+    function = function_of(after.layer)
+    return after if function is not None and function.is_fused else None

@@ -1,9 +1,13 @@
-"""Collects the tensors and operators of the integer graph, whatever the layers are."""
+"""Collects the tensors and operators of the integer graph, whatever the layers are.
+
+The rules of `ddq_tf.kinds` say what each layer is in terms of what stands here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,16 +15,18 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
-from ddq_tf.graph import FlatGraph, FlatNode, grid_of
-from ddq_tf.graph.fold import Grid, quantizer_after
+from ddq_tf.export.lowering.kernels import fit_bias, integer_bias
+from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.grids import FoldedLayer, Grid, fold, grid_of
+from ddq_tf.grids.affine import continues_chain, is_affine
+from ddq_tf.grids.fold import quantizer_after
+from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid
 
-_MERGES = (
-    keras.layers.Add,
-    keras.layers.Concatenate,
-    keras.layers.Multiply,
-    keras.layers.Subtract,
-)
+_MOST_INPUTS = 5  # that XNNPACK concatenates at once
+
+# From a kernel's codes in Keras's axis order to (codes in TFLite's, the channel axis).
+Layout = Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
 class Lowering:
@@ -137,8 +143,8 @@ class Lowering:
 
         A tensor that bears a layer's name holds that layer's output.
         """
-        calls = [n for n in self.graph.nodes if n.layer is quantizer.layer]
-        return quantizer.name if len(calls) == 1 else f"{writer}/codes"
+        alone = self.graph.calls(quantizer.layer) == 1
+        return quantizer.name if alone else f"{writer}/codes"
 
     def fused_activation(self, tensor: int) -> str:
         """The clamp between `tensor` and the quantizer that reads it, as TFLite spells it."""
@@ -177,6 +183,173 @@ class Lowering:
         self.names[node.outputs[0]] = writes
         return reads, writes
 
+    def alike(self, name: str, like: str, shape: tuple[int | None, ...]) -> str:
+        """Declares a tensor of another shape on the grid of one that is there."""
+        inner = self.tensors[like]
+        return self.declare(name, shape, inner.dtype, inner.quantization)
+
+    def codes(self, name: str, codes: np.ndarray, scale: float) -> str:
+        """Adds an INT8 constant with one scale."""
+        grid = Quantization(scale=np.array([scale], np.float32))
+        return self.declare(name, codes.shape, DType.INT8, grid, codes.astype(np.int8))
+
+    # Operators that several rules write
+
+    def weighted(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
+        """An operator with a kernel, the BatchNorm behind it folded in, and its ReLU."""
+        folded = fold(self.graph, node)
+        reads = self.names[node.inputs[0]]
+        attrs["fused_activation_function"] = self.fused_activation(folded.output)
+        writes = self.result(node, folded.output, fuses=True)
+        operands = (reads, *self._kernel(node, folded, layout))
+        if kind == "TRANSPOSE_CONV":
+            shape = self.constant(f"{node.name}/shape", [1, *self.tensors[writes].shape[1:]])
+            image, weights, bias = operands
+            operands = (shape, weights, image, bias)
+        self.emit(kind, operands, writes, source=node.name, **attrs)
+
+    def affine(self, node: FlatNode) -> None:
+        """A chain of layers that multiply and shift each channel: DEPTHWISE_CONV_2D 1x1."""
+        if not is_affine(self.graph, node) or continues_chain(self.graph, node):
+            return
+        folded = fold(self.graph, node)
+        clamp = self.fused_activation(folded.output)
+        writes = self.result(node, folded.output, fuses=True)
+        self._depthwise(node, folded, writes, fused_activation_function=clamp)
+
+    def depthwise(
+        self,
+        node: FlatNode,
+        codes: np.ndarray,
+        scale: float,
+        bias: float,
+        writes: str,
+        **attrs: Any,
+    ) -> None:
+        """DEPTHWISE_CONV_2D with constants of its own, the same for all channels.
+
+        Args:
+            node: what it computes.
+            codes: int8, (height, width, channels, 1).
+            scale: of the codes.
+            bias: real.
+            writes: its output.
+            **attrs: of the operator.
+        """
+        channels = codes.shape[2]
+        folded = FoldedLayer(
+            node=node,
+            batch_norm=None,
+            output=node.outputs[0],
+            codes=codes,
+            scale=np.full(channels, scale, np.float32),
+            bias=np.full(channels, bias),
+        )
+        self._depthwise(node, folded, writes, **attrs)
+
+    def _depthwise(self, node: FlatNode, folded: FoldedLayer, writes: str, **attrs: Any) -> None:
+        def layout(codes: np.ndarray) -> tuple[np.ndarray, int]:
+            return codes.reshape(1, *codes.shape[:2], -1), 3
+
+        operands = (self.names[node.inputs[0]], *self._kernel(node, folded, layout))
+        fixed = {"padding": "VALID", "depth_multiplier": 1}
+        self.emit("DEPTHWISE_CONV_2D", operands, writes, source=node.name, **fixed, **attrs)
+
+    def _kernel(self, node: FlatNode, folded: FoldedLayer, layout: Layout) -> tuple[str, str]:
+        """Declares the INT8 weights and the INT32 bias of an operator."""
+        input_scale = self.scale(self.names[node.inputs[0]])
+        codes, scale = fit_bias(folded, input_scale)
+        data, axis = layout(codes)
+        data = np.ascontiguousarray(data)
+        grid = Quantization(scale=scale, axis=axis)
+        weights = self.declare(f"{node.name}/kernel", data.shape, DType.INT8, grid, data)
+        unit = np.float32(input_scale) * scale
+        bias = integer_bias(folded, unit)
+        grid = Quantization(scale=unit)
+        return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
+
+    def mean(self, node: FlatNode, *, keep_dims: bool) -> None:
+        """MEAN over height and width."""
+        reads = self.names[node.inputs[0]]
+        writes = self.result(node, node.outputs[0])
+        axes = self.constant(f"{node.name}/axes", [1, 2])
+        self.emit("MEAN", (reads, axes), writes, source=node.name, keep_dims=keep_dims)
+
+    def reshape(self, node: FlatNode, reads: str, writes: str) -> None:
+        """RESHAPE between two tensors that are declared."""
+        shape = [-1, *self.tensors[writes].shape[1:]]
+        target = self.constant(f"{node.name}/shape", shape)
+        self.emit("RESHAPE", (reads, target), writes, source=node.name, new_shape=tuple(shape))
+
+    def concatenate(self, node: FlatNode, names: Sequence[str], axis: int, writes: str) -> None:
+        """CONCATENATION of any number of tensors on one grid."""
+        if len(names) > _MOST_INPUTS:
+            names = [self.joined(node, names[:-1], axis), names[-1]]
+        self.emit("CONCATENATION", tuple(names), writes, source=node.name, axis=axis)
+
+    def joined(self, node: FlatNode, names: Sequence[str], axis: int) -> str:
+        """The name of an inner concatenation, `_MOST_INPUTS` at a time."""
+        while len(names) > 1:
+            joined = [self.tensors[name] for name in names[:_MOST_INPUTS]]
+            shape: list[int | None] = list(joined[0].shape)
+            shape[axis] = sum(tensor.shape[axis] for tensor in joined)
+            part = self.alike(f"{node.name}/part", names[0], tuple(shape))
+            reads = tuple(tensor.name for tensor in joined)
+            self.emit("CONCATENATION", reads, part, source=node.name, axis=axis)
+            names = [part, *names[_MOST_INPUTS:]]
+        return names[0]
+
+    # Changes of grid
+
+    def requantize(self, node: FlatNode) -> None:
+        """Nothing, where the operator before writes a quantizer's grid already; else QUANTIZE."""
+        if node.outputs[0] in self.names:
+            return
+        grid = grid_of(self.graph, node.outputs[0])
+        name = self.names[node.inputs[0]]
+        if self.tensors[name].quantization != quantization_of(grid):
+            *inner, _ = grid.zero_points
+            for zero_point in inner:
+                step = dataclasses.replace(quantization_of(grid), zero_point=zero_point)
+                name = self._requantized(node, name, step, is_inner=True)
+            name = self._requantized(node, name, quantization_of(grid))
+        self.names[node.outputs[0]] = name
+
+    def clip(self, node: FlatNode) -> None:
+        """A ReLU that stands alone: nothing, or a QUANTIZE from which codes saturate.
+
+        The grid keeps its step. With zero point -128 all below 0 saturates; with the zero point
+        that puts the ceiling at code 127, all above it.
+        """
+        if node.outputs[0] in self.names:
+            return
+        name = self.names[node.inputs[0]]
+        grid = quantization_of(grid_of(self.graph, node.outputs[0]))
+        if node.layer.max_value:
+            highest = int(np.rint(node.layer.max_value / float(grid.scale[0])))
+            if highest < 255:
+                above = Quantization(scale=grid.scale, zero_point=max(127 - highest, -128))
+                name = self._requantized(node, name, above, is_inner=True)
+        self.names[node.outputs[0]] = self._requantized(node, name, grid)
+
+    def _requantized(
+        self, node: FlatNode, reads: str, grid: Quantization, *, is_inner: bool = False
+    ) -> str:
+        """The name of a tensor's values on a grid; the tensor's own if it lies there.
+
+        Args:
+            node: what computes the values.
+            reads: the tensor.
+            grid: where the values belong.
+            is_inner: whether more steps lead to the layer's output.
+        """
+        if self.tensors[reads].quantization == grid:
+            return reads
+        label = f"{node.name}/unclamped" if is_inner else self.label(node, node.name)
+        name = self.declare(label, self.tensors[reads].shape, DType.INT8, grid)
+        self.emit("QUANTIZE", (reads,), name, source=node.name)
+        return name
+
     def scale(self, name: str) -> np.float32:
         """The scale of a tensor."""
         quantization = self.tensors[name].quantization
@@ -202,5 +375,5 @@ def output_shape(node: FlatNode) -> tuple[int | None, ...]:
     layer, shapes = node.layer, list(node.shapes)
     if isinstance(layer, keras.layers.Flatten):
         return (shapes[0][0], math.prod(d or 1 for d in shapes[0][1:]))
-    argument = shapes if isinstance(layer, _MERGES) else shapes[0]
-    return tuple(layer.compute_output_shape(argument))
+    merges = len(shapes) > 1 or output_of(node) is Output.SHARED
+    return tuple(layer.compute_output_shape(shapes if merges else shapes[0]))

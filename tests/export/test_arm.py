@@ -5,7 +5,7 @@ kernels for each. `tests/arm64/setup.sh DIR` makes the emulator, DDQ_ARM64=DIR n
 
 MEAN is the one operator here that needs care. ARM multiplies and adds in one rounding (fma), x86 in
 two, so the last bit of the float that is rounded to a code may differ; that shows where it lies on
-the middle of two codes. The exporter never writes such scales: `graph.align` makes each multiplier
+the middle of two codes. The exporter never writes such scales: `grids.align` makes each multiplier
 a fraction with an odd denominator q, whose multiples stay 1/2q away from every middle. The graphs
 below, made by hand, keep to that.
 """

@@ -9,7 +9,7 @@ from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import Runner, export_tflite, first_difference, verify
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
-from ddq_tf.graph import align
+from ddq_tf.grids import align
 from ddq_tf.layers import DDQRescaling, activation_layers, weighted_layers
 from ddq_tf.targets import TARGETS
 from tests.toys import array, compiled, images, labels, shake

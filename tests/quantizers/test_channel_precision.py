@@ -12,7 +12,7 @@ import tensorflow as tf
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.export.tflite import read
-from ddq_tf.graph import align
+from ddq_tf.grids import align
 from ddq_tf.layers import weighted_layers
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.training.oscillation import level_numbers

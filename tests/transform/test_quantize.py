@@ -26,7 +26,7 @@ def test_weights_are_copied_and_the_original_stays_bitwise():
     before, config = [w.copy() for w in model.get_weights()], model.get_config()
     q = quantized(model)
     for layer in weighted_layers(q):
-        # `graph.align` moves each channel by less than a thousandth.
+        # `grids.align` moves each channel by less than a thousandth.
         expected = array(model.get_layer(layer.name).kernel)
         np.testing.assert_allclose(array(layer.kernel), expected, rtol=1.31e-3)
     for name in ("gamma", "moving_mean", "moving_variance"):

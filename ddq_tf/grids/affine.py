@@ -12,23 +12,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph.flatten import FlatGraph, FlatNode
-from ddq_tf.layers import DDQBatchNormalization, DDQRescaling, DDQWeightedLayer
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.layers import DDQRescaling
 
-AFFINE = (keras.layers.BatchNormalization, DDQBatchNormalization, DDQRescaling)
+_AFFINE = (keras.layers.BatchNormalization, DDQRescaling)
 
 
 def is_affine(graph: FlatGraph, node: FlatNode) -> bool:
     """Returns whether a node is such a layer and no weighted layer takes it in."""
-    if type(node.layer) not in AFFINE:
+    if not isinstance(node.layer, _AFFINE):
         return False
     before = graph.producer(node.inputs[0])
-    folds = isinstance(node.layer, keras.layers.BatchNormalization) and (
-        before is not None
-        and isinstance(before.layer, DDQWeightedLayer)
-        and graph.sole_consumer(node.inputs[0]) is node
-    )
-    return not folds
+    return before is None or graph.norm_of(before) is not node
 
 
 def affine_chain(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
@@ -36,7 +31,7 @@ def affine_chain(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
     chain = [node]
     while True:
         after = graph.sole_consumer(chain[-1].outputs[0])
-        if after is None or type(after.layer) not in AFFINE:
+        if after is None or not isinstance(after.layer, _AFFINE):
             return chain
         chain.append(after)
 
@@ -73,11 +68,6 @@ def best_code(gain: np.ndarray, shift: np.ndarray, input_scale: float) -> int:
         steps = np.where(gain == 0, 0.0, shift / (np.abs(gain) * input_scale))
     errors = {w: np.abs(w * steps - np.rint(w * steps)).max() / w for w in range(127, 63, -1)}
     return min(errors, key=lambda w: round(errors[w], 9))
-
-
-def as_float64(variable: Any) -> np.ndarray:
-    """Returns a Keras variable's values."""
-    return np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
 
 
 def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ where no value comes near a middle:
 2. **Weighted layers, means and products**: y = M * acc with an integer accumulator. With M = p/q,
    q odd, again |y - half| >= 1/2q.
 3. **Changes of grid**: QUANTIZE multiplies by r/256; with s_x / s_y = r/256 and r odd it is exact.
-4. **Tables** (`graph.tables`): no value of the 256 comes nearer than 1e-3.
+4. **Tables** (`grids.tables`): no value of the 256 comes nearer than 1e-3.
 5. **Biases** are int32 in units of input scale times weight scale; they become integers.
 
 The margins 1/2n, 1/2q are about 5e-4 codes; float32 errs by about 1e-5.
@@ -23,9 +23,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph.affine import as_float64, batch_norm_affine, continues_chain, is_affine
-from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
-from ddq_tf.graph.fold import (
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
+from ddq_tf.grids.affine import batch_norm_affine, continues_chain, is_affine
+from ddq_tf.grids.fold import (
     BIAS_MAX,
     fold,
     grid_of,
@@ -33,32 +33,13 @@ from ddq_tf.graph.fold import (
     quantizer_after,
     source_of,
 )
-from ddq_tf.graph.tables import FUNCTIONS, input_factor, output_factor
-from ddq_tf.graph.windows import stays_inside
-from ddq_tf.layers import (
-    FIXED_GRIDS,
-    DDQActivation,
-    DDQBorderGain,
-    DDQFixedGrid,
-    DDQRescaling,
-    DDQWeightedLayer,
-    activation_name,
-)
+from ddq_tf.grids.tables import input_factor, output_factor
+from ddq_tf.kinds import Output, function_of, output_of, rule_of
+from ddq_tf.layers import DDQActivation, DDQRescaling, DDQWeightedLayer
 from ddq_tf.quantizers import ActivationQuantizer
 
 _LARGEST = 1023
 _ABOVE = 1 + 1.4e-3  # no odd fraction nearest to this multiple of a value lies below the value
-_MOVERS = (
-    keras.layers.MaxPooling2D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.Cropping2D,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-    keras.layers.Permute,
-    keras.layers.ReLU,
-    keras.layers.UpSampling2D,
-    keras.layers.Dropout,
-)
 
 
 def align(model: keras.Model) -> None:
@@ -177,8 +158,9 @@ def _align_ratio(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
 
 def _align_hard_sigmoid(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
     """Moves the input scale so that 1/2 is an odd number of steps of the sum (64 x / 6)."""
-    source = source_of(graph, node.inputs[0])
-    if activation_name(node.layer) != "hard_sigmoid" or not isinstance(source, DDQActivation):
+    function, source = function_of(node.layer), source_of(graph, node.inputs[0])
+    is_hard = function is not None and function.name == "hard_sigmoid"
+    if not is_hard or not isinstance(source, DDQActivation):
         return
     quantizer = source.quantizer
     steps = 192 / float(quantizer.export_scale())
@@ -189,18 +171,18 @@ def _align_hard_sigmoid(graph: FlatGraph, node: FlatNode, settled: set[int]) -> 
 
 def _align_table(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
     """Moves the scale of a table's output, or of its input where that of the output is fixed."""
-    name, grid = activation_name(node.layer), grid_of(graph, node.inputs[0])
-    if name is None or name not in FUNCTIONS:
+    function, grid = function_of(node.layer), grid_of(graph, node.inputs[0])
+    if function is None or function.values is None:
         return
     source, after = source_of(graph, node.inputs[0]), quantizer_after(graph, node.outputs[0])
-    fixed = name in FIXED_GRIDS
-    moved = source if fixed else after and after.layer
+    moved = source if function.grid is not None else after and after.layer
     if isinstance(moved, DDQActivation) and id(moved.quantizer) not in settled:
         quantizer = moved.quantizer
-        if fixed:
-            quantizer.rescale(input_factor(name, grid, FIXED_GRIDS[name][0]))
+        if function.grid is not None:
+            quantizer.rescale(input_factor(function.values, grid, function.grid[0]))
         else:
-            quantizer.rescale(output_factor(name, grid, float(quantizer.export_scale())))
+            scale = float(quantizer.export_scale())
+            quantizer.rescale(output_factor(function.values, grid, scale))
         settled.add(id(quantizer))
     if isinstance(source, DDQActivation):
         settled.add(id(source.quantizer))
@@ -208,30 +190,21 @@ def _align_table(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
 
 def _own_factor(graph: FlatGraph, node: FlatNode) -> tuple[float | None, Any]:
     """What an operator multiplies the product of its inputs with, and the fractions it wants."""
-    layer = node.layer
-    if isinstance(layer, DDQActivation):
+    if isinstance(node.layer, DDQActivation):
         before = graph.producer(node.inputs[0])
         moves = before is not None and _keeps_grid(graph, node)
         return (1.0 if moves else None), _odd_256ths
-    if isinstance(layer, DDQBorderGain):
-        return layer.scale, odd_fraction
-    if isinstance(layer, keras.layers.Multiply):
-        return 1.0, odd_fraction
-    if isinstance(layer, keras.layers.GlobalAveragePooling2D):
-        sizes = node.shapes[0][1:3]
-        return (None if None in sizes else 1 / float(np.prod(np.array(sizes)))), odd_fraction
-    if stays_inside(node):
-        return 1 / float(np.prod(layer.pool_size)), odd_fraction
-    return None, odd_fraction
+    return rule_of(node.layer).factor(node), odd_fraction
 
 
 def _keeps_grid(graph: FlatGraph, node: FlatNode) -> bool:
     """Whether a quantizer reads a tensor that lies on another quantizer's grid already."""
     tensor = node.inputs[0]
     while (before := graph.producer(tensor)) is not None:
-        if isinstance(before.layer, DDQActivation | DDQFixedGrid):
+        output = output_of(before)
+        if output is Output.GRID:
             return before.layer is not node.layer
-        if type(before.layer) not in _MOVERS:
+        if output is not Output.KEEPS:
             return False
         tensor = before.inputs[0]
     return False

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from ddq_tf.graph import align, flatten, fold, grid_of
+from ddq_tf.graph import flatten
+from ddq_tf.grids import align, fold, grid_of
 from ddq_tf.layers import DDQActivation, DDQConv2D, DDQDense, DDQDepthwiseConv2D, DDQSoftmax
 from tests.toys import array, shake
 

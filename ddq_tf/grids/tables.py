@@ -7,46 +7,38 @@ at most a thousandth keeps all 256 values away from there.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
-from ddq_tf.graph.fold import Grid
+from ddq_tf.grids.fold import Grid
+from ddq_tf.kinds.functions import Values
 
-FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "tanh": np.tanh,
-    "elu": lambda x: np.where(x < 0, np.expm1(x), x),
-    "gelu": lambda x: x * np.array([math.erfc(-v * math.sqrt(0.5)) / 2 for v in x]),
-}
 MARGIN = 1e-3
 _FACTORS = 1 + np.linspace(-1e-3, 1e-3, 401)
 
 
-def margin(name: str, grid: Grid, scale: float, *, stretch: float = 1.0) -> float:
+def margin(function: Values, grid: Grid, scale: float, *, stretch: float = 1.0) -> float:
     """Returns how near a value of a table comes to the middle of two codes, in steps.
 
     Args:
-        name: of the function.
+        function: float64 to float64.
         grid: of its input.
         scale: of its output.
         stretch: what to multiply the input's scale with.
     """
     codes = np.arange(grid.qmin, grid.qmax + 1)
-    values = FUNCTIONS[name](codes * (float(grid.scale) * stretch)) / scale
+    values = function(codes * (float(grid.scale) * stretch)) / scale
     return float(np.abs(values - np.floor(values) - 0.5).min())
 
 
-def input_factor(name: str, grid: Grid, scale: float) -> float:
+def input_factor(function: Values, grid: Grid, scale: float) -> float:
     """Returns what to multiply the scale of a table's input with: 1 if its margin will do."""
-    if margin(name, grid, scale) >= MARGIN:
+    if margin(function, grid, scale) >= MARGIN:
         return 1.0
-    return float(max(_FACTORS, key=lambda f: margin(name, grid, scale, stretch=f)))
+    return float(max(_FACTORS, key=lambda f: margin(function, grid, scale, stretch=f)))
 
 
-def output_factor(name: str, grid: Grid, scale: float) -> float:
+def output_factor(function: Values, grid: Grid, scale: float) -> float:
     """Returns what to multiply the scale of a table's output with: 1 if its margin will do."""
-    if margin(name, grid, scale) >= MARGIN:
+    if margin(function, grid, scale) >= MARGIN:
         return 1.0
-    return float(max(_FACTORS, key=lambda f: margin(name, grid, scale * f)))
+    return float(max(_FACTORS, key=lambda f: margin(function, grid, scale * f)))

@@ -14,22 +14,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph.affine import (
-    affine_chain,
-    as_float64,
-    batch_norm_affine,
-    best_code,
-    compose,
-    is_affine,
-)
-from ddq_tf.graph.flatten import FlatGraph, FlatNode
-from ddq_tf.layers import (
-    DDQActivation,
-    DDQDepthwiseConv2D,
-    DDQFixedGrid,
-    DDQSoftmax,
-)
-from ddq_tf.layers.activation import SOFTMAX_SCALE
+from ddq_tf.errors import DDQError
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.grids.affine import affine_chain, batch_norm_affine, best_code, compose, is_affine
+from ddq_tf.kinds import Output, output_of
+from ddq_tf.layers import SOFTMAX_SCALE, DDQActivation, DDQFixedGrid, DDQSoftmax
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
 BIAS_MAX = 2**26
@@ -100,13 +89,13 @@ class FoldedLayer:
 
 
 Source = DDQActivation | DDQFixedGrid | DDQSoftmax
-_SOURCES = (DDQActivation, DDQFixedGrid, DDQSoftmax)
+_PASSED = (Output.KEEPS, Output.ROUNDS, Output.SHARED)
 
 
 def source_of(graph: FlatGraph, tensor: int) -> Source:
     """Returns the layer whose grid a tensor of a DDQ model lies on.
 
-    Layers that only move values (pooling, padding, reshaping) keep the grid of their input.
+    Layers that move values, round to their input's grid, or join tensors of one grid are passed.
     """
     return _to_source(graph, tensor)[-1].layer
 
@@ -117,10 +106,14 @@ def _to_source(graph: FlatGraph, tensor: int) -> list[FlatNode]:
     path: list[FlatNode] = []
     while node is not None:
         path.append(node)
-        if isinstance(node.layer, _SOURCES):
+        output = output_of(node)
+        if output is Output.GRID:
             return path
+        if output not in _PASSED:
+            break
         node = graph.producer(node.inputs[0])
-    raise ValueError(f"tensor {tensor} has no quantizer before it")
+    where = "a model input" if node is None else f"layer {node.name!r}"
+    raise DDQError(f"{where} has no quantizer behind it, so its values lie on no grid")
 
 
 def grid_of(graph: FlatGraph, tensor: int) -> Grid:
@@ -159,8 +152,8 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     channels = int(np.prod(scale.shape))
     scale = scale.reshape(channels).astype(np.float64)
     bias = np.zeros(channels) if layer.bias is None else as_float64(layer.bias)
-    after = graph.sole_consumer(node.outputs[0])
-    if after is None or not isinstance(after.layer, keras.layers.BatchNormalization):
+    after = graph.norm_of(node)
+    if after is None:
         return FoldedLayer(
             node=node,
             batch_norm=None,
@@ -171,8 +164,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
         )
     gain, shift = batch_norm_affine(after.layer, channels)
     signs = np.where(gain < 0, -1, 1).astype(np.int8)
-    if isinstance(layer, DDQDepthwiseConv2D):
-        signs = signs.reshape(codes.shape[2:])
+    signs = signs.reshape(layer.quantizer.channel_shape)
     tiny = np.finfo(np.float32).tiny
     return FoldedLayer(
         node=node,
@@ -185,7 +177,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
 
 
 def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
-    """Affine layers as one depthwise convolution; see `graph.affine`."""
+    """Affine layers as one depthwise convolution; see `grids.affine`."""
     chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0
     gain, shift = compose(chain, channels)
     code = best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))

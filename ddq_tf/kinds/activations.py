@@ -1,0 +1,296 @@
+"""Activation layers; what each function is stands in `ddq_tf.kinds.functions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from keras.src.activations.activations import ReLU as ReluFunction
+from keras.src.ops import nn
+from keras.src.ops import numpy as operations
+
+from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.kinds import checks
+from ddq_tf.kinds.functions import (
+    FUNCTIONS,
+    activation_name,
+    ceiling_of,
+    function_of,
+    known_names,
+)
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank
+from ddq_tf.layers import DDQSoftmax
+
+if TYPE_CHECKING:
+    from ddq_tf.config import DDQConfig
+    from ddq_tf.export.lowering.builder import Lowering
+    from ddq_tf.transform.canonical import Canonicalizer
+
+L = keras.layers
+_ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax)
+
+
+def is_activation(node: FlatNode) -> bool:
+    """Returns whether a node of a canonical graph is an activation that stands alone."""
+    return isinstance(node.layer, _ACTIVATIONS)
+
+
+# Rewriting
+
+
+def _expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation."""
+    function = function_of(node.layer)
+    if function is None:
+        return [node]
+    if function.name == "leaky_relu":
+        return _leaky(to, node, float(getattr(node.layer, "negative_slope", 0.2)))
+    if isinstance(node.layer, L.ELU):
+        return [node.calling(_activation(to, node, "elu", "elu", node.name))]
+    return _gated(to, node, function.gate) if function.gate else [node]
+
+
+def _activation(to: Canonicalizer, node: FlatNode, role: str, function: str, name: str) -> Any:
+    return to.layer(node.layer, role, lambda: L.Activation(function, name=name))
+
+
+def _gated(to: Canonicalizer, node: FlatNode, gate: str) -> list[FlatNode]:
+    """X * gate(x)."""
+    middle, name = to.new_tensor(), f"{node.name}_gate"
+    product = to.layer(node.layer, "product", lambda: L.Multiply(name=node.name))
+    return [
+        node.calling(_activation(to, node, "gate", gate, name), name=name, outputs=(middle,)),
+        node.calling(product, inputs=(*node.inputs, middle), shapes=node.shapes * 2),
+    ]
+
+
+def _leaky(to: Canonicalizer, node: FlatNode, slope: float) -> list[FlatNode]:
+    """LeakyReLU with a slope that is an odd multiple of 1/256."""
+    odd = float(2 * np.rint((slope * 256 - 1) / 2) + 1) / 256
+    if isinstance(node.layer, L.LeakyReLU) and node.layer.negative_slope == odd:
+        return [node]
+    return [node.calling(to.layer(node.layer, "leaky", lambda: L.LeakyReLU(odd, name=node.name)))]
+
+
+def _clip(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Clip(x, 0, ceiling)."""
+    low, high = node.layer.x_min, node.layer.x_max
+    if not all(isinstance(end, int | float) for end in (low, high)) or low != 0 or high <= 0:
+        return [node]
+    return [node.calling(to.layer(node.layer, "relu", lambda: L.ReLU(high, name=node.name)))]
+
+
+def _exact_gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    if node.layer.approximate:
+        return [node]
+    return [node.calling(_activation(to, node, "layer", "gelu", node.name))]
+
+
+# Checks
+
+
+def _check(graph: FlatGraph, node: FlatNode) -> str | None:
+    function = function_of(node.layer)
+    if function is None:
+        return (
+            f"needs to be one of {known_names()}, a softmax over the last axis. "
+            f"Received: {checks.short_config(node.layer)}"
+        )
+    if function.name == "hard_sigmoid" and len(node.shapes[0]) != 4:
+        return f"needs images (rank 4) for {function.name}. Received: shape {node.shapes[0]}"
+    return None
+
+
+def _check_elu(graph: FlatGraph, node: FlatNode) -> str | None:
+    return f"needs alpha=1. Received: alpha={node.layer.alpha}"
+
+
+def _check_clip(graph: FlatGraph, node: FlatNode) -> str | None:
+    layer = node.layer
+    return (
+        "needs to clip to 0 and a number > 0, as a clipped ReLU does. "
+        f"Received: {layer.x_min!r} and {layer.x_max!r}"
+    )
+
+
+# The DDQ twin
+
+
+def _output(node: FlatNode) -> Output:
+    function = function_of(node.layer)
+    if function is None or function.output is None:
+        raise ValueError(f"layer {node.name!r} has no integer form")
+    return function.output
+
+
+def _twin(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
+    """ReLUs become ReLU layers, softmax DDQSoftmax; the others stay."""
+    name = activation_name(node.layer)
+    if name == "softmax":
+        return DDQSoftmax(name=fields["name"])
+    if name in ("relu", "relu6", "clipped_relu"):
+        return L.ReLU(ceiling_of(node.layer), name=fields["name"])
+    return type(node.layer).from_config(fields)
+
+
+# Integer operators
+
+
+def _lower(into: Lowering, node: FlatNode) -> None:
+    """LOGISTIC, TANH or hard sigmoid on a fixed grid; ELU, GELU; the others are no operators."""
+    function = function_of(node.layer)
+    if function is None or function.output is Output.KEEPS:
+        into.names[node.outputs[0]] = into.names[node.inputs[0]]
+    elif function.name == "hard_sigmoid":
+        _lower_hard_sigmoid(into, node)
+    else:
+        is_fixed = function.output is Output.FIXED
+        reads = into.names[node.inputs[0]]
+        writes = into.fixed(node) if is_fixed else into.result(node, node.outputs[0])
+        into.emit(function.operator, (reads,), writes, source=node.name)
+
+
+_HARD_SIGMOID_CODE = 64
+
+
+def _lower_hard_sigmoid(into: Lowering, node: FlatNode) -> None:
+    """X / 6 + 1/2 within [0, 1]: DEPTHWISE_CONV_2D 1x1, clamped by RELU_N1_TO_1 and code -128."""
+    codes = np.full((1, 1, node.shapes[0][-1] or 0, 1), _HARD_SIGMOID_CODE, np.int8)
+    scale = 1 / (6 * _HARD_SIGMOID_CODE)
+    into.depthwise(
+        node, codes, scale, 0.5, into.fixed(node), fused_activation_function="RELU_N1_TO_1"
+    )
+
+
+def _lower_relu(into: Lowering, node: FlatNode) -> None:
+    """Nothing where a quantizer's saturation does it; else a QUANTIZE from which codes saturate."""
+    into.clip(node)
+
+
+def _lower_leaky(into: Lowering, node: FlatNode) -> None:
+    """LEAKY_RELU on its input's grid; its slope is a multiple of 1/256."""
+    reads, writes = into.moved(node, rounds=True)
+    alpha = float(node.layer.negative_slope)
+    into.emit("LEAKY_RELU", (reads,), writes, source=node.name, alpha=alpha)
+
+
+def _examples(*names: str) -> tuple[Example, ...]:
+    return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
+
+
+def _as_layer(make: Callable[[Any, str], Any], operation: type, *uses: Any) -> LayerRule:
+    """The rule of an activation written as a function, as in `keras.activations.relu(x)`."""
+
+    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+        layer = to.layer(node.layer, "layer", lambda: make(node.layer, node.name))
+        return [node.calling(layer)]
+
+    return LayerRule(
+        layers=(operation,),
+        expand=expand,
+        examples=tuple(Example(build=use) for use in uses),
+    )
+
+
+def _named(function: str, operation: type, use: Any) -> LayerRule:
+    return _as_layer(lambda _, name: L.Activation(function, name=name), operation, use)
+
+
+FAMILY = Family(
+    title="activations",
+    rules=(
+        LayerRule(
+            layers=(L.ReLU,),
+            words="ReLU with or without a ceiling (ReLU6, `ops.clip(x, 0, k)`)",
+            expand=_expand,
+            on_row=on_any_rank,
+            problem=_check,
+            output=_output,
+            twin=_twin,
+            lower=_lower_relu,
+            examples=(
+                Example(build=lambda x: L.ReLU()(x)),
+                Example(build=lambda x: L.ReLU(6.0)(L.MaxPooling2D()(x))),
+                Example(build=lambda x: L.ReLU(1.5)(L.Conv2D(4, 1)(x))),
+                Example(build=lambda x: L.ReLU(0.7)(x)),
+            ),
+        ),
+        LayerRule(
+            layers=(operations.Clip,),
+            expand=_clip,
+            problem=_check_clip,
+            examples=(Example(build=lambda x: keras.ops.clip(x, 0.0, 1.0)),),
+        ),
+        LayerRule(
+            layers=(L.LeakyReLU,),
+            words="LeakyReLU",
+            expand=_expand,
+            on_row=on_any_rank,
+            output=Output.ROUNDS,
+            lift=lambda node: 0.5 / 256,
+            lower=_lower_leaky,
+            is_homogeneous=True,
+            examples=(Example(build=lambda x: L.LeakyReLU(0.1)(x)),),
+        ),
+        LayerRule(
+            layers=(L.ELU,),
+            words="ELU(1)",
+            expand=_expand,
+            on_row=on_any_rank,
+            problem=_check_elu,
+            examples=(Example(build=lambda x: L.ELU()(x)),),
+        ),
+        LayerRule(
+            layers=(L.Activation,),
+            words="GELU, sigmoid, tanh, swish, hard-sigmoid, hard-swish (on images and sequences)",
+            expand=_expand,
+            on_row=on_any_rank,
+            problem=_check,
+            output=_output,
+            twin=_twin,
+            lower=_lower,
+            examples=_examples(*(name for name in FUNCTIONS if name != "clipped_relu")),
+        ),
+        LayerRule(
+            layers=(L.Softmax,),
+            words="softmax over the last axis",
+            on_row=on_any_rank,
+            problem=_check,
+            output=_output,
+            twin=_twin,
+            examples=(
+                Example(build=lambda x: L.Softmax()(x)),
+                Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
+            ),
+        ),
+        _as_layer(
+            lambda op, name: L.ReLU(op.max_value, op.negative_slope, op.threshold, name=name),
+            ReluFunction,
+            lambda x: keras.activations.relu(x),
+            lambda x: keras.activations.relu(x, max_value=2.0),
+            lambda x: keras.activations.relu(x, negative_slope=0.1),
+        ),
+        _as_layer(lambda _, name: L.ReLU(name=name), nn.Relu, keras.ops.relu),
+        _as_layer(lambda _, name: L.ReLU(6.0, name=name), nn.Relu6, keras.ops.relu6),
+        _as_layer(
+            lambda op, name: L.LeakyReLU(op.negative_slope, name=name),
+            nn.LeakyRelu,
+            keras.ops.leaky_relu,
+        ),
+        _as_layer(lambda op, name: L.ELU(op.alpha, name=name), nn.Elu, keras.ops.elu),
+        LayerRule(
+            layers=(nn.Gelu,),
+            expand=_exact_gelu,
+            problem=lambda graph, node: "needs approximate=False. Received: approximate=True",
+            examples=(Example(build=lambda x: keras.ops.gelu(x, approximate=False)),),
+        ),
+        _as_layer(lambda op, name: L.Softmax(op.axis, name=name), nn.Softmax, keras.ops.softmax),
+        _named("sigmoid", nn.Sigmoid, keras.ops.sigmoid),
+        _named("tanh", operations.Tanh, keras.ops.tanh),
+        _named("silu", nn.Silu, keras.ops.silu),
+        _named("hard_sigmoid", nn.HardSigmoid, keras.ops.hard_sigmoid),
+        _named("hard_silu", nn.HardSilu, keras.ops.hard_silu),
+    ),
+)

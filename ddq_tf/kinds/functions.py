@@ -1,0 +1,125 @@
+"""Functions of one value: activations, and how the integer graph computes each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.kinds.rule import Output
+from ddq_tf.layers import SOFTMAX_SCALE
+
+Values = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Function:
+    """What is known of an activation.
+
+    Attributes:
+        name: Keras's; "clipped_relu" for a ReLU with a ceiling other than 6.
+        output: how the integer graph sees what it writes where it stands alone.
+        is_fused: whether an operator that it alone follows does it.
+        values: float64 to float64, for what is looked up in a table of 256 entries.
+        grid: (scale, lowest code) of what it writes, where that is fixed.
+        operator: TFLite's, where it is one.
+        gate: the function g of x * g(x).
+    """
+
+    name: str
+    output: Output | None
+    is_fused: bool = False
+    values: Values | None = None
+    grid: tuple[float, int] | None = None
+    operator: str = ""
+    gate: str = ""
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * np.array([math.erfc(-v * math.sqrt(0.5)) / 2 for v in x])
+
+
+# A hard sigmoid is our own 1x1 convolution, with 1/2 and 1 on the grid.
+FUNCTIONS: dict[str, Function] = {
+    function.name: function
+    for function in (
+        Function(name="linear", output=Output.KEEPS, is_fused=True),
+        Function(name="relu", output=Output.KEEPS, is_fused=True),
+        Function(name="relu6", output=Output.ROUNDS, is_fused=True),
+        Function(name="clipped_relu", output=Output.ROUNDS, is_fused=True),
+        Function(name="softmax", output=Output.FIXED, grid=(SOFTMAX_SCALE, 0), operator="SOFTMAX"),
+        Function(name="leaky_relu", output=None),
+        Function(name="silu", output=None, gate="sigmoid"),
+        Function(name="hard_silu", output=None, gate="hard_sigmoid"),
+        Function(
+            name="sigmoid",
+            output=Output.FIXED,
+            grid=(1 / 256, 0),
+            values=lambda x: 1 / (1 + np.exp(-x)),
+            operator="LOGISTIC",
+        ),
+        Function(
+            name="tanh",
+            output=Output.FIXED,
+            grid=(1 / 128, -128),
+            values=np.tanh,
+            operator="TANH",
+        ),
+        Function(name="hard_sigmoid", output=Output.FIXED, grid=(1 / 254, 0)),
+        Function(
+            name="elu",
+            output=Output.OWN,
+            values=lambda x: np.where(x < 0, np.expm1(x), x),
+            operator="ELU",
+        ),
+        Function(name="gelu", output=Output.OWN, values=_gelu, operator="GELU"),
+    )
+}
+
+
+def activation_name(layer: Any) -> str | None:
+    """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
+
+    ReLU layers are "relu", "relu6", "clipped_relu" (another ceiling) or "leaky_relu", ELU(1) is
+    "elu"; None stands for functions without a name and arguments without an integer form.
+    """
+    if isinstance(layer, keras.layers.LeakyReLU):
+        return "leaky_relu"
+    if isinstance(layer, keras.layers.ELU):
+        return "elu" if layer.alpha == 1 else None
+    if isinstance(layer, keras.layers.ReLU):
+        if layer.threshold:
+            return None
+        if layer.max_value is None:
+            return "leaky_relu" if layer.negative_slope else "relu"
+        if layer.negative_slope or not 0 < layer.max_value < float("inf"):
+            return None
+        return "relu6" if layer.max_value == 6 else "clipped_relu"
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax" if layer.axis == -1 else None
+    name = keras.activations.serialize(layer.activation)
+    return name if isinstance(name, str) else None
+
+
+def function_of(layer: Any) -> Function | None:
+    """Returns what is known of the function of an activation layer, or of a layer's `activation`.
+
+    None for functions without an integer form.
+    """
+    return FUNCTIONS.get(activation_name(layer) or "")
+
+
+def ceiling_of(layer: Any) -> float | None:
+    """Returns where the ReLU of an activation layer ends: 6 for ReLU6; None for no ceiling."""
+    if isinstance(layer, keras.layers.ReLU):
+        return layer.max_value
+    return 6.0 if activation_name(layer) == "relu6" else None
+
+
+def known_names() -> str:
+    """Returns the names of all functions with an integer form, as errors list them."""
+    return ", ".join(FUNCTIONS)

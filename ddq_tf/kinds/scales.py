@@ -1,0 +1,135 @@
+"""Layers that multiply and shift each channel.
+
+BatchNormalization folds into the layer before it where it can. What stands alone becomes, with its
+neighbours of the kind, a 1x1 depthwise convolution (`ddq_tf.grids.affine`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.kinds import checks
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank
+from ddq_tf.layers import DDQBatchNormalization, DDQRescaling
+
+if TYPE_CHECKING:
+    from ddq_tf.config import DDQConfig
+    from ddq_tf.export.lowering.builder import Lowering
+    from ddq_tf.transform.canonical import Canonicalizer
+
+L = keras.layers
+
+
+def _rescaling(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    def make() -> Any:
+        layer = node.layer
+        return DDQRescaling(layer.scale, layer.offset, name=node.name)
+
+    return [node.calling(to.layer(node.layer, "layer", make))]
+
+
+def _normalization(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    layer, channels = node.layer, node.shapes[0][-1]
+    sizes = {int(np.size(layer.mean)), int(np.size(layer.variance))}
+    if layer.mean is None or not sizes <= {1, channels}:
+        return [node]
+
+    def make() -> Any:
+        mean = as_float64(layer.mean).ravel()
+        variance = as_float64(layer.variance).ravel()
+        deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+        if layer.invert:
+            return DDQRescaling(deviation, mean, name=node.name)
+        return DDQRescaling(1 / deviation, -mean / deviation, name=node.name)
+
+    return [node.calling(to.layer(layer, "layer", make))]
+
+
+def _check_normalization(graph: FlatGraph, node: FlatNode) -> str | None:
+    layer = node.layer
+    if layer.mean is None:
+        return "needs its mean and variance: call adapt() first. Received: none"
+    return (
+        f"needs one mean and variance, or one per channel ({node.shapes[0][-1]}). "
+        f"Received: shape {tuple(layer.mean.shape)}"
+    )
+
+
+def _check_batch_norm(graph: FlatGraph, node: FlatNode) -> str | None:
+    rank = len(node.shapes[0])
+    if node.layer.axis not in (-1, rank - 1):
+        return f"needs axis=-1. Received: axis={node.layer.axis}"
+    return checks.images_or_dense(graph, node)
+
+
+def _batch_norm_row(layer: Any, name: str) -> Any:
+    return L.BatchNormalization.from_config({**layer.get_config(), "axis": -1, "name": name})
+
+
+def _batch_norm_twin(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
+    return DDQBatchNormalization.from_config(fields)
+
+
+def _lower(into: Lowering, node: FlatNode) -> None:
+    """DEPTHWISE_CONV_2D 1x1, for the first of a chain; nothing for what folds into others."""
+    into.affine(node)
+
+
+FAMILY = Family(
+    title="scales",
+    rules=(
+        LayerRule(
+            layers=(L.BatchNormalization,),
+            words="BatchNormalization (folded, or alone on images)",
+            on_row=_batch_norm_row,
+            problem=_check_batch_norm,
+            output=Output.OWN,
+            twin=_batch_norm_twin,
+            lower=_lower,
+            has_two_modes=True,
+            examples=(
+                Example(build=lambda x: L.BatchNormalization()(x)),
+                Example(build=lambda x: L.BatchNormalization(center=False)(L.ReLU()(x))),
+                Example(build=lambda x: L.BatchNormalization(scale=False)(L.Conv2D(4, 3)(x))),
+                Example(
+                    build=lambda x: L.ReLU()(L.BatchNormalization()(L.BatchNormalization()(x)))
+                ),
+            ),
+        ),
+        LayerRule(
+            layers=(DDQBatchNormalization,),
+            problem=_check_batch_norm,
+            output=Output.OWN,
+            lower=_lower,
+            has_two_modes=True,
+        ),
+        LayerRule(
+            layers=(L.Rescaling,),
+            words="Rescaling",
+            expand=_rescaling,
+            examples=(Example(build=lambda x: L.Rescaling(0.3, 0.1)(x)),),
+        ),
+        LayerRule(
+            layers=(L.Normalization,),
+            words="Normalization",
+            expand=_normalization,
+            problem=_check_normalization,
+            examples=(
+                Example(
+                    build=lambda x: L.Normalization(mean=[0.1] * 4, variance=[0.5, 1, 2, 3])(x)
+                ),
+            ),
+        ),
+        LayerRule(
+            layers=(DDQRescaling,),
+            on_row=on_any_rank,
+            problem=checks.images_or_dense,
+            output=Output.OWN,
+            lower=_lower,
+        ),
+    ),
+)

@@ -1,0 +1,57 @@
+"""Layers that do nothing in inference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from ddq_tf.graph import FlatNode
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, on_any_rank
+
+if TYPE_CHECKING:
+    from ddq_tf.export.lowering.builder import Lowering
+
+L = keras.layers
+
+
+def lower_alias(into: Lowering, node: FlatNode) -> None:
+    """Another name for the tensor that a layer reads."""
+    into.names[node.outputs[0]] = into.names[node.inputs[0]]
+
+
+def _rule(
+    layer: type, make: Any, *, on_row: OnRow | None = on_any_rank, two_modes: bool = True
+) -> LayerRule:
+    return LayerRule(
+        layers=(layer,),
+        words=layer.__name__,
+        on_row=on_row,
+        output=Output.KEEPS,
+        lower=lower_alias,
+        is_homogeneous=True,
+        has_two_modes=two_modes,
+        examples=(Example(build=lambda x: make()(x)),),
+    )
+
+
+def _dropout_row(layer: Any, name: str) -> Any:
+    return L.SpatialDropout2D(layer.rate, name=name)
+
+
+FAMILY = Family(
+    title="in training only",
+    rules=(
+        _rule(L.Dropout, lambda: L.Dropout(0.2)),
+        _rule(L.SpatialDropout2D, lambda: L.SpatialDropout2D(0.2), on_row=None),
+        LayerRule(
+            layers=(L.SpatialDropout1D,),
+            on_row=_dropout_row,
+            examples=(Example(build=lambda x: L.SpatialDropout1D(0.2)(x), shape=(12, 4)),),
+        ),
+        _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),
+        _rule(L.GaussianDropout, lambda: L.GaussianDropout(0.2)),
+        _rule(L.ActivityRegularization, lambda: L.ActivityRegularization(l2=1e-3), two_modes=False),
+        _rule(L.Identity, lambda: L.Identity(), two_modes=False),
+    ),
+)
