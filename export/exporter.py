@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,6 @@ def export_tflite(
         tflm.package()
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
     oldest = chosen.min_runtime[_narrowest(graph)]
-    graph = dataclasses.replace(graph, outputs=_named(model, graph.outputs))
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
     if metadata is not None:
         model_metadata.check(metadata, graph)
@@ -127,14 +125,6 @@ def _warn_above_budget(model: Any) -> None:
         budget.used_bits // 8,
         int(budget.capacity_bits / 8),
     )
-
-
-def _named(model: Any, outputs: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns a graph's outputs under the names that the float model gave them, if it is known."""
-    names = getattr(model, "float_outputs", ())
-    if len(set(names)) != len(outputs):
-        return outputs
-    return dict(zip(names, outputs.values(), strict=True))
 
 
 def _narrowest(graph: Graph) -> int:

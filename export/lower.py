@@ -49,7 +49,8 @@ def lower(model: Any, *, input_type: str = "int8", output_type: str = "int8") ->
         write = rule_of(node.layer).lower
         if write is not None:  # as `_problems` has seen
             write(lowering, node)
-    return lowering.leave(IO_TYPES[output_type])
+    labels = getattr(model, "float_outputs", ())
+    return lowering.leave(IO_TYPES[output_type], labels)
 
 
 def _problems(graph: FlatGraph) -> list[str]:

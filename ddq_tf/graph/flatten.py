@@ -190,7 +190,9 @@ class _Flattener:
         reads = [numbers[id(tensor)] for tensor in node.arguments.keras_tensors]
         fixed = inference or _says_inference(node.arguments.kwargs)
         if isinstance(layer, keras.Model):
-            writes = self.walk(functional_of(layer), reads, f"{prefix}{layer.name}_", fixed)
+            inner = functional_of(layer)
+            reads = [numbers[id(tensor)] for tensor in _in_order(inner, node)]
+            writes = self.walk(inner, reads, f"{prefix}{layer.name}_", fixed)
         else:
             writes = [self.new_tensor() for _ in node.outputs]
             self.nodes.append(
@@ -215,6 +217,40 @@ class _Flattener:
                 count += 1
             self._names[id(layer)] = name
         return self._names[id(layer)]
+
+
+def _in_order(inner: Any, node: Any) -> list[Any]:
+    """The tensors that an inner model is called with, in the order of its inputs.
+
+    A dictionary goes by the keys of the inner model's own dictionary, or by its inputs' names.
+    """
+    values = (*node.arguments.args, *node.arguments.kwargs.values())
+    given = next((value for value in values if isinstance(value, dict)), None)
+    if given is None:
+        return list(node.arguments.keras_tensors)
+    if isinstance(inner.input, dict):
+        return keras.tree.flatten({key: given[key] for key in inner.input})
+    return [given[tensor.name] for tensor in inner.inputs]
+
+
+def output_names(functional: Any) -> tuple[str, ...]:
+    """Returns what a Functional model calls its outputs, in order, each name once.
+
+    The keys of a dictionary; otherwise the names of the layers that write them.
+    """
+    names: list[str] = []
+    rows = zip(
+        keras.tree.flatten_with_path(functional.output), functional.output_names, strict=True
+    )
+    for (path, _), layer in rows:
+        by_key = bool(path) and all(isinstance(step, str) for step in path)
+        name = unique = "_".join(path) if by_key else layer
+        count = 1
+        while unique in names:
+            count += 1
+            unique = f"{name}_{count}"
+        names.append(unique)
+    return tuple(names)
 
 
 def _constants(node: Any) -> tuple[Any, ...]:

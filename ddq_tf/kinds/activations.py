@@ -20,7 +20,7 @@ from ddq_tf.kinds.functions import (
     function_of,
     known_names,
 )
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank, plain_copy
 from ddq_tf.layers import DDQSoftmax
 
 if TYPE_CHECKING:
@@ -125,14 +125,14 @@ def _output(node: FlatNode) -> Output:
     return function.output
 
 
-def _twin(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
+def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
     """ReLUs become ReLU layers, softmax DDQSoftmax; the others stay."""
-    name = activation_name(node.layer)
-    if name == "softmax":
-        return DDQSoftmax(name=fields["name"])
-    if name in ("relu", "relu6", "clipped_relu"):
-        return L.ReLU(ceiling_of(node.layer), name=fields["name"])
-    return type(node.layer).from_config(fields)
+    function = activation_name(node.layer)
+    if function == "softmax":
+        return DDQSoftmax(name=name)
+    if function in ("relu", "relu6", "clipped_relu"):
+        return L.ReLU(ceiling_of(node.layer), name=name)
+    return plain_copy(config, node, name)
 
 
 # Integer operators

@@ -35,7 +35,7 @@ class Output(enum.Enum):
 Expand = Callable[["Canonicalizer", FlatNode], list[FlatNode]]
 OnRow = Callable[[Any, str], Any]
 Problem = Callable[[FlatGraph, FlatNode], str | None]
-Twin = Callable[["DDQConfig", FlatNode, dict[str, Any]], Any]
+Twin = Callable[["DDQConfig", FlatNode, str], Any]
 Lower = Callable[["Lowering", FlatNode], None]
 
 
@@ -43,9 +43,19 @@ def no_problem(graph: FlatGraph, node: FlatNode) -> str | None:
     """The check of layers that are fine wherever they stand."""
 
 
-def plain_copy(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
+def config_of(node: FlatNode, name: str) -> dict[str, Any]:
+    """Returns a layer's configuration for a trainable copy in float32 under another name."""
+    fields = dict(node.layer.get_config())
+    fields.update(name=name, dtype="float32")
+    if "trainable" in fields:  # SpatialDropout2D neither tells nor takes it
+        fields["trainable"] = True
+    fields.pop("batch_input_shape", None)
+    return fields
+
+
+def plain_copy(config: DDQConfig, node: FlatNode, name: str) -> Any:
     """The twin of layers that stay what they are."""
-    return type(node.layer).from_config(fields)
+    return type(node.layer).from_config(config_of(node, name))
 
 
 def on_any_rank(layer: Any, name: str) -> Any:
@@ -88,7 +98,7 @@ class LayerRule:
         output: how the integer graph sees what it writes, by its node where that differs; None for
             what `expand` always rewrites.
         lift: with output ROUNDS, the share of a step that makes halves round up.
-        twin: makes its copy in the DDQ model, from the configuration of a copy.
+        twin: makes its copy in the DDQ model, under a name.
         lower: writes it as integer operators.
         factor: what it multiplies the product of its inputs with, where that is one number.
         is_homogeneous: whether f(k x) = k f(x) for k > 0, channel by channel, whatever its

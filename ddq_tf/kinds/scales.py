@@ -13,7 +13,7 @@ import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, config_of, on_any_rank
 from ddq_tf.layers import DDQBatchNormalization, DDQRescaling
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _batch_norm_row(layer: Any, name: str) -> Any:
     return L.BatchNormalization.from_config({**layer.get_config(), "axis": -1, "name": name})
 
 
-def _batch_norm_twin(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
-    return DDQBatchNormalization.from_config(fields)
+def _batch_norm_twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
+    return DDQBatchNormalization.from_config(config_of(node, name))
 
 
 def _lower(into: Lowering, node: FlatNode) -> None:

@@ -14,6 +14,29 @@ if TYPE_CHECKING:
 
 L = keras.layers
 
+# Which of them there are depends on Keras's release. RandomCrop is none: it crops in inference too.
+_AUGMENTATIONS = (
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
+)
+
 
 def lower_alias(into: Lowering, node: FlatNode) -> None:
     """Another name for the tensor that a layer reads."""
@@ -52,6 +75,27 @@ FAMILY = Family(
         _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),
         _rule(L.GaussianDropout, lambda: L.GaussianDropout(0.2)),
         _rule(L.ActivityRegularization, lambda: L.ActivityRegularization(l2=1e-3), two_modes=False),
-        _rule(L.Identity, lambda: L.Identity(), two_modes=False),
+        LayerRule(
+            layers=(L.Identity,),
+            words="Identity",
+            on_row=on_any_rank,
+            output=Output.KEEPS,
+            # One with a DTypePolicy cannot tell its configuration.
+            twin=lambda config, node, name: L.Identity(name=name),
+            lower=lower_alias,
+            is_homogeneous=True,
+            examples=(Example(build=lambda x: L.Identity()(x)),),
+        ),
+        LayerRule(
+            layers=tuple(getattr(L, name) for name in _AUGMENTATIONS if hasattr(L, name)),
+            words="random augmentations of images (RandomFlip and its kin)",
+            output=Output.KEEPS,
+            lower=lower_alias,
+            has_two_modes=True,
+            examples=(
+                Example(build=lambda x: L.RandomFlip()(x)),
+                Example(build=lambda x: L.RandomRotation(0.1)(L.RandomZoom(0.1)(x))),
+            ),
+        ),
     ),
 )

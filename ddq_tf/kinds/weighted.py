@@ -17,6 +17,7 @@ from ddq_tf.kinds.rule import (
     OnRow,
     Output,
     Twin,
+    config_of,
     on_any_rank,
 )
 from ddq_tf.layers import (
@@ -184,10 +185,10 @@ def _check_transposed(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _twin(kind: Any) -> Twin:
-    def make(config: DDQConfig, node: FlatNode, fields: dict[str, Any]) -> Any:
+    def make(config: DDQConfig, node: FlatNode, name: str) -> Any:
         layer, channels = node.layer, node.shapes[0][-1] or 0
         return kind(
-            **{**fields, "activation": "linear"},
+            **{**config_of(node, name), "activation": "linear"},
             precisions=config.precisions_for(operator_kind(layer), channels),
             per_channel=config.per_channel,
             channel_precision=config.channel_precision,

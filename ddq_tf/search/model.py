@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,8 +26,8 @@ class DDQModel(keras.Model):
 
     Attributes:
         ddq_config: the configuration that it was made with.
-        float_outputs: what the float model called its outputs, in their order; the exported file
-            calls them so.
+        float_outputs: what the float model called its outputs, in their order: the keys of a
+            dictionary, or the names of layers, each once; the exported file calls them so.
     """
 
     ddq_config: DDQConfig = DDQConfig()
@@ -58,6 +58,16 @@ class DDQModel(keras.Model):
                 callback.finish()
         align(self)
         return history
+
+    def name_outputs(self, labels: Sequence[str], layers: Sequence[str]) -> None:
+        """Calls the outputs as the float model does, in `compile(loss={...})` and in files.
+
+        Args:
+            labels: see `float_outputs`.
+            layers: names of the layers that write the outputs in the float model.
+        """
+        self.float_outputs = tuple(labels)
+        self.output_names = list(layers)
 
     def change_training_loss(self, change: TrainingLoss) -> None:
         """Changes the loss of training steps until the present `fit` ends; for callbacks.
@@ -108,6 +118,7 @@ class DDQModel(keras.Model):
             **super().get_config(),
             "ddq_config": self.ddq_config.to_dict(),
             "float_outputs": list(self.float_outputs),
+            "output_names": list(self.output_names),
         }
 
     @classmethod
@@ -115,8 +126,9 @@ class DDQModel(keras.Model):
         """Restores a model from `get_config`."""
         functional = dict(config)
         ddq_config = DDQConfig.from_dict(functional.pop("ddq_config"))
-        float_outputs = functional.pop("float_outputs", ())
+        labels = functional.pop("float_outputs", ())
+        layers = functional.pop("output_names", None)
         model = super().from_config(functional, custom_objects=custom_objects)
         model.ddq_config = ddq_config
-        model.float_outputs = tuple(float_outputs)
+        model.name_outputs(labels, layers or model.output_names)
         return model

@@ -48,8 +48,7 @@ def quantize_model(
     graph = canonical(flatten(model))
     _check_model(model, graph)
     batches = inputs_of(calibration, graph, config.calibration_images)
-    quantized = rebuild(graph, config, model.name)
-    quantized.float_outputs = tuple(functional_of(model).output_names)
+    quantized = rebuild(graph, config, functional_of(model), model.name)
     weight_budget(quantized, config)
     if not config.narrow_range:
         make_gains_positive(quantized)

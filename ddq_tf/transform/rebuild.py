@@ -15,6 +15,7 @@ import keras
 
 from ddq_tf.config import MAX_BITS, DDQConfig
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.graph.flatten import output_names
 from ddq_tf.kinds import (
     FUNCTIONS,
     Output,
@@ -31,9 +32,16 @@ from ddq_tf.search import DDQModel
 from ddq_tf.transform.ties import Ties, fused_activation
 
 
-def rebuild(graph: FlatGraph, config: DDQConfig, name: str) -> DDQModel:
-    """Returns the uncalibrated DDQ model of a supported graph, with the float model's weights."""
-    return _Rebuilder(graph, config).run(name)
+def rebuild(graph: FlatGraph, config: DDQConfig, functional: Any, name: str) -> DDQModel:
+    """Returns the uncalibrated DDQ model of a supported graph, with the float model's weights.
+
+    Args:
+        graph: canonical.
+        config: of the DDQ model.
+        functional: the float model, for the structure and the names of inputs and outputs.
+        name: of the DDQ model.
+    """
+    return _Rebuilder(graph, config).run(functional, name)
 
 
 class _Rebuilder:
@@ -51,8 +59,8 @@ class _Rebuilder:
         self._ends = _ends(graph)
         self.done: set[int] = set()
 
-    def run(self, name: str) -> DDQModel:
-        """Rebuilds everything."""
+    def run(self, functional: Any, name: str) -> DDQModel:
+        """Rebuilds everything; inputs and outputs are structured as in the float model."""
         graph = self.graph
         inputs = [
             keras.Input(shape=shape[1:], name=input_name)
@@ -67,11 +75,12 @@ class _Rebuilder:
                 _BEHIND[output_of(node)](self, node)
         outputs = [self.tensors[tensor] for tensor in graph.outputs]
         model = DDQModel(
-            inputs=inputs[0] if len(inputs) == 1 else inputs,
-            outputs=outputs[0] if len(outputs) == 1 else outputs,
+            inputs=keras.tree.pack_sequence_as(functional.input, inputs),
+            outputs=keras.tree.pack_sequence_as(functional.output, outputs),
             name=name,
         )
         model.ddq_config = self.config
+        model.name_outputs(output_names(functional), functional.output_names)
         return model
 
     # What stands behind a layer, by how the integer graph sees what it writes
@@ -185,10 +194,9 @@ class _Rebuilder:
         """The copy of a layer for all its calls, with its weights."""
         layer = node.layer
         if id(layer) not in self.twins:
-            fields = _config_of(node)
-            if is_activation(node):  # a quantizer may have its name, from another call
-                fields["name"] = self._free_name(node.name)
-            twin = rule_of(layer).twin(self.config, node, fields)
+            # A quantizer may have the name of an activation, from another call.
+            name = self._free_name(node.name) if is_activation(node) else node.name
+            twin = rule_of(layer).twin(self.config, node, name)
             self.twins[id(layer)] = _WithWeights(twin, layer)
         copy = self.twins[id(layer)]
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -238,16 +246,6 @@ def _own_variables(layer: Any) -> list[Any]:
     """The variables of a layer's own, without those of a quantizer inside it."""
     inner = {id(v) for child in layer._layers for v in child.variables}
     return [v for v in layer.weights if id(v) not in inner]
-
-
-def _config_of(node: FlatNode) -> dict[str, Any]:
-    """The layer's configuration for a trainable copy in float32 under its flat name."""
-    fields = dict(node.layer.get_config())
-    fields.update(name=node.name, dtype="float32")
-    if "trainable" in fields:  # SpatialDropout2D neither tells nor takes it
-        fields["trainable"] = True
-    fields.pop("batch_input_shape", None)
-    return fields
 
 
 _BEHIND: dict[Output, Callable[[_Rebuilder, FlatNode], None]] = {

@@ -18,7 +18,12 @@ SUPPORTED = sorted(
 
 def problems_of(graph: FlatGraph) -> list[str]:
     """Returns one line for every layer of a canonical graph that cannot be quantized."""
-    found = []
+    found = [
+        f"input {name!r}: needs a fixed size, all but the batch, which LiteRT plans its memory "
+        f"for. Received: shape {shape}. Build the model for one size; its weights fit any"
+        for name, shape in zip(graph.input_names, graph.input_shapes, strict=True)
+        if None in shape[1:]
+    ]
     for node in graph.nodes:
         problem = _problem_of(graph, node)
         if problem is not None:

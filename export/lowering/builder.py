@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,9 @@ from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
+
+# Of an input that nothing reads.
+_UNIT = Quantization(scale=np.ones(1, np.float32))
 
 # From a kernel's codes in Keras's axis order to (codes in TFLite's, the channel axis).
 Layout = Callable[[np.ndarray], tuple[np.ndarray, int]]
@@ -47,31 +50,35 @@ class Lowering:
         graph = self.graph
         rows = zip(graph.inputs, graph.input_names, graph.input_shapes, strict=True)
         for tensor, name, shape in rows:
-            (reader, *_) = graph.consumers(tensor)
-            grid = grid_of(graph, reader.outputs[0])
+            readers = graph.consumers(tensor)
+            grid = quantization_of(grid_of(graph, readers[0].outputs[0])) if readers else _UNIT
             if dtype is DType.INT8:
-                self.names[tensor] = self.declare(name, shape, dtype, quantization_of(grid))
+                self.names[tensor] = self.declare(name, shape, dtype, grid)
             else:
-                outside = _outside(dtype, quantization_of(grid))
-                self.declare(name, shape, dtype, outside)
-                self.names[tensor] = self.declare(
-                    f"{name}_int8", shape, DType.INT8, quantization_of(grid)
-                )
-                self.emit("QUANTIZE", (name,), self.names[tensor], source=name)
+                self.declare(name, shape, dtype, _outside(dtype, grid))
+                if readers:
+                    self.names[tensor] = self.declare(f"{name}_int8", shape, DType.INT8, grid)
+                    self.emit("QUANTIZE", (name,), self.names[tensor], source=name)
             self.inputs[name] = name
 
-    def leave(self, dtype: DType) -> Graph:
-        """Declares the outputs and returns the graph."""
-        outputs = {}
-        for tensor in self.graph.outputs:
+    def leave(self, dtype: DType, labels: Sequence[str]) -> Graph:
+        """Declares the outputs and returns the graph.
+
+        Args:
+            dtype: of the outputs.
+            labels: their names for users; empty for those of the tensors.
+        """
+        outputs: dict[str, str] = {}
+        for place, tensor in enumerate(self.graph.outputs):
             name = self.names[tensor]
+            label = labels[place] if labels else _unused(name, outputs)
             if dtype is not DType.INT8:
                 inner = self.tensors[name]
                 outside = _outside(dtype, inner.quantization)
                 kind = "DEQUANTIZE" if dtype is DType.FLOAT32 else "QUANTIZE"
                 name = self.declare(f"{inner.name}_{dtype.value}", inner.shape, dtype, outside)
                 self.emit(kind, (inner.name,), name, source=inner.name)
-            outputs[self.names[tensor]] = name
+            outputs[label] = name
         return Graph(tensors=self.tensors, ops=tuple(self.ops), inputs=self.inputs, outputs=outputs)
 
     # Building blocks
@@ -85,10 +92,7 @@ class Lowering:
         data: np.ndarray | None = None,
     ) -> str:
         """Adds a tensor under a name that is still free; returns the name."""
-        unique, count = name, 1
-        while unique in self.tensors:
-            count += 1
-            unique = f"{name}_{count}"
+        unique = _unused(name, self.tensors)
         self.tensors[unique] = Tensor(
             name=unique,
             shape=tuple(-1 if d is None else int(d) for d in shape),
@@ -356,6 +360,15 @@ class Lowering:
         if quantization is None:
             raise DDQError(f"tensor {name!r} is not quantized")
         return np.float32(quantization.scale[0])
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    """The name, numbered where it is taken."""
+    unique, count = name, 1
+    while unique in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    return unique
 
 
 def quantization_of(grid: Grid) -> Quantization:
