@@ -192,6 +192,24 @@ class Runner:
         return {name: interpreter.get_tensor(info.index) for name, info in self.outputs.items()}
 
 
+def quantized_inputs(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns real numbers as codes of a model's inputs.
+
+    Args:
+        runner: of the model.
+        inputs: float32, by name.
+
+    Raises:
+        DDQError: if the model has other inputs.
+    """
+    if set(inputs) != set(runner.inputs):
+        raise DDQError(
+            f"the file needs the model's inputs {sorted(inputs)}. "
+            f"Received: {sorted(runner.inputs)}. It was exported from another model"
+        )
+    return {name: runner.inputs[name].quantize(values) for name, values in inputs.items()}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delegation:
     """What XNNPACK took over of a model.

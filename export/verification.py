@@ -14,13 +14,20 @@ import numpy as np
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.exporter import ExportResult
-from ddq_tf.export.interpreter import Delegation, Runner, delegation
+from ddq_tf.export.interpreter import (
+    Delegation,
+    Runner,
+    TensorInfo,
+    delegation,
+    quantized_inputs,
+)
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.ops import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
 from ddq_tf.graph import flatten
+from ddq_tf.graph.inputs import Interface
 from ddq_tf.grids import Grid, grid_of
 from ddq_tf.targets import Target, get_target
 
@@ -31,7 +38,8 @@ class Verification:
 
     Attributes:
         num_samples: inputs compared.
-        top1_agreement: share of inputs with the same greatest output.
+        top1_agreement: share of examples for which each output's greatest value stands at the same
+            place; of an output of one value, for which that value's code is the same.
         equal_codes_share: share of output codes that are equal.
         max_lsb: the largest difference of an output code.
         weight_codes_identical: whether every weight code in the file is the trained one.
@@ -59,7 +67,8 @@ def verify(
     Args:
         model: the DDQ model that was exported.
         file: what `export_tflite` returned, or the file's path or content.
-        batches: float32 inputs, or (inputs, labels) as pipelines give them.
+        batches: float32 inputs, or (inputs, labels) as pipelines give them; for several inputs a
+            list of arrays, or a dictionary by name.
         target: what the file was written for; None for the model's own or the result's.
         num_threads: used by each op.
 
@@ -68,38 +77,80 @@ def verify(
     """
     content = _content(file)
     runner = Runner(content, num_threads=num_threads)
-    grid = _output_grid(model)
-    equal = total = same_top = samples = max_lsb = 0
+    agreement = _Agreement(model, runner)
     for batch in batches:
-        images = np.asarray(batch[0] if isinstance(batch, tuple | list) else batch, np.float32)
-        expected = _codes(np.asarray(model(images, training=False)), grid)
-        received = next(iter(runner.run(runner.quantize_input(images)).values()))
-        if expected.shape != received.shape:
-            raise DDQError(
-                f"the file needs outputs of the model's shape {expected.shape[1:]}. "
-                f"Received: {received.shape[1:]}. It was exported from another model"
-            )
-        received = _codes(runner.dequantize(received), grid)
-        difference = np.abs(expected - received)
-        equal += int(np.sum(difference == 0))
-        total += difference.size
-        max_lsb = max(max_lsb, int(difference.max()))
-        rows = len(images)
-        tops = expected.reshape(rows, -1).argmax(1) == received.reshape(rows, -1).argmax(1)
-        same_top += int(np.sum(tops))
-        samples += rows
-    if not samples:
+        agreement.add(batch)
+    if not agreement.samples:
         raise DDQError("verification needs at least one input. Received: none")
     return Verification(
-        num_samples=samples,
-        top1_agreement=same_top / samples,
-        equal_codes_share=equal / total,
-        max_lsb=max_lsb,
+        num_samples=agreement.samples,
+        top1_agreement=agreement.same_answers / agreement.samples,
+        equal_codes_share=agreement.equal / agreement.total,
+        max_lsb=agreement.max_lsb,
         weight_codes_identical=_same_weights(
             model, tflite.read(content), _target(model, file, target)
         ),
         delegation=delegation(content),
     )
+
+
+class _Agreement:
+    """Counts how far a model and its file agree, batch by batch, over all outputs."""
+
+    def __init__(self, model: keras.Model, runner: Runner) -> None:
+        self.model = model
+        self.runner = runner
+        self.interface = Interface(model)
+        graph = flatten(model)
+        self.grids = [grid_of(graph, tensor) for tensor in graph.outputs]
+        self.samples = self.equal = self.total = self.same_answers = self.max_lsb = 0
+
+    def add(self, batch: Any) -> None:
+        """Compares the outputs for a batch of inputs."""
+        arrays = [np.asarray(array, np.float32) for array in self.interface.arrays(batch)]
+        expected = keras.tree.flatten(self.model(self.interface.packed(arrays), training=False))
+        inputs = dict(zip(self.interface.names, arrays, strict=True))
+        received = self._from_file(inputs, len(expected))
+        same = np.ones(len(arrays[0]), bool)
+        for wanted, (codes, info), grid in zip(expected, received, self.grids, strict=True):
+            same &= self._compare(np.asarray(wanted), codes, info, grid)
+        self.samples += len(same)
+        self.same_answers += int(np.sum(same))
+
+    def _from_file(
+        self, inputs: dict[str, np.ndarray], count: int
+    ) -> list[tuple[np.ndarray, TensorInfo]]:
+        """The file's outputs in the model's order."""
+        codes = self.runner.run(quantized_inputs(self.runner, inputs))
+        labels = getattr(self.model, "float_outputs", ()) or tuple(codes)
+        if set(labels) != set(codes) or len(labels) != count:
+            raise DDQError(
+                f"the file needs the model's outputs {list(labels)}. Received: {list(codes)}. "
+                "It was exported from another model"
+            )
+        return [(codes[label], self.runner.outputs[label]) for label in labels]
+
+    def _compare(
+        self, wanted: np.ndarray, codes: np.ndarray, info: TensorInfo, grid: Grid
+    ) -> np.ndarray:
+        """Counts equal codes; returns which examples have the same answer."""
+        if wanted.shape != codes.shape:
+            raise DDQError(
+                f"the file needs outputs of the model's shape {wanted.shape[1:]}. "
+                f"Received: {codes.shape[1:]}. It was exported from another model"
+            )
+        ours, theirs = _codes(wanted, grid), _codes(info.dequantize(codes), grid)
+        difference = np.abs(ours - theirs)
+        self.equal += int(np.sum(difference == 0))
+        self.total += difference.size
+        self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
+        return _answers(ours) == _answers(theirs)
+
+
+def _answers(codes: np.ndarray) -> np.ndarray:
+    """The place of each example's greatest code; the code itself where there is one alone."""
+    rows = codes.reshape(len(codes), -1)
+    return rows[:, 0] if rows.shape[1] == 1 else rows.argmax(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,13 +175,13 @@ class Difference:
 
 
 def first_difference(
-    model: keras.Model, images: np.ndarray, *, target: str | None = None
+    model: keras.Model, images: Any, *, target: str | None = None
 ) -> Difference | None:
     """Compares Keras, the integer simulator and LiteRT operator by operator.
 
     Args:
         model: a DDQ model.
-        images: float32 inputs; a few are enough.
+        images: float32 inputs, as `verify` takes a batch; a few are enough.
         target: what to export for; None for the model's own.
 
     Returns:
@@ -142,10 +193,12 @@ def first_difference(
     lowered = lower(model)
     shown = with_all_outputs(run_passes(lowered, _target(model, None, target)))
     runner = Runner(tflite.write(shown))
-    codes = runner.quantize_input(images)
+    interface = Interface(model)
+    arrays = [np.asarray(array, np.float32) for array in interface.arrays(images)]
+    codes = quantized_inputs(runner, dict(zip(interface.names, arrays, strict=True)))
     ran = runner.run(codes)
-    computed = simulate(shown, dict.fromkeys(shown.inputs, codes))
-    trained = _trained_codes(model, lowered, images)
+    computed = simulate(shown, codes)
+    trained = _trained_codes(model, lowered, arrays)
     for op in shown.ops:
         name = op.outputs[0]
         for party, values in (("Keras", trained.get(name)), ("LiteRT", ran[name])):
@@ -162,11 +215,13 @@ def first_difference(
     return None
 
 
-def _trained_codes(model: keras.Model, lowered: Graph, images: np.ndarray) -> dict[str, np.ndarray]:
+def _trained_codes(
+    model: keras.Model, lowered: Graph, inputs: list[np.ndarray]
+) -> dict[str, np.ndarray]:
     """The codes that Keras computes, by the names of the graph before any pass."""
     kept = [layer for layer in model.layers if layer.name in lowered.tensors]
     taps = keras.Model(model.inputs, [layer.output for layer in kept])
-    outputs = keras.tree.flatten(taps([images], training=False))
+    outputs = keras.tree.flatten(taps(inputs, training=False))
     trained = {}
     for layer, values in zip(kept, outputs, strict=True):
         grid = lowered.tensors[layer.name].quantization
@@ -190,12 +245,6 @@ def _target(model: Any, file: Any, target: str | None) -> Target:
         return file.target
     config = getattr(model, "ddq_config", None)
     return get_target(target or (config.target if config else "litert"))
-
-
-def _output_grid(model: keras.Model) -> Grid:
-    """The grid of the model's output, whatever type the file shows it in."""
-    graph = flatten(model)
-    return grid_of(graph, graph.outputs[0])
 
 
 def _codes(values: np.ndarray, grid: Grid) -> np.ndarray:

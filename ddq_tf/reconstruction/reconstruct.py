@@ -13,6 +13,7 @@ import tensorflow as tf
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import flatten
+from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
@@ -25,7 +26,7 @@ from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses,
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
-from ddq_tf.transform.calibrate import calibrate, images_of
+from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.quantize import quantize_model
 
 
@@ -86,8 +87,9 @@ def reconstruct_model(
     """
     config = config or DDQConfig(narrow_range=False)
     recipe = recipe or ReconstructionConfig()
-    shape = _single_input(model)
-    examples = np.concatenate(images_of(images, shape, np.iinfo(np.int64).max))
+    interface = _single_input(model)
+    parts = examples_of(images, interface, np.iinfo(np.int64).max)
+    examples = np.concatenate([array for (array,) in parts])
     if recipe.views > 1 and examples.ndim != 4:
         raise DDQError(
             f"views of inputs need images (batch, height, width, channels); set views=1. Received: "
@@ -95,7 +97,7 @@ def reconstruct_model(
         )
     quantized = quantize_model(model, config, examples)
     if recipe.equalize:
-        batches = images_of(examples, shape, config.calibration_images)
+        batches = [x for (x,) in examples_of(examples, interface, config.calibration_images)]
         equalize(quantized, batches)
         calibrate(quantized, batches, config.seed, config.activation_calibration)
     blocks = blocks_of(quantized)
@@ -200,12 +202,12 @@ class _Reporter:
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: took())
 
 
-def _single_input(model: Any) -> tuple[int | None, ...]:
-    """Returns the shape of a model's one input."""
+def _single_input(model: Any) -> Interface:
+    """Returns what a model of one input and one output takes."""
     graph = flatten(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise DDQError(
             f"model {model.name!r}: reconstruction needs one input and one output. Received: "
             f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         )
-    return graph.input_shapes[0]
+    return Interface(model)

@@ -11,9 +11,10 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import WEIGHTED, FlatGraph, as_float64, flatten
 from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.search import DDQModel, weight_budget
-from ddq_tf.transform.calibrate import calibrate, inputs_of
+from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.rebuild import rebuild
 from ddq_tf.transform.signs import make_gains_positive
@@ -32,9 +33,10 @@ def quantize_model(
     Args:
         model: a built Sequential or Functional Keras 3 model; nested ones too.
         config: target, budget and the rest.
-        calibration: inputs as the model takes them: an array, or batches of them (a tf.data
-            pipeline with or without labels); a few hundred are plenty. For several inputs each
-            batch is a list or a dictionary of arrays.
+        calibration: inputs as `fit` takes them: an array (a list or a dictionary of arrays for
+            several inputs), or batches of them with or without labels (a tf.data pipeline, a
+            PyDataset, a list, a generator, a function that returns one); a few hundred examples
+            are plenty, and no more than `config.calibration_images` are read.
 
     Returns:
         A `DDQModel` with calibrated ranges, at the highest precisions, to compile and fit.
@@ -47,7 +49,9 @@ def quantize_model(
     config = config or DDQConfig()
     graph = canonical(flatten(model))
     _check_model(model, graph)
-    batches = inputs_of(calibration, graph, config.calibration_images)
+    interface = Interface(model)
+    examples = examples_of(calibration, interface, config.calibration_images)
+    batches = [interface.packed(arrays) for arrays in examples]
     quantized = rebuild(graph, config, functional_of(model), model.name)
     weight_budget(quantized, config)
     if not config.narrow_range:

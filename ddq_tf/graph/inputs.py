@@ -1,0 +1,191 @@
+"""Data as users have it, as checked batches of a model's inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddq_tf.errors import DDQError
+from ddq_tf.graph.flatten import functional_of
+
+_BATCH = 32
+
+
+class Interface:
+    """What a model takes: names, shapes and structure of its inputs.
+
+    Args:
+        model: a built Sequential or Functional model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        functional = functional_of(model)
+        self.structure = functional.input
+        self.names = tuple(tensor._keras_history.operation.name for tensor in functional.inputs)
+        self.shapes = tuple(tuple(tensor.shape) for tensor in functional.inputs)
+
+    def packed(self, arrays: Sequence[Any]) -> Any:
+        """Returns one array for each input in the structure that the model takes."""
+        return keras.tree.pack_sequence_as(self.structure, list(arrays))
+
+    def arrays(self, batch: Any) -> list[Any]:
+        """Returns the inputs in a batch, in the model's order.
+
+        Args:
+            batch: an array, a list, or a dictionary by the names of the inputs or by the keys of
+                the model's own; or a tuple that starts with one, as (inputs, labels).
+
+        Raises:
+            DDQError: if it holds other inputs.
+        """
+        if isinstance(batch, tuple) and not (self._is_own(batch) and len(self.names) > 1):
+            batch = batch[0]
+        if isinstance(batch, tuple | list) and len(self.names) == 1:
+            batch = batch[0]
+        if isinstance(batch, Mapping):
+            return self._by_name(batch)
+        if len(self.names) == 1:
+            return [batch]
+        if not self._is_own(batch):
+            raise DDQError(
+                f"a batch must hold the inputs {', '.join(self.names)}: a list of "
+                f"{len(self.names)} arrays, or a dictionary. Received: {_described(batch)}"
+            )
+        return list(batch)
+
+    def _is_own(self, batch: Any) -> bool:
+        """Whether a sequence holds one array for each input."""
+        return (
+            isinstance(batch, tuple | list)
+            and len(batch) == len(self.names)
+            and all(_is_array(part) for part in batch)
+            and all(
+                len(np.shape(part)) == len(shape)
+                for part, shape in zip(batch, self.shapes, strict=True)
+            )
+        )
+
+    def _by_name(self, batch: Mapping[str, Any]) -> list[Any]:
+        own = isinstance(self.structure, dict) and set(self.structure) <= set(batch)
+        if own:
+            return keras.tree.flatten({key: batch[key] for key in self.structure})
+        missing = [name for name in self.names if name not in batch]
+        if missing:
+            raise DDQError(
+                f"a batch lacks the inputs {', '.join(missing)}. Received: {', '.join(batch)}"
+            )
+        return [batch[name] for name in self.names]
+
+    def is_data_set(self, data: Any) -> bool:
+        """Returns whether arrays hold all examples at once, as `fit` takes them."""
+        if isinstance(data, Mapping):
+            return True
+        if _is_array(data):
+            return True
+        return len(self.names) > 1 and isinstance(data, list | tuple) and self._is_own(data)
+
+
+def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.ndarray]]:
+    """Returns examples as checked float32 batches: for each, one array per input.
+
+    Args:
+        data: all examples at once, as `fit` takes them: an array, or a list or dictionary of arrays
+            for several inputs; or batches of these, with or without labels: a tf.data pipeline, a
+            keras.utils.PyDataset, a list, a generator, also without end; or a function that returns
+            such a generator, as tf.lite's representative_dataset.
+        interface: of the model.
+        limit: how many examples to take at most; no more batches than that needs are read.
+
+    Raises:
+        DDQError: if there are none, or one has the wrong shape or is not finite.
+    """
+    found: list[list[np.ndarray]] = []
+    taken = 0
+    for number, batch in enumerate(_batches(data, interface)):
+        columns = interface.arrays(batch)
+        arrays = [np.asarray(as_array(column)[: limit - taken], np.float32) for column in columns]
+        _check_batch(arrays, interface, number)
+        found.append(arrays)
+        taken += len(arrays[0])
+        if taken >= limit:
+            break
+    if not taken:
+        raise DDQError(
+            "calibration data is empty: at least one batch of inputs is required to choose the "
+            "activation ranges. Received: none."
+        )
+    return found
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Returns the values of an array or a tensor of any backend."""
+    array: Any = ops.convert_to_numpy(values)
+    return array
+
+
+def _batches(data: Any, interface: Interface) -> Iterator[Any]:
+    if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        data = data()
+    if data is None or isinstance(data, str | bytes | int | float):
+        raise DDQError(
+            f"calibration must be an array of inputs or an iterable of batches. Received: {data!r}"
+        )
+    if interface.is_data_set(data):
+        return _sliced(interface.arrays(data), interface)
+    if not hasattr(data, "__iter__") and hasattr(data, "__getitem__"):
+        return (data[i] for i in range(len(data)))
+    if not hasattr(data, "__iter__"):
+        raise DDQError(
+            "calibration must be an array of inputs or an iterable of batches. "
+            f"Received: {_described(data)}"
+        )
+    batches: Iterable[Any] = data
+    return iter(batches)
+
+
+def _sliced(columns: Sequence[Any], interface: Interface) -> Iterator[list[np.ndarray]]:
+    arrays = [as_array(column) for column in columns]
+    for start in itertools.count(0, _BATCH):
+        rows = [array[start : start + _BATCH] if array.ndim else array for array in arrays]
+        if any(row.ndim == 0 for row in rows) or not any(len(row) for row in rows):
+            return
+        yield rows if len(interface.names) > 1 else rows[0]  # type: ignore[misc]
+
+
+def _check_batch(arrays: Sequence[np.ndarray], interface: Interface, number: int) -> None:
+    several = len(arrays) > 1
+    for array, shape, name in zip(arrays, interface.shapes, interface.names, strict=True):
+        where = f"calibration batch {number}" + (f", input {name!r}," if several else "")
+        wanted = shape[1:]
+        fits = array.ndim == len(shape) and all(
+            w is None or w == g for w, g in zip(wanted, array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise DDQError(
+                f"{where} needs the shape (batch, "
+                f"{', '.join('any' if d is None else str(d) for d in wanted)}). "
+                f"Received: {array.shape}. Batches come first: pass dataset.batch(32), not single "
+                "images."
+            )
+        if not np.isfinite(array).all():
+            raise DDQError(f"{where} holds NaN or infinite values.")
+    sizes = {name: len(array) for name, array in zip(interface.names, arrays, strict=True)}
+    if len(set(sizes.values())) > 1:
+        raise DDQError(
+            f"calibration batch {number} needs as many examples of each input. Received: {sizes}"
+        )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or bool(ops.is_tensor(value))
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    return type(value).__name__
