@@ -17,7 +17,7 @@ from ddq_tf.export.exporter import ExportResult
 from ddq_tf.export.interpreter import Delegation, Runner, delegation
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
 from ddq_tf.graph import flatten, grid_of
