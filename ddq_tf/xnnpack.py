@@ -1,7 +1,8 @@
 """What XNNPACK, LiteRT's default kernels, takes: weight types, rows, scales, sums (stdlib only).
 
-Each number is measured with ai-edge-litert 2.3.0, at its limit and beyond; tests/test_xnnpack.py
-does so again. What a new release of the runtime takes is changed here and nowhere else.
+Each number is measured with ai-edge-litert 2.3.0, at its limit and beyond, on x86 and most of them
+on ARM; tests/export/test_xnnpack.py does so again. What a new release of the runtime takes is
+changed here and nowhere else.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def takes_weights(kind: OpKind, bits: int, *, row: int, per_channel: bool) -> bo
 def sum_limit(bits: int) -> int:
     """Returns the limit L of sums of products and bias: right in [-L, L) on every machine.
 
-    Registers have 32 bits and wrap around. Some kernels of INT4 weights hold all sums 16-fold
-    (AVX-512 VNNI; the AVX2 ones do not).
+    Registers have 32 bits and wrap around. Those of INT4 weights hold all sums 16-fold on ARM and
+    with AVX-512 VNNI, not with AVX2.
 
     Args:
         bits: of the tensor type that holds the weights.

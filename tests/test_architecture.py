@@ -34,6 +34,7 @@ PURE_EXPORT = (
     "packing",
     "operators",
     "simulation",
+    "runtime_check",
     "passes",
     "tflite",
     "model_metadata",
