@@ -104,7 +104,7 @@ def _finish(
     """Adds the bias and requantizes.
 
     float64 holds the sums exactly: they stay far below 2^53. Like the kernels' registers, they
-    wrap around at `xnnpack.sum_limit`.
+    wrap around at `xnnpack.sum_limit`; INT4's do so on ARM, not on every x86.
     """
     image, weights = reads[:2]
     _check_weights(op, weights.tensor)
