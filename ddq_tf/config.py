@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from ddq_tf import xnnpack
 from ddq_tf.errors import DDQError
 from ddq_tf.targets import OpKind, Target, get_target
 
@@ -240,15 +241,15 @@ class DDQConfig:
     def precisions_for(self, kind: OpKind, in_channels: int) -> tuple[int, ...]:
         """Returns the precisions that a weight of this kind learns over.
 
-        XNNPACK takes narrow FULLY_CONNECTED weights only if each row fills whole bytes: an even
-        number of input channels for INT4, a multiple of 4 for INT2.
+        That is all that the target rewards, except for those whose rows XNNPACK would not take in
+        FULLY_CONNECTED.
         """
         if self.precisions is not None:
             return self.precisions
         target = self.resolved_target
-        in_rows = kind in (OpKind.POINTWISE, OpKind.DENSE) and target.fully_connected_pointwise
+        in_rows = kind in xnnpack.IN_ROWS and target.fully_connected_pointwise
         learned = target.learned_bits(kind)
-        return tuple(b for b in learned if not in_rows or in_channels * b % 8 == 0)
+        return tuple(b for b in learned if not in_rows or xnnpack.fills_bytes(in_channels, b))
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values from which `from_dict` restores the configuration."""

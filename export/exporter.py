@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import logging
 
-from ddq_tf.export import model_metadata, tflite, tflm
+from ddq_tf.export import model_metadata, runtime_check, tflite, tflm
+from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.model_metadata import ModelMetadata
@@ -55,9 +56,10 @@ def export_tflite(
     keep_names: bool = False,
     metadata: ModelMetadata | None = None,
 ) -> ExportResult:
-    """Writes a DDQ model as an integer-only .tflite file.
+    """Writes a DDQ model as an integer-only .tflite file, which LiteRT has loaded before.
 
-    A model that exceeds its own budget, for want of training, is exported with a warning.
+    A model that exceeds its own budget, for want of training, is exported with a warning; so is one
+    with scales that XNNPACK leaves to slower kernels.
 
     Args:
         model: as `quantize_model` returns it; any state of training.
@@ -70,14 +72,18 @@ def export_tflite(
         metadata: labels and normalization, as apps and tools read them; None for none.
 
     Raises:
-        DDQError: if layers have no integer form (all are named), or an argument is unknown
-            or does not fit the model, or the target needs a package that is missing.
+        DDQError: if layers have no integer form, or scales or sums that LiteRT cannot run (all are
+            named), or LiteRT refuses the file, or an argument is unknown or does not fit the
+            model, or the target needs a package that is missing.
     """
     config = getattr(model, "ddq_config", None)
     chosen = get_target(target or (config.target if config else "litert"))
     if chosen.lookup_tables:
         tflm.package()
     graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
+    runs_in_litert = chosen.runtime == "LiteRT"
+    if runs_in_litert:
+        runtime_check.check(graph)
     oldest = chosen.min_runtime[_narrowest(graph)]
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
     if metadata is not None:
@@ -89,6 +95,9 @@ def export_tflite(
         data = tflm.compress(plain)
     if metadata is not None:
         data = model_metadata.attach(data, metadata)
+    if runs_in_litert:
+        check_loads(data)
+        _warn_of_slow_ops(graph)
     atomic_write_bytes(Path(path), data)
     _warn_above_budget(model)
     return ExportResult(
@@ -111,6 +120,12 @@ def min_runtime(data: bytes) -> str:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
     return tflite.read(data).metadata.get(_MIN_RUNTIME, b"").rstrip(b"\0").decode()
+
+
+def _warn_of_slow_ops(graph: Graph) -> None:
+    lines = runtime_check.left_to_built_in_kernels(graph)
+    if lines:
+        logging.warning("XNNPACK leaves to slower kernels:\n  - %s", "\n  - ".join(lines))
 
 
 def _warn_above_budget(model: Any) -> None:

@@ -75,6 +75,18 @@ class TensorInfo:
         return (np.asarray(codes, np.float32) - np.float32(self.zero_point)) * self.scale
 
 
+def check_loads(model: Model) -> None:
+    """Loads a model, as every default runtime does, and forgets it.
+
+    Args:
+        model: the content of a .tflite file, or its path.
+
+    Raises:
+        DDQError: with LiteRT's own words, if it refuses the model.
+    """
+    _load(model, delegate=True, num_threads=1)
+
+
 class Runner:
     """A model, ready to run on whole data sets.
 

@@ -16,7 +16,7 @@ from ddq_tf.export import tflite
 from ddq_tf.export.host_benchmark import WARMUP_RUNS, interleaved_ms, prepared
 from ddq_tf.export.interpreter import Model, content_of
 from ddq_tf.export.ir import Graph, Op
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ddq_tf.export import tflite
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.model_metadata import attached_bytes
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

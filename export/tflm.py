@@ -25,7 +25,7 @@ from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Model, TensorInfo, content_of
 from ddq_tf.export.ir import DType, Graph, Tensor
 from ddq_tf.export.model_metadata import attached_bytes
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.sizes import ByteSizes, itemize
 from ddq_tf.export.tflite.sharing import Tables
 from ddq_tf.targets import DECODE_BYTES, MAX_INDEX_BITS, lookup_bytes

@@ -18,7 +18,7 @@ from ddq_tf.export import tflite
 from ddq_tf.export.exporter import ExportResult
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.export.lower import lower
-from ddq_tf.export.ops import attributes
+from ddq_tf.export.operators import attributes
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.targets import get_target

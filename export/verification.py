@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export import tflite
+from ddq_tf.export import runtime_check, tflite
 from ddq_tf.export.exporter import ExportResult
 from ddq_tf.export.interpreter import (
     Delegation,
@@ -23,7 +23,7 @@ from ddq_tf.export.interpreter import (
 )
 from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
 from ddq_tf.graph import flatten
@@ -188,10 +188,12 @@ def first_difference(
         The first difference, or None where all codes of all operators are equal.
 
     Raises:
-        DDQError: if the simulator has no rule for an operator (INT4 convolutions).
+        DDQError: if the simulator has no rule for an operator (INT4 convolutions), or LiteRT could
+            not run the graph.
     """
     lowered = lower(model)
     shown = with_all_outputs(run_passes(lowered, _target(model, None, target)))
+    runtime_check.check(shown)
     runner = Runner(tflite.write(shown))
     interface = Interface(model)
     arrays = [np.asarray(array, np.float32) for array in interface.arrays(images)]

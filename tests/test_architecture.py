@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ddq_tf"
-BASE = {"config", "errors", "targets", "files"}
-BASE_MODULES = {"ddq_tf.errors", "ddq_tf.targets", "ddq_tf.files", "ddq_tf.config"}
+BASE = {"config", "errors", "targets", "files", "xnnpack"}
+BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
 
 # What each room may import of ddq_tf beside itself and the base.
 ROOMS = {
@@ -43,7 +43,9 @@ ROOMS = {
 PURE_EXPORT = (
     "ir",
     "packing",
-    "ops",
+    "operators",
+    "simulation",
+    "runtime_check",
     "passes",
     "tflite",
     "model_metadata",

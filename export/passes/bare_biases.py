@@ -3,7 +3,7 @@
 XNNPACK wants a scale for each bias; the built-in kernels of convolutions take s_x * s_w from input
 and weights. The cases:
 
-1. A bias read only by CONV_2D or DEPTHWISE_CONV_2D with INT4 weights, which XNNPACK leaves to
+1. A bias read only by CONV_2D or DEPTHWISE_CONV_2D with narrow weights, which XNNPACK leaves to
    built-in kernels: loses its quantization, that is 4 bytes and a zero point per channel.
 """
 
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from ddq_tf.export.ir import DType, Graph, Op
-from ddq_tf.targets import Target
+from ddq_tf.export.ir import Graph, Op
+from ddq_tf.export.operators import takes_weights, weight_kind
+from ddq_tf.targets import OpKind, Target
 
 
 def run(graph: Graph, target: Target) -> Graph:
@@ -29,7 +30,5 @@ def run(graph: Graph, target: Target) -> Graph:
 
 def _is_built_in(op: Op, graph: Graph) -> bool:
     """Whether an op is a convolution that XNNPACK does not take."""
-    return (
-        op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
-        and graph.tensors[op.inputs[1]].dtype is DType.INT4
-    )
+    is_convolution = weight_kind(op) in (OpKind.CONV, OpKind.DEPTHWISE)
+    return is_convolution and not takes_weights(op, graph.tensors)

@@ -17,8 +17,9 @@ import dataclasses
 import numpy as np
 
 from ddq_tf.export.ir import Graph, Op, prune
-from ddq_tf.export.ops import attributes
-from ddq_tf.targets import Target
+from ddq_tf.export.operators import attributes, weight_kind
+from ddq_tf.export.operators.windows import same_padding
+from ddq_tf.targets import OpKind, Target
 
 
 def run(graph: Graph, target: Target) -> Graph:
@@ -52,7 +53,8 @@ def _is_case(op: Op, graph: Graph) -> bool:
 
 def _equals_same(op: Op, padded: str, paddings: np.ndarray, graph: Graph) -> bool:
     """Whether SAME padding gives an op what the padding before it gives."""
-    if op.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or op.inputs[0] != padded:
+    is_convolution = weight_kind(op) in (OpKind.CONV, OpKind.DEPTHWISE)
+    if not is_convolution or op.inputs[0] != padded:
         return False
     attrs = attributes(op)
     # In both operators' weights the kernel's height and width are axes 1 and 2.
@@ -81,10 +83,9 @@ def _axis_equals_same(padded: int, before: int, after: int, window: int, stride:
     size = padded - before - after
     if size < 1 or padded < window:
         return False
-    same_windows = -(-size // stride)
-    same_total = max((same_windows - 1) * stride + window - size, 0)
     valid_windows = (padded - window) // stride + 1
-    return before == same_total // 2 and valid_windows == same_windows
+    same_windows = -(-size // stride)
+    return before == same_padding(size, window, stride)[0] and valid_windows == same_windows
 
 
 def _with_same_padding(op: Op, image: str) -> Op:

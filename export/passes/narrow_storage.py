@@ -6,21 +6,20 @@ The codes stay as they are; only the tensor's type changes. The cases:
 2. The same with codes in [-8, 7]: INT4.
 
 A width is passed over where the target does not store it for one of the operators that read the
-weights, and in FULLY_CONNECTED where XNNPACK refuses it: INT4 needs an even number of input
-channels, INT2 a multiple of 4 and a scale per channel. Leaving the delegate costs more than the
-bytes.
+weights, and in FULLY_CONNECTED where XNNPACK does not take it (`ddq_tf.xnnpack`): leaving the
+delegate costs more than the bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+from ddq_tf import xnnpack
 from ddq_tf.export.ir import DType, Graph, Op, Tensor
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.targets import Target
 
 _NARROW = {2: DType.INT2, 4: DType.INT4}
-_CHANNEL_MULTIPLE = {2: 4, 4: 2}
 
 
 def run(graph: Graph, target: Target) -> Graph:
@@ -61,9 +60,9 @@ def _takes(op: Op, weights: Tensor, bits: int, target: Target) -> bool:
     kind = weight_kind(op)
     if kind is None or bits not in target.storage_bits[kind]:
         return False
-    if op.kind != "FULLY_CONNECTED":
+    if kind not in xnnpack.IN_ROWS:
         return True
     per_channel = weights.quantization is not None and (
         weights.quantization.scale.size == weights.shape[0]
     )
-    return weights.shape[-1] % _CHANNEL_MULTIPLE[bits] == 0 and (bits > 2 or per_channel)
+    return xnnpack.takes_weights(kind, bits, row=weights.shape[-1], per_channel=per_channel)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 
 from ddq_tf.export.ir import Graph, Op, Tensor, prune
-from ddq_tf.export.ops import attributes
-from ddq_tf.targets import Target
+from ddq_tf.export.operators import attributes, weight_kind
+from ddq_tf.targets import OpKind, Target
 
 _UNIT = ("stride_h", "stride_w", "dilation_h_factor", "dilation_w_factor")
 
@@ -35,7 +35,7 @@ def run(graph: Graph, target: Target) -> Graph:
 
 def _is_pointwise(op: Op, graph: Graph) -> bool:
     """Whether an op is case 1."""
-    if op.kind != "CONV_2D":
+    if weight_kind(op) is not OpKind.CONV:
         return False
     image, weights = (graph.tensors[name] for name in op.inputs[:2])
     attrs = attributes(op)

@@ -27,42 +27,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ddq_tf import xnnpack
 from ddq_tf.export.ir import DType, Graph, Op, Tensor
-from ddq_tf.export.ops import attributes
-from ddq_tf.export.simulation.arithmetic import (
-    F32,
-    add_constants,
-    limits,
-    product_multiplier,
-    quantization,
-    requantize_factor,
-)
+from ddq_tf.export.operators import attributes, operator_of, takes_weights
+from ddq_tf.export.operators.arithmetic import F32, limits, product_multiplier, quantization
+from ddq_tf.export.operators.weighted import reached_sums
 from ddq_tf.targets import Target
 
-_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_RATIOS = ("ADD", "SUB", "MEAN", "QUANTIZE")
-_MOVERS = (
-    "AVERAGE_POOL_2D",
-    "CONCATENATION",
-    "DEPTH_TO_SPACE",
-    "EXPAND_DIMS",
-    "LEAKY_RELU",
-    "MAX_POOL_2D",
-    "PAD",
-    "RESHAPE",
-    "RESIZE_BILINEAR",
-    "RESIZE_NEAREST_NEIGHBOR",
-    "SLICE",
-    "SPACE_TO_DEPTH",
-    "SQUEEZE",
-    "STRIDED_SLICE",
-    "TRANSPOSE",
-)
 _REACH = range(-4, 5)  # which floats around the exact scale are tried
 # From here on, two neighbouring multipliers move the borders between codes by less than one sum,
 # and float32 holds the sums at these borders exactly.
 _COARSE = 2.0**-13
-_OVERFLOW = 2**27  # of sums in XNNPACK's INT4 kernels; INT8 ones hold more
 
 Scales = dict[str, np.float32]
 
@@ -87,8 +62,8 @@ class _Rewriting:
             for name in op.inputs:
                 readers[name] = readers.get(name, 0) + 1
         free = [op for op in graph.ops if _is_free(op, graph, readers)]
-        self.weighted = [op for op in free if op.kind in _WEIGHTED]
-        self.ties = [op for op in free if op.kind not in _WEIGHTED]
+        self.weighted = [op for op in free if _is_weighted(op)]
+        self.ties = [op for op in free if not _is_weighted(op)]
         self.fixed = {*graph.inputs.values(), *graph.outputs.values()}
         for op in graph.ops:
             if op not in free:
@@ -197,21 +172,29 @@ class _Rewriting:
 def _is_free(op: Op, graph: Graph, readers: Mapping[str, int]) -> bool:
     """Whether an op allows other scales of the activations that it reads and writes."""
     tensors = [graph.tensors[name] for name in (*op.inputs, *op.outputs) if name]
-    if op.kind in _WEIGHTED:
+    if _is_weighted(op):
         image, weights, *bias, output = tensors
-        narrow = (DType.INT4, DType.INT2) if op.kind == "FULLY_CONNECTED" else ()
         return (
             _is_activation(image)
             and _is_activation(output)
-            and weights.dtype in (DType.INT8, *narrow)
+            and takes_weights(op, graph.tensors)
             and all(
                 t.is_constant and t.quantization and readers[t.name] == 1 for t in (weights, *bias)
             )
         )
     data = [tensor for tensor in tensors if tensor.dtype is not DType.INT32]
-    if op.kind not in (*_RATIOS, *_MOVERS) or not all(map(_is_activation, data)):
+    if not all(map(_is_activation, data)):
         return False
-    return op.kind in _RATIOS or len({float(quantization(t).scale[0]) for t in data}) == 1
+    operator = operator_of(op.kind)
+    if operator.constants is not None:
+        return True
+    return operator.keeps_grid and len({float(quantization(t).scale[0]) for t in data}) == 1
+
+
+def _is_weighted(op: Op) -> bool:
+    """Whether an op reads an image, weights and a bias in this order; TRANSPOSE_CONV does not."""
+    operator = operator_of(op.kind)
+    return operator.weights is not None and operator.image == 0
 
 
 def _is_activation(tensor: Tensor) -> bool:
@@ -235,11 +218,10 @@ def _constants(op: Op, scales: Scales) -> object:
     """Returns the numbers that the kernel of a tying op computes with."""
     reads = [scales[name] for name in op.inputs if name in scales]
     output = scales[op.outputs[0]]
-    if op.kind in ("ADD", "SUB"):
-        return add_constants(reads[0], reads[1], output)
-    if op.kind == "QUANTIZE":
-        return requantize_factor(reads[0], output)
-    return [float(scale / output) for scale in reads]
+    constants = operator_of(op.kind).constants
+    if constants is None:
+        return [float(scale / output) for scale in reads]
+    return constants(reads, output)
 
 
 def _nearest(value: np.float64) -> list[np.float32]:
@@ -270,8 +252,13 @@ def _solve_weights(op: Op, graph: Graph, before: Scales, after: Scales) -> np.nd
     reached = product_multiplier(after[image], candidates, after[output])
     exact = reached == wanted
     chosen = exact.argmax(axis=0)
-    for channel in np.flatnonzero(~exact.any(axis=0)):
-        equal = _gives_same_codes(op, graph, int(channel), wanted[channel], reached[:, channel])
+    inexact = np.flatnonzero(~exact.any(axis=0))
+    sums = _reach(op, graph) if inexact.size else None
+    for channel in inexact:
+        if sums is None:
+            return None
+        reach = int(sums[0][channel]), int(sums[1][channel])
+        equal = _gives_same_codes(op, graph, reach, wanted[channel], reached[:, channel])
         if not equal.any():
             return None
         chosen[channel] = equal.argmax()
@@ -279,7 +266,7 @@ def _solve_weights(op: Op, graph: Graph, before: Scales, after: Scales) -> np.nd
 
 
 def _gives_same_codes(
-    op: Op, graph: Graph, channel: int, wanted: np.float32, others: np.ndarray
+    op: Op, graph: Graph, reach: tuple[int, int], wanted: np.float32, others: np.ndarray
 ) -> np.ndarray:
     """Returns which multipliers give the same codes as another one, whatever the op reads.
 
@@ -289,12 +276,12 @@ def _gives_same_codes(
     Args:
         op: a weighted op.
         graph: holds it.
-        channel: the output channel.
+        reach: the least and the greatest sum of the output channel.
         wanted: the multiplier to replace.
         others: candidates, (count,).
     """
-    reach = _reach(op, graph, channel)
-    if reach is None or wanted < _COARSE:
+    limit = xnnpack.sum_limit(graph.tensors[op.inputs[1]].dtype.bits)
+    if reach[0] < -limit or reach[1] >= limit or wanted < _COARSE:
         return np.zeros(others.size, bool)
     output = graph.tensors[op.outputs[0]]
     low, high = limits(output, attributes(op)["fused_activation_function"])
@@ -304,21 +291,12 @@ def _gives_same_codes(
     return (np.rint(sums * wanted) == np.rint(sums * others[:, None])).all(axis=1)
 
 
-def _reach(op: Op, graph: Graph, channel: int) -> tuple[int, int] | None:
-    """Returns the least and the greatest sum of a channel, or None where sums could overflow."""
-    image, weights = (graph.tensors[name] for name in op.inputs[:2])
+def _reach(op: Op, graph: Graph) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the least and the greatest sum of each channel; None if they share one scale."""
+    weights = graph.tensors[op.inputs[1]]
     grid = quantization(weights)
-    if grid.scale.size != weights.shape[grid.axis] or weights.data is None:
-        return None
-    codes = np.take(weights.data, channel, grid.axis).astype(np.int64)
-    low, high = (limit - quantization(image).zero_point for limit in (-128, 127))
-    # Padding adds 0 products.
-    products = np.stack([codes * low, codes * high, np.zeros_like(codes)])
-    biases = [graph.tensors[name].data for name in op.inputs[2:] if name]
-    offset = sum(int(data[channel]) for data in biases if data is not None)
-    least = offset + int(products.min(axis=0).sum())
-    greatest = offset + int(products.max(axis=0).sum())
-    return (least, greatest) if max(-least, greatest) < _OVERFLOW else None
+    per_channel = grid.scale.size == weights.shape[grid.axis]
+    return reached_sums(op, graph.tensors) if per_channel else None
 
 
 def _bias_bytes(op: Op, graph: Graph) -> int:
@@ -331,7 +309,7 @@ def _shared_bytes(graph: Graph) -> int:
     """Bytes of biases' scales that are their weights' scales."""
     total = 0
     for op in graph.ops:
-        if op.kind in _WEIGHTED and len(op.inputs) > 2 and op.inputs[2]:
+        if _is_weighted(op) and len(op.inputs) > 2 and op.inputs[2]:
             weights, bias = (graph.tensors[name].quantization for name in op.inputs[1:3])
             if weights and bias and np.array_equal(weights.scale, bias.scale):
                 total += bias.scale.nbytes

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export import ops, packing
+from ddq_tf.export import operators, packing
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor, check
 from ddq_tf.export.tflite.layout import (
     ENUMS,
@@ -251,7 +251,7 @@ def _decode_op(
     # Files from before 2020 fill only the old field; the larger of the two is right.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     kind = _BUILTIN_NAMES.get(number, f"builtin operator {number}")
-    defaults = ops.op_schema(kind)
+    defaults = operators.operator_of(kind)
     options = schema.BuiltinOptionsCreator(operator.BuiltinOptionsType(), operator.BuiltinOptions())
     attrs: dict[str, Any] = {}
     if defaults.options is not None:
@@ -276,7 +276,7 @@ def _decode_op(
 
 def _decode_attr(kind: str, attr: str, value: Any) -> Any:
     """Returns an attribute as the graph holds it."""
-    if isinstance(ops.op_schema(kind).attrs[attr], tuple):
+    if isinstance(operators.operator_of(kind).attrs[attr], tuple):
         return tuple(int(element) for element in _array(value))
     if attr not in ENUMS:
         return value

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export import ops, packing
+from ddq_tf.export import operators, packing
 from ddq_tf.export.ir import DType, Graph, Op, Tensor, check
 from ddq_tf.export.tflite.layout import (
     ENUMS,
@@ -107,14 +107,14 @@ class _Writer:
 
     def operator(self, op: Op) -> schema.OperatorT:
         """Returns an operator's table, its kind and version entered into the codes."""
-        code = (op.kind, ops.version(op, self.graph.tensors))
+        code = (op.kind, operators.version(op, self.graph.tensors))
         table = schema.OperatorT(
             opcodeIndex=self.codes.setdefault(code, len(self.codes)),
             inputs=self.indices(op.inputs),
             outputs=self.indices(op.outputs),
         )
-        attrs = ops.attributes(op)
-        options_name = ops.op_schema(op.kind).options
+        attrs = operators.attributes(op)
+        options_name = operators.operator_of(op.kind).options
         if options_name is not None:
             options = getattr(schema, options_name + "T")()
             for attr, value in attrs.items():

@@ -1,12 +1,15 @@
 import keras
 import numpy as np
 import pytest
+from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
-from ddq_tf.export import ModelMetadata, Runner, export_tflite
+from ddq_tf.export import ModelMetadata, Runner, export_tflite, exporter, runtime_check
 from ddq_tf.export.exporter import min_runtime
+from ddq_tf.export.ir import DType, Graph
 from ddq_tf.targets import TARGETS
+from tests.export.graphs import Builder
 
 K = keras.layers
 
@@ -82,3 +85,47 @@ def test_a_model_above_its_budget_is_exported_with_a_warning(tmp_path, caplog):
     q.fit(x, np.zeros((16, 4), "float32"), verbose=0)
     export_tflite(q, tmp_path / "after.tflite")
     assert not caplog.text
+
+
+def huge_multiplier() -> Graph:
+    """A layer that multiplies by 300, on grids of scale 1."""
+    make = Builder()
+    image = make.tensor((-1, 4), scale=1)
+    weights = make.tensor((), scale=[300, 1], data=np.eye(2, 4))
+    bias = make.tensor((), DType.INT32, [300, 1], data=[0, 0])
+    return make.graph(
+        {"x": image}, {"y": make.op("FULLY_CONNECTED", (image, weights, bias), (-1, 2), 1)}
+    )
+
+
+def export_instead(monkeypatch, path, graph):
+    monkeypatch.setattr(exporter, "lower", lambda *arguments, **options: graph)
+    return export_tflite(None, path, target="litert-int8")
+
+
+def test_what_litert_cannot_run_is_refused_by_name(monkeypatch, tmp_path):
+    path = tmp_path / "net.tflite"
+    with pytest.raises(DDQError, match=r"layer 'layer_0' \(FULLY_CONNECTED\).*in channel 0"):
+        export_instead(monkeypatch, path, huge_multiplier())
+    assert not path.exists()
+
+
+def test_a_file_that_litert_refuses_is_not_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime_check, "problems", lambda graph: [])
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b"as it was")
+    with pytest.raises(DDQError, match="refuses this model: failed to create XNNPACK runtime"):
+        export_instead(monkeypatch, path, huge_multiplier())
+    assert path.read_bytes() == b"as it was"
+
+
+def test_scales_below_what_xnnpack_takes_are_told(monkeypatch, tmp_path, caplog):
+    make = Builder()
+    reads = [make.tensor((-1, 4), scale=scale) for scale in (1, 1e-5)]
+    graph = make.graph(
+        dict(zip("ab", reads, strict=True)), {"y": make.op("ADD", reads, (-1, 4), 1)}
+    )
+    logging.use_absl_handler()
+    with caplog.at_level("WARNING"):
+        assert export_instead(monkeypatch, tmp_path / "net.tflite", graph).path.exists()
+    assert "layer 'layer_0' (ADD): input scale / output scale below 0.000976" in caplog.text

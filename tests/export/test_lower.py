@@ -5,7 +5,7 @@ import pytest
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import Runner, delegation, export_tflite, tflite, verify
 from ddq_tf.export.lower import lower
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.grids import align
 from ddq_tf.layers import DDQActivation, DDQDense, weighted_layers
 from tests.toys import array, compiled, images, labels, shake

@@ -9,7 +9,7 @@ from ddq_tf.export import Runner, export_tflite, first_difference, verify
 from ddq_tf.export import tflite as files
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
-from ddq_tf.export.simulation.__init__ import with_all_outputs
+from ddq_tf.export.simulation import with_all_outputs
 from ddq_tf.grids.fold import Grid
 from ddq_tf.layers import activation_layers
 from ddq_tf.targets import TARGETS

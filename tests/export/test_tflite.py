@@ -5,7 +5,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export import ops, tflite
+from ddq_tf.export import operators, tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph, Op
 from tests.export import integer
@@ -15,9 +15,7 @@ from tests.export.graphs import Builder, small_network
 
 def complete(graph: Graph) -> Graph:
     """Writes out the attributes that ops leave at their defaults."""
-    return dataclasses.replace(
-        graph, ops=tuple(dataclasses.replace(op, attrs=ops.attributes(op)) for op in graph.ops)
-    )
+    return dataclasses.replace(graph, ops=tuple(operators.completed(op) for op in graph.ops))
 
 
 def images(examples: int) -> np.ndarray:
@@ -70,7 +68,7 @@ def test_round_trip_of_every_operator():
     make = Builder()
     image = make.tensor((-1, 4, 4, 2), scale=0.1, zero_point=1)
     weights = make.tensor((), scale=[0.1, 0.2], data=np.ones((2, 1, 1, 2)))
-    for kind in sorted(ops.OPS):
+    for kind in sorted(operators.OPERATORS):
         optional = ("",) if kind in ("CONV_2D", "FULLY_CONNECTED") else ()
         make.op(kind, (image, weights, *optional), (-1, 4, 4, 2), 0.1, 1)
     output = make.ops[-1].outputs[0]

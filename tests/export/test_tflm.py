@@ -11,7 +11,7 @@ from ddq_tf import DDQConfig, DDQError, export, quantize_model
 from ddq_tf.export import tflite, tflm
 from ddq_tf.export.interpreter import Runner
 from ddq_tf.export.ir import DType
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.tflm_verification import dense_as_convolution, verify_tflm
 from ddq_tf.targets import get_target, lookup_bytes
 from tests.export.graphs import Builder, small_network

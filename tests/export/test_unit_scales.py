@@ -4,10 +4,10 @@ import pytest
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph, check
+from ddq_tf.export.operators.arithmetic import product_multiplier
 from ddq_tf.export.passes import unit_scales
 from ddq_tf.export.passes.unit_scales import _floats_around
 from ddq_tf.export.simulation import with_all_outputs
-from ddq_tf.export.simulation.arithmetic import product_multiplier
 from ddq_tf.targets import TARGETS
 from tests.export.graphs import Builder
 

@@ -6,7 +6,7 @@ import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import export_tflite, first_difference, tflite, verification, verify
-from ddq_tf.export.ops import weight_kind
+from ddq_tf.export.operators import weight_kind
 from tests.toys import images, mixed_net, shake
 
 X = images(32)

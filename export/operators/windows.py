@@ -34,21 +34,27 @@ class Window:
         )
 
 
-def pad(images: np.ndarray, window: Window, value: int) -> np.ndarray:
-    """Returns images with the border that SAME padding adds, if the window has it.
+def same_padding(size: int, extent: int, stride: int) -> tuple[int, int]:
+    """Returns how many pixels SAME padding puts before and after an axis.
 
-    Along an axis of n pixels: max((ceil(n / stride) - 1) * stride + extent - n, 0), the smaller
-    half before.
+    Together max((ceil(n / stride) - 1) * stride + extent - n, 0), the smaller half before.
+
+    Args:
+        size: pixels n of the axis.
+        extent: pixels from the kernel's first to its last, both included.
+        stride: of the kernel.
     """
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad(images: np.ndarray, window: Window, value: int) -> np.ndarray:
+    """Returns images with the border that SAME padding adds, if the window has it."""
     if not window.same:
         return images
-    widths = [(0, 0)]
-    for length, extent, stride in zip(
-        images.shape[1:3], _extents(window), window.strides, strict=True
-    ):
-        total = max((-(-length // stride) - 1) * stride + extent - length, 0)
-        widths.append((total // 2, total - total // 2))
-    return np.pad(images, [*widths, (0, 0)], constant_values=value)
+    axes = zip(images.shape[1:3], _extents(window), window.strides, strict=True)
+    widths = [same_padding(*axis) for axis in axes]
+    return np.pad(images, [(0, 0), *widths, (0, 0)], constant_values=value)
 
 
 def taps(padded: np.ndarray, window: Window) -> Iterator[tuple[int, int, np.ndarray]]:

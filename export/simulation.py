@@ -1,8 +1,8 @@
 """The integer graph computed in numpy, element for element what LiteRT with XNNPACK computes.
 
-Every op has one exact rule, which stands at its kernel here; XNNPACK keeps to it on x86 and ARM,
-except that MEAN's product and sum are rounded together on ARM: that shows only where a mean lies
-on the middle of two codes to the last bit of a float32.
+Every op has one exact rule, which stands at its kernel in `operators`; XNNPACK keeps to it on x86
+and ARM, except that MEAN's product and sum are rounded together on ARM: that shows only where a
+mean lies on the middle of two codes to the last bit of a float32.
 
 SOFTMAX, GELU, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other
 ops that XNNPACK leaves to these, which round differently from machine to machine, are refused by
@@ -18,51 +18,8 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Tensor
-from ddq_tf.export.simulation import elementwise, movers, weighted
-from ddq_tf.export.simulation.operand import Kernel, Operand, refuse
-
-__all__ = ["simulate", "with_all_outputs"]
-
-KERNELS: Mapping[str, Kernel] = {
-    "ADD": elementwise.add,
-    "AVERAGE_POOL_2D": movers.average_pool_2d,
-    "CONCATENATION": movers.concatenate,
-    "CONV_2D": weighted.conv_2d,
-    "DEPTHWISE_CONV_2D": weighted.depthwise_conv_2d,
-    "DEPTH_TO_SPACE": movers.depth_to_space,
-    "DEQUANTIZE": elementwise.dequantize,
-    "ELU": elementwise.elu,
-    "EXPAND_DIMS": movers.reshape,
-    "FULLY_CONNECTED": weighted.fully_connected,
-    "GELU": elementwise.gelu,
-    "LEAKY_RELU": elementwise.leaky_relu,
-    "LOGISTIC": elementwise.logistic,
-    "MAXIMUM": elementwise.extremum,
-    "MAX_POOL_2D": movers.max_pool_2d,
-    "MEAN": elementwise.mean,
-    "MINIMUM": elementwise.extremum,
-    "MUL": elementwise.multiply,
-    "PAD": movers.pad_image,
-    "PADV2": movers.pad_image,
-    "QUANTIZE": elementwise.quantize,
-    "RELU": elementwise.clamp,
-    "RELU6": elementwise.clamp,
-    "RELU_N1_TO_1": elementwise.clamp,
-    "RESHAPE": movers.reshape,
-    "RESIZE_BILINEAR": movers.resize_bilinear,
-    "RESIZE_NEAREST_NEIGHBOR": movers.resize_nearest_neighbor,
-    "SLICE": movers.cut,
-    "SOFTMAX": elementwise.softmax,
-    "SPACE_TO_DEPTH": movers.space_to_depth,
-    "SQUEEZE": movers.reshape,
-    "STRIDED_SLICE": movers.cut_strided,
-    "SUB": elementwise.add,
-    "TANH": elementwise.tanh,
-    "TRANSPOSE": movers.transpose,
-    "TRANSPOSE_CONV": weighted.transpose_conv,
-}
-
-_CHANGES_TYPE = ("QUANTIZE", "DEQUANTIZE")
+from ddq_tf.export.operators import completed, operator_of
+from ddq_tf.export.operators.operand import Operand, refuse
 
 
 def simulate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -115,14 +72,14 @@ def _checked(name: str, values: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 def _run(op: Op, graph: Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the values that an op writes."""
-    kernel = KERNELS.get(op.kind)
-    if kernel is None:
-        raise refuse(op, "its exact rule is not known")
+    operator = operator_of(op.kind)
+    if operator.kernel is None:
+        raise refuse(op, operator.unknown)
     tensors = [graph.tensors[name] for name in op.inputs if name]
     output = graph.tensors[op.outputs[0]]
-    image = tensors[2 if op.kind == "TRANSPOSE_CONV" else 0]
-    if op.kind not in _CHANGES_TYPE and (image.dtype, output.dtype) != (DType.INT8,) * 2:
+    image = tensors[operator.image]
+    if not operator.changes_type and (image.dtype, output.dtype) != (DType.INT8,) * 2:
         received = f"{image.dtype.value} to {output.dtype.value}"
         raise refuse(op, f"activations must be INT8. Received: {received}")
     operands = [Operand(tensor=tensor, values=values[tensor.name]) for tensor in tensors]
-    return kernel(op, operands, output)
+    return operator.kernel(completed(op), operands, output)

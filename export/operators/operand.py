@@ -9,7 +9,7 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import Op, Tensor
-from ddq_tf.export.simulation.arithmetic import quantization, scale
+from ddq_tf.export.operators.arithmetic import quantization, scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

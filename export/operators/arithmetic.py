@@ -40,6 +40,11 @@ def scale(tensor: Tensor) -> np.float32:
     return F32(scales[0])
 
 
+def ratio(image: Tensor, output: Tensor) -> np.ndarray:
+    """Returns f32(s_x / s_y), shape ()."""
+    return np.asarray(scale(image) / scale(output))
+
+
 def product_multiplier(
     left: np.float32, right: np.ndarray | np.float32, output: np.float32
 ) -> np.ndarray:

@@ -1,0 +1,179 @@
+"""Functions of one value: tables of 256 codes, LEAKY_RELU, clamps, SOFTMAX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ddq_tf import xnnpack
+from ddq_tf.export.ir import Op, Tensor
+from ddq_tf.export.operators.arithmetic import (
+    F32,
+    limits,
+    quantization,
+    ratio,
+    requantize_factor,
+    round_to,
+    saturate,
+    scale,
+)
+from ddq_tf.export.operators.operand import Operand, refuse, require_same_grid
+from ddq_tf.export.operators.operator import (
+    Operator,
+    Requantization,
+    Version,
+    always,
+    eight_bit_is_2,
+    int8_is_2,
+)
+
+
+def logistic(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """LOGISTIC: y = rint(1 / (1 + e^-x) / s_y) + z_y."""
+    del op
+    return _table(lambda x: 1 / (1 + np.exp(-x)), reads[0], output)
+
+
+def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """TANH: y = rint(tanh(x) / s_y) + z_y."""
+    del op
+    return _table(np.tanh, reads[0], output)
+
+
+def elu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """ELU: y = rint((e^x - 1 below 0, else x) / s_y) + z_y."""
+    del op
+    return _table(lambda x: np.where(x < 0, np.expm1(x), x), reads[0], output)
+
+
+def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """GELU by LiteRT's built-in kernel: a table of 256 codes, made in float32.
+
+    y = round(f32(g) * f32(1 / s_y)) + z_y, halves rounded away from zero, g = x/2 erfc(-x/sqrt(2));
+    with `approximate` x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+    """
+    (image,) = reads
+    codes = np.arange(-128, 128)
+    real = ((codes - image.zero_point).astype(F32) * image.scale).astype(np.float64)
+    if op.attrs["approximate"]:
+        inner = np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)
+        factors = (1 + np.tanh(inner)) / 2
+    else:
+        factors = np.array([math.erfc(-x * math.sqrt(0.5)) / 2 for x in real])
+    scaled = ((real * factors).astype(F32) * (F32(1) / scale(output))).astype(np.float64)
+    rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
+    table = saturate(rounded + quantization(output).zero_point, output)
+    return table[image.values.astype(np.int64) + 128]
+
+
+def leaky_relu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """LEAKY_RELU: y = (((x - z_x) * r + 128) >> 8) + z_y.
+
+    r is `requantize_factor`; below 0, of the input scale times the slope.
+    """
+    (image,) = reads
+    slope = F32(op.attrs["alpha"])
+    positive = requantize_factor(image.scale, scale(output))
+    factor = F32(image.scale / scale(output)) * slope
+    if not (xnnpack.NEGATIVE_SLOPES.holds(factor) and abs(factor) >= xnnpack.REQUANTIZED.least):
+        raise refuse(op, f"XNNPACK takes slopes of 1/256 to 128 steps. Received: {factor}")
+    negative = int(np.rint(F32(256) * factor))
+    centred = image.centred()
+    products = centred * np.where(centred < 0, negative, positive)
+    return saturate(((products + 128) >> 8) + quantization(output).zero_point, output)
+
+
+def softmax(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """SOFTMAX by LiteRT's built-in kernel on x86, in float32.
+
+    With e = expf(-s_x * beta * (max x - x)): y = round(e * f32(1 / f32(sum(e) * s_y))) + z_y, the
+    sum taken one by one, halves rounded away from zero. (On ARM another kernel runs.)
+    """
+    (image,) = reads
+    step = -image.scale * F32(op.attrs["beta"])
+    # The C library's expf rounds correctly, which numpy's float32 exp does not.
+    table = np.exp((step * np.arange(256, dtype=F32)).astype(np.float64)).astype(F32)
+    codes = image.values.astype(np.int64)
+    powers = table[codes.max(axis=-1, keepdims=True) - codes]
+    total = np.cumsum(powers, axis=-1, dtype=F32)[..., -1:]
+    scaled = powers * (F32(1) / (total * scale(output)))
+    # No probability is negative, so this rounds halves away from zero.
+    rounded = np.floor(scaled.astype(np.float64) + 0.5)
+    return saturate(rounded + quantization(output).zero_point, output)
+
+
+def clamp(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """RELU, RELU6 and RELU_N1_TO_1 as operators of their own, on one grid."""
+    require_same_grid(op, reads, output)
+    return np.clip(reads[0].values, *limits(output, op.kind)).astype(output.dtype.numpy)
+
+
+def _table(
+    function: Callable[[np.ndarray], np.ndarray], image: Operand, output: Tensor
+) -> np.ndarray:
+    """Applies a function in float64."""
+    real = image.centred() * np.float64(image.scale)
+    return round_to(function(real) / np.float64(scale(output)), output)
+
+
+def _slopes(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantization]:
+    """The factors of LEAKY_RELU above and below 0."""
+    step = ratio(tensors[op.inputs[0]], tensors[op.outputs[0]])
+    name = "input scale / output scale"
+    yield Requantization(name=name, values=step, taken=xnnpack.REQUANTIZED)
+    slope = step * F32(op.attrs["alpha"])
+    name = f"{name} * slope"
+    yield Requantization(name=name, values=slope, taken=xnnpack.NEGATIVE_SLOPES)
+    least = xnnpack.Ratios(least=xnnpack.REQUANTIZED.least, greatest=float("inf"))
+    yield Requantization(name=f"|{name}|", values=np.abs(slope), taken=least)
+
+
+def _clamp(kind: str, version: Version, *, keeps_grid: bool = False) -> Operator:
+    return Operator(kind=kind, kernel=clamp, version=version, keeps_grid=keeps_grid)
+
+
+OPERATORS = (
+    Operator(kind="LOGISTIC", kernel=logistic, version=int8_is_2),
+    Operator(kind="TANH", kernel=tanh, version=int8_is_2),
+    Operator(kind="ELU", kernel=elu, version=always(1)),
+    Operator(
+        kind="GELU",
+        kernel=gelu,
+        options="GeluOptions",
+        attrs={"approximate": False},
+        version=eight_bit_is_2,
+    ),
+    Operator(
+        kind="HARD_SWISH",
+        unknown="built-in kernels run it, which round in 16 bits; their rule is not written down",
+        options="HardSwishOptions",
+        version=always(1),
+    ),
+    Operator(
+        kind="LEAKY_RELU",
+        kernel=leaky_relu,
+        options="LeakyReluOptions",
+        attrs={"alpha": 0.0},
+        version=always(1),
+        keeps_grid=True,
+        requantizations=_slopes,
+    ),
+    Operator(
+        kind="PRELU",
+        unknown="no model of this package has it; how XNNPACK rounds it is not measured",
+        version=always(1),
+    ),
+    _clamp("RELU", eight_bit_is_2, keeps_grid=True),
+    # Their bounds are real numbers: they need the true scale.
+    _clamp("RELU6", int8_is_2),
+    _clamp("RELU_N1_TO_1", always(1)),
+    Operator(
+        kind="SOFTMAX",
+        kernel=softmax,
+        options="SoftmaxOptions",
+        attrs={"beta": 1.0},
+        version=int8_is_2,
+    ),
+)
