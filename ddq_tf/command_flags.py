@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import Flag
-from ddq_tf.config import CALIBRATIONS, LEVEL_INITS, LEVELS, TUNE_DISTILL
+from ddq_tf.config import CALIBRATIONS, TUNE_DISTILL, DDQConfig
+from ddq_tf.scheme import LEVEL_INITS, LEVELS
 from ddq_tf.targets import TARGETS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -75,6 +76,8 @@ def recipe_flags(*, epochs: int, optimizer: str, rates: Mapping[str, float]) -> 
     )
 
 
+_DEFAULTS = DDQConfig()
+
 # Each, like those of a recipe, is named after the field that it sets; but for per_tensor.
 DDQ_FLAGS = (
     line.text(
@@ -84,7 +87,7 @@ DDQ_FLAGS = (
         "48000bytes, or none",
         "0.6",
     ),
-    line.choice("target", TARGET_WORDS, tuple(TARGETS), "litert"),
+    line.choice("target", TARGET_WORDS, tuple(TARGETS), _DEFAULTS.target),
     line.whole_numbers(
         "precisions", "4,8", "bits to learn over; by default those that the target stores"
     ),
@@ -92,14 +95,20 @@ DDQ_FLAGS = (
         "search_fraction",
         "SHARE",
         "of the training after which the precisions are final",
-        0.5,
+        _DEFAULTS.search_fraction,
         high=1.0,
     ),
-    line.choice("levels", "of the weights: a fixed grid, or learned ones", LEVELS, "uniform"),
-    line.choice("level_init", "where free levels start", LEVEL_INITS, "uniform"),
-    line.number("correction", "SHARE", "of the gradient correction of free levels", 1.0),
+    line.choice(
+        "levels", "of the weights: a fixed grid, or learned ones", LEVELS, _DEFAULTS.levels
+    ),
+    line.choice("level_init", "where free levels start", LEVEL_INITS, _DEFAULTS.level_init),
+    line.number(
+        "correction", "SHARE", "of the gradient correction of free levels", _DEFAULTS.correction
+    ),
     line.switch(
-        "narrow_range", "leave out the lowest code, as -8 of 4 bits, of a fixed grid", True
+        "narrow_range",
+        "leave out the lowest code, as -8 of 4 bits, of a fixed grid",
+        _DEFAULTS.narrow_range,
     ),
     line.switch("per_tensor", "one weight range per layer instead of one per channel"),
     line.whole_numbers(
@@ -109,7 +118,12 @@ DDQ_FLAGS = (
         "form stay at 8",
     ),
     line.number("activation_budget", "BITS", "mean bits of the activations that learn theirs"),
-    line.choice("activation_calibration", "of the first ranges", CALIBRATIONS, "mse"),
+    line.choice(
+        "activation_calibration",
+        "of the first ranges",
+        CALIBRATIONS,
+        _DEFAULTS.activation_calibration,
+    ),
 )
 CODE_FLAGS = (
     line.switch("channel_precision", "a precision for each channel instead of each layer"),

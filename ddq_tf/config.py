@@ -7,11 +7,9 @@ import re
 
 from ddq_tf import xnnpack
 from ddq_tf.errors import DDQError
+from ddq_tf.scheme import MAX_BITS, WeightScheme, check_precisions
 from ddq_tf.targets import OpKind, Target, get_target
 
-MAX_BITS = 8
-LEVELS = ("uniform", "free")
-LEVEL_INITS = ("uniform", "power_of_two", "kmeans")
 CALIBRATIONS = ("mse", "percentile")
 # How `ddq quantize` and the demo train (docs/recipes.md).
 TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
@@ -164,10 +162,8 @@ class DDQConfig:
         get_target(self.target)
         if self.budget is not None:
             object.__setattr__(self, "budget", Budget.parse(self.budget))
-        if self.precisions is not None:
-            _check_precisions("precisions", self.precisions)
-        self._check_levels()
-        self._check_channels()
+        self._scheme((MAX_BITS,) if self.precisions is None else self.precisions)
+        self._check_target()
         self._check_activations()
         if not 0 < self.search_fraction < 1:
             raise DDQError(
@@ -182,38 +178,20 @@ class DDQConfig:
                 f"Received: calibration_images={self.calibration_images!r}"
             )
 
-    def _check_levels(self) -> None:
-        for name, known in (("levels", LEVELS), ("level_init", LEVEL_INITS)):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise DDQError(f"{name} must be one of {list(known)}. Received: {name}={value!r}")
-        if not 0 <= self.correction < float("inf"):
-            raise DDQError(f"correction must be 0 or above. Received: {self.correction!r}")
+    def _check_target(self) -> None:
         if self.levels == "free" and self.resolved_target.code_bits is None:
             raise DDQError(
                 f"target {self.target!r} stores uniform codes: free levels would take 8 bits each "
                 "there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
                 "Received: levels='free'"
             )
-
-    def _check_channels(self) -> None:
         if self.code_bits is not None and not 0 < self.code_bits <= MAX_BITS:
             raise DDQError(
                 f"code_bits must lie in (0, {MAX_BITS}]. Received: code_bits={self.code_bits!r}"
             )
-        if self.levels == "free" and not (self.narrow_range and not self.channel_precision):
-            raise DDQError(
-                "free levels are narrow and have one precision per layer; choose levels='uniform'. "
-                f"Received: narrow_range={self.narrow_range}, "
-                f"channel_precision={self.channel_precision}"
-            )
-        if self.channel_precision and not self.per_channel:
-            raise DDQError(
-                "channel_precision needs a range per channel. Received: per_channel=False"
-            )
 
     def _check_activations(self) -> None:
-        _check_precisions("activation_bits", self.activation_precisions)
+        check_precisions("activation_bits", self.activation_precisions)
         least = self.activation_precisions[0]
         budget = self.activation_budget
         if budget is not None and not least <= budget <= MAX_BITS:
@@ -251,6 +229,14 @@ class DDQConfig:
         learned = target.learned_bits(kind)
         return tuple(b for b in learned if not in_rows or xnnpack.fills_bytes(in_channels, b))
 
+    def scheme_for(self, kind: OpKind, in_channels: int) -> WeightScheme:
+        """Returns how a weight of this kind is quantized; see `precisions_for`."""
+        return self._scheme(self.precisions_for(kind, in_channels))
+
+    def _scheme(self, precisions: tuple[int, ...]) -> WeightScheme:
+        options = {name: getattr(self, name) for name in WeightScheme.names()}
+        return WeightScheme(**{**options, "precisions": precisions})
+
     def to_dict(self) -> dict[str, object]:
         """Returns plain values from which `from_dict` restores the configuration."""
         return dataclasses.asdict(self)
@@ -267,12 +253,3 @@ class DDQConfig:
             if isinstance(value, list):
                 fields[name] = tuple(value)
         return cls(**fields)  # type: ignore[arg-type]
-
-
-def _check_precisions(name: str, precisions: tuple[int, ...]) -> None:
-    allowed = range(2, MAX_BITS + 1)
-    ordered = tuple(sorted(set(precisions)))
-    if not precisions or ordered != tuple(precisions) or any(b not in allowed for b in ordered):
-        raise DDQError(
-            f"{name} must be distinct, ascending and within 2..8. Received: {name}={precisions!r}"
-        )

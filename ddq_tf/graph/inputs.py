@@ -128,9 +128,10 @@ def as_array(values: Any) -> np.ndarray:
     return array
 
 
-def _batches(data: Any, interface: Interface) -> Iterator[Any]:
-    if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        data = data()
+def _batches(given: Any, interface: Interface) -> Iterator[Any]:
+    data: Any = given
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        data = data() if callable(data) else data
     if data is None or isinstance(data, str | bytes | int | float):
         raise DDQError(
             f"calibration must be an array of inputs or an iterable of batches. Received: {data!r}"

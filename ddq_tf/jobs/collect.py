@@ -46,7 +46,7 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
         stored_bits=stored_bits,
         size_bytes=math.ceil(target.stored_size_bits(layer.kind, *sizes) / 8),
         quantization_error=lost / power if power else 0.0,
-        family=layer.quantizer.family,
+        family=layer.quantizer.scheme.levels,
         scale_min=steps.min(),
         scale_max=steps.max(),
         histogram=WeightHistogram.measure(

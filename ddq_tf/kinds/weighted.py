@@ -189,13 +189,7 @@ def _twin(kind: Any) -> Twin:
         layer, channels = node.layer, node.shapes[0][-1] or 0
         return kind(
             **{**config_of(node, name), "activation": "linear"},
-            precisions=config.precisions_for(operator_kind(layer), channels),
-            per_channel=config.per_channel,
-            channel_precision=config.channel_precision,
-            narrow_range=config.narrow_range,
-            levels=config.levels,
-            level_init=config.level_init,
-            correction=config.correction,
+            scheme=config.scheme_for(operator_kind(layer), channels),
         )
 
     return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,21 +10,12 @@ from keras import ops
 
 from ddq_tf.layers.activation import DDQActivation, Probe
 from ddq_tf.quantizers import WeightQuantizer
+from ddq_tf.scheme import WeightScheme
 from ddq_tf.targets import OpKind
 
 Tensor = Any
 
 _LONG_SUM = 1024  # terms
-
-_QUANTIZER_ARGUMENTS = (
-    "precisions",
-    "per_channel",
-    "channel_precision",
-    "narrow_range",
-    "levels",
-    "level_init",
-    "correction",
-)
 
 
 class DDQWeightedLayer:
@@ -34,9 +24,7 @@ class DDQWeightedLayer:
     Mixed in before the Keras layer. Takes the Keras layer's arguments and:
 
     Args:
-        precisions: the weight precisions to learn over, ascending, each 2..8.
-        per_channel, channel_precision, narrow_range, levels, level_init, correction: as
-            `WeightQuantizer` takes them.
+        scheme: how the kernel is quantized; or the options of `WeightScheme` one by one.
 
     Attributes:
         probe: sees inputs and their products with the kernel, while something is measured; or
@@ -50,29 +38,11 @@ class DDQWeightedLayer:
     name: str
     probe: Probe | None = None
 
-    def __init__(
-        self,
-        *args: Any,
-        precisions: Sequence[int] = (4, 8),
-        per_channel: bool = True,
-        channel_precision: bool = False,
-        narrow_range: bool = True,
-        levels: str = "uniform",
-        level_init: str = "uniform",
-        correction: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, scheme: WeightScheme | None = None, **kwargs: Any) -> None:
+        scheme = scheme or WeightScheme.taken_from(kwargs)
         super().__init__(*args, **kwargs)
         self.quantizer = WeightQuantizer(
-            precisions,
-            channel_axes=self._channel_axes,
-            per_channel=per_channel,
-            channel_precision=channel_precision,
-            narrow_range=narrow_range,
-            levels=levels,
-            level_init=level_init,
-            correction=correction,
-            name="quantizer",
+            scheme=scheme, channel_axes=self._channel_axes, name="quantizer"
         )
 
     def build(self, input_shape: Any) -> None:
@@ -97,10 +67,9 @@ class DDQWeightedLayer:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        quantizer = self.quantizer.get_config()
         return {
             **super().get_config(),  # type: ignore[misc]
-            **{name: quantizer[name] for name in _QUANTIZER_ARGUMENTS},
+            **self.quantizer.scheme.to_dict(),
         }
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

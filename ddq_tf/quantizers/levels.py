@@ -10,8 +10,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.config import LEVEL_INITS
-from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.fake_quant import fake_quantize
 from ddq_tf.quantizers.gates import merge_levels
 from ddq_tf.quantizers.grid import signed_qmax, signed_qmin
@@ -191,8 +189,6 @@ class FreeLevels(keras.layers.Layer):
         self, precisions: Sequence[int], init: str, correction: float, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if init not in LEVEL_INITS:
-            raise DDQError(f"level_init must be one of {list(LEVEL_INITS)}. Received: {init!r}")
         self.precisions = tuple(precisions)
         self.init = init
         self.rounding = FreeRounding(self.precisions, float(correction))

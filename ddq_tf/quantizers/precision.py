@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.errors import DDQError
 from ddq_tf.quantizers import gates
+from ddq_tf.scheme import check_precisions
 
 Tensor = Any
 
@@ -38,10 +38,7 @@ class LearnedPrecision(keras.layers.Layer):
     def __init__(self, precisions: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.precisions = tuple(int(b) for b in precisions)
-        if not self.precisions or list(self.precisions) != sorted(set(self.precisions)):
-            raise DDQError(f"precisions must ascend. Received: precisions={precisions!r}")
-        if self.precisions[0] < 2 or self.precisions[-1] > 8:
-            raise DDQError(f"precisions must lie in 2..8. Received: precisions={precisions!r}")
+        check_precisions("precisions", self.precisions)
 
     def add_precision(self, shape: Sequence[int] = ()) -> None:
         """Creates the variables; the highest precision comes into force.

@@ -10,14 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.config import LEVELS
-from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
 from ddq_tf.quantizers.native import has_native_kernels, recomputed
 from ddq_tf.quantizers.precision import LearnedPrecision, pick
 from ddq_tf.quantizers.ranges import learned_range, range_value
+from ddq_tf.scheme import WeightScheme
 
 Tensor = Any
 
@@ -82,16 +81,9 @@ class WeightQuantizer(LearnedPrecision):
     of `LearnedPrecision` and of the level family.
 
     Args:
-        precisions: ascending, each 2..8.
+        precisions: ascending, each 2..8; where there is no scheme.
         channel_axes: how many trailing axes of the kernel tell the output channels.
-        per_channel: one range per output channel; otherwise one for the tensor.
-        channel_precision: one precision per output channel, of uniform levels; otherwise one for
-            the tensor.
-        narrow_range: whether uniform codes leave out the lowest of two's complement; see
-            `UniformLevels`.
-        levels: "uniform" or "free".
-        level_init: where free levels start; see `quantizers.initial_levels`.
-        correction: of the gradient of free levels; see `quantizers.nearest`.
+        scheme: all other options; or those of `WeightScheme` one by one.
 
     Attributes:
         bypass: whether kernels pass as they are.
@@ -101,28 +93,21 @@ class WeightQuantizer(LearnedPrecision):
         self,
         precisions: Sequence[int] = (4, 8),
         channel_axes: int = 1,
-        per_channel: bool = True,
-        channel_precision: bool = False,
-        narrow_range: bool = True,
-        levels: str = "uniform",
-        level_init: str = "uniform",
-        correction: float = 1.0,
+        scheme: WeightScheme | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(precisions, **kwargs)
-        if levels not in LEVELS:
-            raise DDQError(f"levels must be one of {list(LEVELS)}. Received: levels={levels!r}")
+        options = {"precisions": precisions, **kwargs}
+        scheme = scheme or WeightScheme.taken_from(options)
+        kwargs = {name: value for name, value in kwargs.items() if name not in scheme.names()}
+        super().__init__(scheme.precisions, **kwargs)
+        self.scheme = scheme
         self.channel_axes = channel_axes
-        self.per_channel = per_channel
-        self.channel_precision = channel_precision
-        self.narrow_range = narrow_range
-        self.family = levels
-        self.level_init = level_init
-        self.correction = correction
+        self.per_channel = scheme.per_channel
+        self.channel_precision = scheme.channel_precision
         self.levels = (
-            UniformLevels(self.precisions, narrow_range)
-            if levels == "uniform"
-            else FreeLevels(self.precisions, level_init, correction, name="levels")
+            UniformLevels(self.precisions, scheme.narrow_range)
+            if scheme.levels == "uniform"
+            else FreeLevels(self.precisions, scheme.level_init, scheme.correction, name="levels")
         )
         self.bypass = False
 
@@ -150,7 +135,7 @@ class WeightQuantizer(LearnedPrecision):
         if not training:
             return self._rounded(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
-        if self.family == "free" and has_native_kernels():
+        if self.scheme.levels == "free" and has_native_kernels():
             return self.with_gates(self._rounded, selection, tensors, recomputed)
         return self.with_gates(self._rounded, selection, tensors)
 
@@ -268,11 +253,6 @@ class WeightQuantizer(LearnedPrecision):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
+            **self.scheme.to_dict(),
             "channel_axes": self.channel_axes,
-            "per_channel": self.per_channel,
-            "channel_precision": self.channel_precision,
-            "narrow_range": self.narrow_range,
-            "levels": self.family,
-            "level_init": self.level_init,
-            "correction": self.correction,
         }

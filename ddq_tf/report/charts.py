@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ddq_tf.report import svg, wording
 from ddq_tf.report.data import LayerReport, ModelVariant, Report, WeightHistogram
+from ddq_tf.scheme import MAX_BITS
 
-MAX_BITS = 8
 _COLUMN = 440.0
 _FONT_SIZE = 12.0
 _SMALL_SIZE = 11.0

@@ -19,6 +19,7 @@ from ddq_tf.files import atomic_write_bytes
 from ddq_tf.report import wording
 from ddq_tf.report.data import LayerReport, Report
 from ddq_tf.report.svg import epoch_ticks, shorten
+from ddq_tf.scheme import MAX_BITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DPI = 120
 _FEW_LEVELS = 32
 _SMALL = 8.5  # points
-_MAX_BITS = 8
 _INK, _MUTED, _GRID, _TRACK = "#1a2230", "#5a6474", "#e1e5eb", "#f0f2f5"
 _KIND_COLOURS = {
     "pointwise": "#3b72e0",
@@ -90,7 +90,7 @@ def bits_figure(report: Report) -> Figure:
     if not report.layers:
         raise DDQError("bits_figure needs a report with layers. Received: none")
     activations = report.activations
-    if all(activation.num_bits == _MAX_BITS for activation in activations):
+    if all(activation.num_bits == MAX_BITS for activation in activations):
         activations = ()
     most = max(len(report.layers), len(activations))
     rows = 2 if activations else 1
@@ -227,7 +227,7 @@ def _draw_levels(panel: Axes, layer: LayerReport) -> None:
 
 def _draw_bits(panel: Axes, rows: Sequence[Any], colours: Sequence[str]) -> None:
     places, bits = range(len(rows)), [row.num_bits for row in rows]
-    panel.bar(places, [_MAX_BITS] * len(rows), width=0.8, color=_TRACK, zorder=0)
+    panel.bar(places, [MAX_BITS] * len(rows), width=0.8, color=_TRACK, zorder=0)
     panel.bar(places, bits, width=0.8, color=list(colours), zorder=1)
     for place, value in zip(places, bits, strict=True):
         words = wording.bits(value, 2)
@@ -240,8 +240,8 @@ def _draw_bits(panel: Axes, rows: Sequence[Any], colours: Sequence[str]) -> None
         for text in panel.get_xticklabels():
             text.set(ha="right", rotation_mode="anchor")
     panel.set_xlim(-0.6, len(rows) - 0.4)
-    panel.set_ylim(0, _MAX_BITS)
-    panel.set_yticks(range(0, _MAX_BITS + 1, 2))
+    panel.set_ylim(0, MAX_BITS)
+    panel.set_yticks(range(0, MAX_BITS + 1, 2))
     _plain_frame(panel)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from ddq_tf.config import MAX_BITS, DDQConfig
+from ddq_tf.config import DDQConfig
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
 from ddq_tf.graph.flatten import output_names
 from ddq_tf.kinds import (
@@ -28,6 +28,7 @@ from ddq_tf.kinds import (
 )
 from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSoftmax
+from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel
 from ddq_tf.transform.ties import Ties, fused_activation
 

@@ -117,4 +117,5 @@ def test_what_is_left_of_each_example_is_known_to_the_integer_graph():
         graph = canonical(flatten(keras.Model(x, example.build(x))))
         for node in graph.nodes:
             rule = find_rule(node.layer)
-            assert rule is not None and rule.output is not None, (name, node.name)
+            assert rule is not None, (name, node.name)
+            assert rule.output is not None, (name, node.name)

@@ -37,7 +37,7 @@ def trained(quantizer):
     """Moves every range and level, as training does."""
     rng = np.random.default_rng(1)
     quantizer.log_range.assign(rng.normal(0, 0.1, quantizer.log_range.shape))
-    if quantizer.family == "free":
+    if quantizer.scheme.levels == "free":
         levels = quantizer.levels.levels
         levels.assign(array(levels) + rng.normal(0, 0.05, levels.shape))
     return quantizer

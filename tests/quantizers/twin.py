@@ -151,7 +151,7 @@ def gates_of(quantizer, index):
 
 def quantized_weight(quantizer, kernel, index):
     """The kernel at precision number `index`."""
-    if quantizer.family == "free":
+    if quantizer.scheme.levels == "free":
         codes, _ = levels_in_force(array(quantizer.levels.levels), gates_of(quantizer, index))
         return free_forward(kernel, range_of(quantizer, index), codes)
     scale, qmax = weight_scale(quantizer, index)
@@ -161,11 +161,11 @@ def quantized_weight(quantizer, kernel, index):
 def weight_gradients(quantizer, kernel, index, upstream):
     """The gradients of the kernel, of log_range[index] and, of free levels, of the levels."""
     speed = speed_of(quantizer.precisions[index])
-    if quantizer.family == "free":
+    if quantizer.scheme.levels == "free":
         alpha, learned = range_of(quantizer, index), array(quantizer.levels.levels)
         gates = gates_of(quantizer, index)
         dx, dalpha, dlevels = free_backward(
-            kernel, alpha, learned, gates, quantizer.correction, upstream
+            kernel, alpha, learned, gates, quantizer.scheme.correction, upstream
         )
         return dx, range_gradient(quantizer, index, dalpha, speed), dlevels
     scale, qmax = weight_scale(quantizer, index)

@@ -33,7 +33,7 @@ class Twin(keras.callbacks.Callback):
             kernel = array(layer.kernel).astype(np.float64)
             lost = np.sum(np.square(kernel - codes * scale.astype(np.float64)))
             whole = np.sum(np.square(kernel))
-            free = layer.quantizer.family == "free"
+            free = layer.quantizer.scheme.levels == "free"
             qmax = 127 if free else 2 ** (layer.num_bits - 1) - 1
             found[layer.name] = (layer.num_bits, lost / whole, qmax * scale.mean(), codes / qmax)
             found["lost"] += lost
