@@ -95,11 +95,12 @@ def odd_fraction(values: np.ndarray) -> np.ndarray:
     largest_odd = 2 * np.floor((limit - 1) / 2) + 1
     best = np.zeros_like(values)
     best_error = np.full(values.shape, np.inf)
-    numerators = int(np.ceil(np.max(limit * values, initial=1.0)))
-    for p in range(1, numerators + 1):
-        q = 2 * np.rint((p / values - 1) / 2) + 1
-        q = np.clip(q, 1, largest_odd)
-        error = np.abs(p / q / values - 1)
+    for step in range(1, _LARGEST + 1):
+        # Below 1 the numerators are few, above 1 the denominators are.
+        odd = 2 * np.rint((step / values - 1) / 2) + 1
+        q = np.where(values > 1, 2 * step - 1, np.clip(odd, 1, largest_odd))
+        p = np.where(values > 1, np.rint(q * values), step)
+        error = np.where(q <= largest_odd, np.abs(p / q / values - 1), np.inf)
         better = error < best_error * (1 - 1e-9)
         best = np.where(better, p / q, best)
         best_error = np.where(better, error, best_error)

@@ -29,6 +29,13 @@ def test_odd_fraction_is_near_and_has_an_odd_denominator(value):
     assert again == pytest.approx(fraction, rel=1e-12)
 
 
+def test_odd_fractions_take_as_long_for_numbers_of_any_size():
+    values = np.array([1e-30, 0.3, 1 / 3, 1.0, 5.2, 1e9, 1e30])
+    fractions = odd_fraction(values)
+    np.testing.assert_allclose(fractions, values, rtol=4 / (3 * 1023))
+    assert odd_fraction(np.array(5.2)) == 5.2
+
+
 @pytest.fixture
 def model():
     """A model whose free numbers training has moved."""
