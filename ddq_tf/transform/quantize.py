@@ -12,10 +12,12 @@ from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, align, flatten
 from ddq_tf.graph.affine import as_float64
 from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.relations import conflicts
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate, inputs_of
 from ddq_tf.transform.canonical import WEIGHTED, canonical
 from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.separate import separate, separate_concatenated
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of
 
@@ -48,7 +50,7 @@ def quantize_model(
     graph = canonical(flatten(model))
     _check_model(model, graph)
     batches = inputs_of(calibration, graph, config.calibration_images)
-    quantized = rebuild(graph, config, model.name)
+    quantized = _rebuilt(graph, config, model.name)
     quantized.float_outputs = tuple(functional_of(model).output_names)
     weight_budget(quantized, config)
     if not config.narrow_range:
@@ -56,6 +58,16 @@ def quantize_model(
     calibrate(quantized, batches, config.seed, config.activation_calibration)
     align(quantized)
     return quantized
+
+
+def _rebuilt(graph: FlatGraph, config: DDQConfig, name: str) -> DDQModel:
+    """Returns the uncalibrated model, whose scales can meet all that operators ask of them."""
+    graph = separate_concatenated(graph)
+    quantized = rebuild(graph, config, name)
+    places = conflicts(flatten(quantized))
+    if not places:
+        return quantized
+    return rebuild(separate(graph, places), config, name)
 
 
 def _check_model(model: keras.Model, graph: FlatGraph) -> None:

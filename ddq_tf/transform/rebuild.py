@@ -33,6 +33,7 @@ from ddq_tf.layers import (
     ceiling_of,
     operator_kind,
 )
+from ddq_tf.layers.activation import SOFTMAX_SCALE
 from ddq_tf.search import DDQModel
 from ddq_tf.transform.supported import ACTIVATIONS, IDENTITIES, PAIRS, WEIGHTED, fused_kind
 from ddq_tf.transform.ties import Ties, fused_activation
@@ -164,7 +165,8 @@ class _Rebuilder:
         name, tensor = activation_name(node.layer), node.inputs[0]
         value, grid = self.tensors[tensor], self.grids[tensor]
         if name == "softmax":
-            self._put(node.outputs[0], DDQSoftmax(name=node.name)(value), grid)
+            fixed = DDQFixedGrid(SOFTMAX_SCALE, 0, name=self._free_name(f"{node.name}_quant"))
+            self._put(node.outputs[0], DDQSoftmax(name=node.name)(value), fixed)
         elif name in FIXED_GRIDS:
             scale, qmin = FIXED_GRIDS[name]
             fixed = DDQFixedGrid(scale, qmin, name=self._free_name(f"{node.name}_quant"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import align, flatten, grid_of
-from ddq_tf.graph.align import odd_fraction
+from ddq_tf.graph.fractions import odd_fraction
 from ddq_tf.layers import weighted_layers
 from tests.toys import array, images, mixed_net, shake
 

@@ -1,0 +1,146 @@
+"""Every code of the file is the Keras model's, in nets made to be hard."""
+
+import keras
+import numpy as np
+import pytest
+
+from ddq_tf import DDQConfig, quantize_model
+from ddq_tf.export import export_tflite, verify
+from ddq_tf.graph import align, flatten
+from ddq_tf.graph.relations import relations
+from tests.toys import array, shake
+
+K = keras.layers
+PLAIN = DDQConfig(budget=None)
+
+
+def smooth(count=64, side=8, scale=1.0, seed=0):
+    """Images whose neighbouring pixels are alike."""
+    x = np.random.default_rng(seed).normal(size=(count, side, side, 3))
+    x = np.cumsum(np.cumsum(x, 1), 2)
+    return (x / x.std() * scale).astype(np.float32)
+
+
+def net(body, side=8):
+    inputs = keras.Input((side, side, 3))
+    return keras.Model(inputs, body(inputs))
+
+
+def conv(filters=4, size=1, **kwargs):
+    return K.Conv2D(filters, size, padding="same", **kwargs)
+
+
+def act(name):
+    return K.Activation(name)
+
+
+def beside(layer, name="sigmoid"):
+    """A function with a fixed grid, something behind it, and a convolution, side by side."""
+    return lambda i: K.Concatenate()([layer(act(name)(conv(4, 3)(i))), conv(3)(i)])
+
+
+def bilinear():
+    return K.UpSampling2D(2, interpolation="bilinear")
+
+
+def leaky_branches(i):
+    a = conv(8, 3, activation="leaky_relu")(i)
+    return conv(3)(K.Concatenate()([a, conv(8, 3, activation="leaky_relu")(a)]))
+
+
+def all_grids(i):
+    x = conv(4, 3)(i)
+    names = ("sigmoid", "tanh", "hard_sigmoid", "softmax", "elu", "swish", "leaky_relu")
+    return K.Concatenate()([i, x, K.ReLU(0.3)(conv()(i)), *(act(name)(x) for name in names)])
+
+
+def vectors(i):
+    x = K.GlobalAveragePooling2D()(conv(5)(i))
+    return K.Dense(3)(K.Concatenate()([act("sigmoid")(x), x, K.GlobalMaxPooling2D()(i)]))
+
+
+def gated_residual(i):
+    x = conv(6, 3)(i)
+    return K.Add()([x, K.Multiply()([x, act("sigmoid")(conv(6)(x))])])
+
+
+def products_side_by_side(i):
+    a, b = conv(4, 3)(i), conv(4)(i)
+    products = [K.Multiply()(pair) for pair in ([a, b], [a, a], [b, b])]
+    return K.Concatenate()([*products, a, b])
+
+
+def mean_beside_itself(i):
+    x = conv(4, 3)(i)
+    return K.Concatenate()([x, K.UpSampling2D()(K.AveragePooling2D(2)(x))])
+
+
+def sums_and_grids(i):
+    a, b = act("sigmoid")(conv(4, 3)(i)), act("tanh")(conv()(i))
+    x = K.Add()([a, b])
+    return K.Add()([K.Concatenate()([x, a]), K.Concatenate()([K.Add()([x, conv()(i)]), b])])
+
+
+def two_gates(i):
+    x = K.Add()([conv(4, 3)(i), conv(4)(i)])
+    y = K.Multiply()([act("sigmoid")(x), act("tanh")(x)])
+    return K.Add()([y, K.Multiply()([act("hard_sigmoid")(x), x])])
+
+
+NETS = {
+    "sigmoid beside": beside(lambda x: x),
+    "identity": beside(K.Identity()),
+    "spatial dropout": beside(K.SpatialDropout2D(0.1)),
+    "noise": beside(K.GaussianNoise(0.1)),
+    "tanh beside": beside(lambda x: x, "tanh"),
+    "leaky branches": leaky_branches,
+    "image and mask": lambda i: conv(3)(K.Concatenate()([i, act("sigmoid")(conv(4, 3)(i))])),
+    "squares and input": lambda i: K.Concatenate()([K.Multiply()([i, i]), i, conv(2)(i)]),
+    "all grids": all_grids,
+    "vectors": vectors,
+    "softmax bilinear": lambda i: bilinear()(K.Softmax()(conv(4, 3)(i))),
+    "sigmoid bilinear": lambda i: bilinear()(act("sigmoid")(conv(4, 3)(i))),
+    "tanh leaky": lambda i: conv(3)(K.LeakyReLU(0.3)(act("tanh")(conv(4, 3)(i)))),
+    "softmax clipped": lambda i: conv(3)(K.ReLU(0.5)(K.Softmax()(conv(4, 3)(i)))),
+    "sigmoid of sigmoid": lambda i: conv(3)(act("sigmoid")(act("sigmoid")(conv(4, 3)(i)))),
+    "gated residual": gated_residual,
+    "products side by side": products_side_by_side,
+    "mean beside itself": mean_beside_itself,
+    "sums and grids": sums_and_grids,
+    "two gates": two_gates,
+}
+
+
+def exact(model, folder, scale=1.0, config=PLAIN):
+    """Quantizes, exports and compares; returns the DDQ model."""
+    quantized = quantize_model(model, config, smooth(scale=scale))
+    compare(quantized, folder, scale)
+    return quantized
+
+
+def compare(quantized, folder, scale=1.0):
+    x = np.concatenate([smooth(192, scale=scale, seed=1), smooth(scale=scale)])
+    proof = verify(quantized, export_tflite(quantized, folder / "net.tflite"), [x])
+    assert (proof.equal_codes_share, proof.max_lsb) == (1.0, 0)
+    left = [name for name in proof.delegation.undelegated if not name.startswith("SOFTMAX")]
+    assert not left
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_code_is_equal(name, tmp_path):
+    model = exact(shake(net(NETS[name]), seed=3), tmp_path)
+    assert all(relation.holds() for relation in relations(flatten(model)))
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if variable.name in ("log_range", "bias", "beta"):
+            variable.assign(array(variable) + rng.normal(0, 0.05, variable.shape))
+    align(model)
+    compare(model, tmp_path)
+
+
+def test_an_inner_softmax_keeps_its_fine_steps():
+    model = net(NETS["softmax bilinear"])
+    x = smooth()
+    quantized = quantize_model(model, PLAIN, x)
+    error = np.asarray(quantized(x)) - np.asarray(model(x))
+    assert np.sqrt(np.mean(error**2)) < 0.01
