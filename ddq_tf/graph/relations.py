@@ -350,7 +350,7 @@ def _sums(graph: FlatGraph) -> list[Relation]:
     """The multiples of each set of connected sums."""
     found: list[Relation] = []
     for group in connected_sums(graph):
-        unit = Unit(max(_scale_of(layer) for _, layer, _ in group) / LARGEST)
+        unit = Unit(1.0)
         roles: dict[int, Multiple] = {}
         for node, layer, place in group:
             quantizer = layer.quantizer if isinstance(layer, DDQActivation) else layer
@@ -358,13 +358,25 @@ def _sums(graph: FlatGraph) -> list[Relation]:
                 id(quantizer), Multiple(node, quantizer, unit, place is None, place)
             )
             role.is_output |= place is None
+        unit.scale = _unit_of(list(roles.values()))
         found += roles.values()
     return found
 
 
+def _unit_of(roles: list[Multiple]) -> float:
+    """The unit on which scales lie already; else the greatest scale is its 1023-fold."""
+    scales = np.array([_scale_of(role.quantizer) for role in roles])
+    odd = np.array([role.is_output for role in roles])
+    counts = np.concatenate([np.arange(LARGEST, 0, -1), np.arange(LARGEST + 1, 2 * LARGEST)])
+    multiples = counts[:, None] * (scales / scales.max())
+    whole = np.maximum(np.rint(multiples), 1)
+    lies = (np.abs(multiples / whole - 1) < _SAME) & ((whole % 2 == 1) | ~odd)
+    return float(scales.max() / counts[np.argmax(lies.all(axis=1))])
+
+
 def _scale_of(layer: Any) -> float:
-    if isinstance(layer, DDQActivation):
-        return _scale(layer.quantizer)
+    if isinstance(layer, DDQActivation | ActivationQuantizer):
+        return _scale(layer.quantizer if isinstance(layer, DDQActivation) else layer)
     return layer.scale if isinstance(layer, DDQFixedGrid) else 1 / 256
 
 

@@ -7,7 +7,8 @@ import pytest
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import align, flatten
-from ddq_tf.graph.relations import relations
+from ddq_tf.graph.relations import conflicts
+from ddq_tf.layers import DDQSoftmax
 from tests.toys import array, shake
 
 K = keras.layers
@@ -22,6 +23,7 @@ def smooth(count=64, side=8, scale=1.0, seed=0):
 
 
 def net(body, side=8):
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((side, side, 3))
     return keras.Model(inputs, body(inputs))
 
@@ -121,7 +123,12 @@ def exact(model, folder, scale=1.0, config=PLAIN):
 def compare(quantized, folder, scale=1.0):
     x = np.concatenate([smooth(192, scale=scale, seed=1), smooth(scale=scale)])
     proof = verify(quantized, export_tflite(quantized, folder / "net.tflite"), [x])
-    assert (proof.equal_codes_share, proof.max_lsb) == (1.0, 0)
+    if any(isinstance(layer, DDQSoftmax) for layer in quantized.layers):
+        # LiteRT and TensorFlow have exponentials of their own, which differ in the last bit.
+        assert proof.equal_codes_share > 0.9998
+        assert proof.max_lsb <= 1
+    else:
+        assert (proof.equal_codes_share, proof.max_lsb) == (1.0, 0)
     left = [name for name in proof.delegation.undelegated if not name.startswith("SOFTMAX")]
     assert not left
 
@@ -129,13 +136,17 @@ def compare(quantized, folder, scale=1.0):
 @pytest.mark.parametrize("name", NETS)
 def test_every_code_is_equal(name, tmp_path):
     model = exact(shake(net(NETS[name]), seed=3), tmp_path)
-    assert all(relation.holds() for relation in relations(flatten(model)))
+    assert conflicts(flatten(model)) == []
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
         if variable.name in ("log_range", "bias", "beta"):
             variable.assign(array(variable) + rng.normal(0, 0.05, variable.shape))
     align(model)
     compare(model, tmp_path)
+    once = model.get_weights()
+    align(model)
+    for one, two in zip(once, model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=3e-6, atol=3e-6)
 
 
 def test_an_inner_softmax_keeps_its_fine_steps():
