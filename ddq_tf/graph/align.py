@@ -8,10 +8,14 @@ where no value comes near a middle:
 1. **ADD**: y = (s_a a + s_b b) / s_y. With all scales of connected additions integer multiples of
    one unit, and odd multiples n at their outputs, y is a multiple of 1/n, and |y - half| >= 1/2n.
 2. **Weighted layers, means and products**: y = M * acc with an integer accumulator. With M = p/q,
-   q odd, again |y - half| >= 1/2q.
-3. **Changes of grid**: QUANTIZE multiplies by r/256; with s_x / s_y = r/256 and r odd it is exact.
-4. **Tables** (`graph.tables`): no value of the 256 comes nearer than 1e-3.
-5. **Biases** are int32 in units of input scale times weight scale; they become integers.
+   q odd, again |y - half| >= 1/2q. A weighted layer's M of 255 or more becomes 255, which saturates
+   just as well: XNNPACK takes none of 256.
+3. **Tables** (`graph.tables`): no value of the 256 comes nearer than 1e-3.
+4. **Biases** are int32 in units of input scale times weight scale; they become integers. Where one
+   would not fit, the weights' range is raised until it does.
+
+`graph.relations` tells which scales move for which operator, `graph.limits` how far apart they may
+be.
 
 The margins 1/2n, 1/2q are about 5e-4 codes; float32 errs by about 1e-5.
 """
@@ -25,9 +29,10 @@ import numpy as np
 
 from ddq_tf.graph.affine import as_float64, batch_norm_affine, continues_chain, is_affine
 from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
-from ddq_tf.graph.fold import BIAS_MAX, fold, grid_of, is_finite, quantizer_after
+from ddq_tf.graph.fold import BIAS_MAX, FoldedLayer, fold, grid_of, is_finite, quantizer_after
 from ddq_tf.graph.fractions import odd_fraction
-from ddq_tf.graph.relations import meet
+from ddq_tf.graph.limits import widen
+from ddq_tf.graph.relations import GREATEST, meet
 from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
 
@@ -40,9 +45,11 @@ def align(model: keras.Model) -> None:
     graph = flatten(model)
     if not all(is_finite(node.layer) for node in graph.nodes):
         return
+    widen(graph)
     meet(graph)
     weighted = {id(node.layer): node for node in graph.nodes if _is_weighted(graph, node)}
     for node in weighted.values():
+        _make_room_for_bias(graph, node)
         _align_multipliers(graph, node)
         _align_bias(graph, node)
 
@@ -53,18 +60,30 @@ def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
     return is_affine(graph, node) and not continues_chain(graph, node)
 
 
+def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
+    """Raises weights' ranges, not the weights, until biases fit: codes of dead channels vanish."""
+    if not isinstance(node.layer, DDQWeightedLayer):
+        return
+    folded = fold(graph, node)
+    needed = np.abs(folded.bias) / (float(grid_of(graph, node.inputs[0]).scale) * BIAS_MAX) * 1.001
+    factor = np.maximum(needed / folded.scale.astype(np.float64), 1.0)
+    quantizer = node.layer.quantizer
+    if (factor > 1).any():
+        quantizer.rescale(factor if quantizer.per_channel else factor.max())
+
+
 def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
     """Moves each output channel's kernel and range: M = s_x s_w / s_y."""
     folded = fold(graph, node)
     reader = quantizer_after(graph, folded.output)
     if reader is None:
         return
-    ratio = float(grid_of(graph, node.inputs[0]).scale)
-    ratio /= float(reader.layer.quantizer.export_scale())
+    input_scale = float(grid_of(graph, node.inputs[0]).scale)
+    ratio = input_scale / float(reader.layer.quantizer.export_scale())
     multiplier = folded.scale.astype(np.float64) * ratio
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
-    factor[live] = odd_fraction(multiplier[live]) / multiplier[live]
+    factor[live] = odd_fraction(np.minimum(multiplier[live], GREATEST)) / multiplier[live]
     shares_range = isinstance(node.layer, DDQWeightedLayer) and not node.layer.quantizer.per_channel
     if shares_range and folded.batch_norm is None:
         factor[:] = factor[0]  # as all multipliers are
@@ -72,6 +91,19 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
         _scale_channels(node.layer, factor)
     else:
         _scale_affine(folded.batch_norm, factor)
+    _keep_steps_of_bias(graph, folded, multiplier > GREATEST, input_scale)
+
+
+def _keep_steps_of_bias(
+    graph: FlatGraph, before: FoldedLayer, capped: np.ndarray, input_scale: float
+) -> None:
+    """A step of the sum of which became smaller leaves its bias as many steps."""
+    if not capped.any():
+        return
+    after = fold(graph, before.node)
+    steps = np.rint(before.bias / (input_scale * before.scale.astype(np.float64)))
+    wanted = np.clip(steps, 1 - BIAS_MAX, BIAS_MAX - 1) * input_scale * after.scale
+    _shift_bias(after, np.where(capped, wanted - after.bias, 0.0))
 
 
 def _scale_affine(layer: Any, factor: np.ndarray) -> None:
@@ -96,15 +128,21 @@ def _scale_channels(layer: Any, factor: np.ndarray) -> None:
 def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     """Moves a folded bias to whole units of s_x s_w.
 
-    The shift is applied where it is free: to beta, to the moving mean of a BatchNorm without beta,
-    or to the layer's own bias.
+    One beyond what int32 sums hold stays: the export clips it.
     """
     folded = fold(graph, node)
     unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
     units = folded.bias / unit
     representable = np.abs(units) < BIAS_MAX
-    shift = np.where(representable, (np.rint(units) - units) * unit, 0.0)
-    norm, layer = folded.batch_norm, node.layer
+    _shift_bias(folded, np.where(representable, (np.rint(units) - units) * unit, 0.0))
+
+
+def _shift_bias(folded: FoldedLayer, shift: np.ndarray) -> None:
+    """Adds to a folded bias where that is free.
+
+    That is beta, the moving mean of a BatchNorm without beta, or the layer's own bias.
+    """
+    norm, layer = folded.batch_norm, folded.node.layer
     if isinstance(norm, DDQRescaling):
         norm.shift.assign(as_float64(norm.shift) + shift)
     elif norm is not None and norm.center:

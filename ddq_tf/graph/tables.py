@@ -15,9 +15,9 @@ import numpy as np
 from ddq_tf.graph.fold import Grid
 
 FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
     "tanh": np.tanh,
-    "elu": lambda x: np.where(x < 0, np.expm1(x), x),
+    "elu": lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
     "gelu": lambda x: x * np.array([math.erfc(-v * math.sqrt(0.5)) / 2 for v in x]),
 }
 MARGIN = 1e-3

@@ -12,8 +12,10 @@ from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, align, flatten
 from ddq_tf.graph.affine import as_float64
 from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.limits import narrow, problems
 from ddq_tf.graph.relations import conflicts
 from ddq_tf.search import DDQModel, weight_budget
+from ddq_tf.targets import OpKind
 from ddq_tf.transform.calibrate import calibrate, inputs_of
 from ddq_tf.transform.canonical import WEIGHTED, canonical
 from ddq_tf.transform.rebuild import rebuild
@@ -44,7 +46,8 @@ def quantize_model(
     Raises:
         DDQError: before any work starts, if the model is unbuilt or subclassed, has unsupported
             layers (all are named) or NaN weights; if the calibration data is
-            empty or does not fit; if the budget cannot be met.
+            empty or does not fit; if the budget cannot be met. After calibration, if numbers are
+            beyond what integer arithmetic takes.
     """
     config = config or DDQConfig()
     graph = canonical(flatten(model))
@@ -56,7 +59,11 @@ def quantize_model(
     if not config.narrow_range:
         make_gains_positive(quantized)
     calibrate(quantized, batches, config.seed, config.activation_calibration)
+    raise_all(f"model {model.name!r} cannot be quantized:", narrow(flatten(quantized)))
     align(quantized)
+    stores_int4 = 4 in config.resolved_target.storage_bits[OpKind.DENSE]
+    found = problems(flatten(quantized), stores_int4)
+    raise_all(f"model {model.name!r} cannot be quantized:", found)
     return quantized
 
 

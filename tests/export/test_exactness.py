@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, quantize_model
+from ddq_tf.errors import DDQError
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import align, flatten
 from ddq_tf.graph.relations import conflicts
@@ -131,6 +132,7 @@ def compare(quantized, folder, scale=1.0):
         assert (proof.equal_codes_share, proof.max_lsb) == (1.0, 0)
     left = [name for name in proof.delegation.undelegated if not name.startswith("SOFTMAX")]
     assert not left
+    assert proof.delegation.partitions <= 1 + len(proof.delegation.undelegated)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -155,3 +157,71 @@ def test_an_inner_softmax_keeps_its_fine_steps():
     quantized = quantize_model(model, PLAIN, x)
     error = np.asarray(quantized(x)) - np.asarray(model(x))
     assert np.sqrt(np.mean(error**2)) < 0.01
+
+
+def dead(units=4, **kwargs):
+    """A convolution whose ReLU is 0 on all data."""
+    return conv(units, activation="relu", bias_initializer=constant(-20.0), **kwargs)
+
+
+def constant(value):
+    return keras.initializers.Constant(value)
+
+
+def dead_gate(i):
+    c = conv(8, 3, activation="relu")(i)
+    g = K.GlobalAveragePooling2D(keepdims=True)(c)
+    return K.Multiply()([c, conv(8, activation="sigmoid")(dead(1)(g))])
+
+
+def clipped_sum(i):
+    c = conv(4, 3)(i)
+    return K.Dense(3)(K.GlobalAveragePooling2D()(K.ReLU(6.0)(K.Add()([c, conv(4)(c)]))))
+
+
+def zero_gammas(i):
+    def norm():
+        return K.BatchNormalization(gamma_initializer="zeros")
+
+    x = K.ReLU()(norm()(K.DepthwiseConv2D(3)(K.ReLU()(norm()(conv(8, 3)(i))))))
+    return conv(2)(norm()(K.MaxPooling2D(2)(x)))
+
+
+FAR_APART = {
+    "dead relu": (lambda i: conv(3)(conv(4, 3, activation="relu")(dead()(i))), 1.0),
+    "dead gate": (dead_gate, 1.0),
+    "dead sum": (lambda i: K.Add()([dead()(i), conv(4)(i)]), 1.0),
+    "dead beside": (lambda i: conv(3)(K.Concatenate()([dead()(i), conv(4)(i)])), 1.0),
+    "zero gammas": (zero_gammas, 1.0),
+    "pixels into a clipped sum": (clipped_sum, 255.0),
+    "millions into a low ceiling": (lambda i: conv(3)(K.ReLU(0.1)(conv(4, 3)(i))), 1e6),
+    "millionths": (lambda i: conv(3)(conv(4, 3, activation="relu")(i)), 1e-6),
+    "millions into a sigmoid": (lambda i: conv(3)(act("sigmoid")(conv(4, 3)(i))), 1e6),
+}
+
+
+@pytest.mark.parametrize("name", FAR_APART)
+def test_numbers_far_apart(name, tmp_path):
+    body, scale = FAR_APART[name]
+    model = exact(net(body), tmp_path, scale)
+    for variable in model.trainable_variables:
+        if variable.name == "log_range":
+            variable.assign(array(variable) + np.random.default_rng(0).normal(0, 1, variable.shape))
+    align(model)
+    compare(model, tmp_path, scale)
+
+
+def test_sums_far_above_a_ceiling_are_refused_by_name():
+    with pytest.raises(DDQError, match=r"'add\w*' \(Add\).*ceiling 6 .*Received: .* Rescaling"):
+        quantize_model(net(clipped_sum), PLAIN, smooth(scale=1e6))
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(4, "1.34e"), (8, "2.15e")])
+def test_sums_beyond_int32_are_refused_by_name(bits, limit):
+    """150,000 times the greatest code at the greatest weight, as a mean of bytes is."""
+    inputs = keras.Input((150000,))
+    mean = K.Dense(2, kernel_initializer=constant(1 / 150000), name="mean")
+    model = keras.Model(inputs, mean(inputs))
+    x = np.full((2, 150000), 255, np.float32)
+    with pytest.raises(DDQError, match=rf"'mean' \(DDQDense\): sums of 150000 .*below {limit}"):
+        quantize_model(model, DDQConfig(budget=None, precisions=(bits,)), x)

@@ -1,0 +1,189 @@
+"""What XNNPACK takes: multipliers below 256, sums within int32.
+
+Measured with ai-edge-litert 2.3.0. Convolutions and FULLY_CONNECTED with a multiplier s_x s_w / s_y
+of 256 or more make the whole file unusable; ADD and SUB with a ratio s_x / s_y outside 2^-10..2^8,
+and MUL with s_a s_b / s_y outside 2^-16..2^8, are left to kernels that round otherwise. MEAN,
+tables and small multipliers of convolutions have no limit.
+
+Of these, convolutions look after themselves: at 255, one step of the sum saturates just as well
+(`graph.align`). For the others ranges must fit: `widen` moves what may move, `narrow` gives outputs
+under a ceiling fewer codes, and `problems` tells what is left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddq_tf.graph.flatten import FlatGraph, FlatNode
+from ddq_tf.graph.fold import fold, grid_of, quantizer_after, source_of
+from ddq_tf.graph.relations import SUMS
+from ddq_tf.graph.windows import stays_inside
+from ddq_tf.layers import DDQActivation, DDQBorderGain, DDQDense, DDQWeightedLayer
+from ddq_tf.quantizers import ActivationQuantizer
+
+# Below 256, so that moving scales to fractions and odd multiples stays below it.
+_MOST = {"sum": 200.0, "product": 250.0}
+_LEAST = {"sum": 2.0**-10, "product": 2.0**-16}
+_LEAST_WIDENED = 2.0**-14
+_INT4_BITS, _INT4_SUM, _SUM = 4, 2**27, 2**31
+_CURE = "Scale what comes in with a Rescaling layer, or normalize it"
+
+
+def widen(graph: FlatGraph) -> None:
+    """Moves ranges so that no multiplier of a sum or product is too large or too small.
+
+    The output's range is raised, up to its ceiling; if that does not do, inputs' are lowered.
+    """
+    for node in graph.nodes:
+        kind, quantizer = _kind(node), _output(graph, node)
+        if kind is None or quantizer is None:
+            continue
+        excess = _largest(graph, node, quantizer) / _MOST[kind]
+        if excess > 1:
+            quantizer.rescale(excess)
+            _lower_inputs(graph, node, quantizer, kind)
+        elif kind == "product" and excess * _MOST[kind] < _LEAST[kind] and quantizer.learned:
+            quantizer.rescale(excess * _MOST[kind] / _LEAST_WIDENED)
+
+
+def _lower_inputs(
+    graph: FlatGraph, node: FlatNode, quantizer: ActivationQuantizer, kind: str
+) -> None:
+    for tensor in node.inputs:
+        source = source_of(graph, tensor)
+        own = _largest(graph, node, quantizer, (tensor,)) if kind == "sum" else None
+        excess = (own or _largest(graph, node, quantizer)) / _MOST[kind]
+        if excess > 1.0001 and isinstance(source, DDQActivation):
+            source.quantizer.rescale(1 / excess)
+
+
+def narrow(graph: FlatGraph) -> list[str]:
+    """Gives outputs under a ceiling fewer codes where multipliers would be too large.
+
+    Where one step of an input is 200 or more of the output's, most of the output's codes never
+    occur.
+
+    Returns:
+        A line for each operator where even two bits are too many.
+    """
+    found = []
+    for node in graph.nodes:
+        kind, quantizer = _kind(node), _output(graph, node)
+        if kind is None or quantizer is None or quantizer.ceiling is None:
+            continue
+        finest = quantizer.ceiling / quantizer.qmax
+        steps = _largest(graph, node, quantizer) * float(quantizer.export_scale()) / finest
+        excess = steps / _MOST[kind]
+        if excess <= 1:
+            continue
+        most = int(np.log2(quantizer.qmax / excess + 1))
+        bits = [min(b, most - i) for i, b in enumerate(reversed(quantizer.precisions))]
+        if min(bits) < 2:
+            found.append(
+                f"layer {node.name!r} ({type(node.layer).__name__}): one step of its inputs must "
+                f"stay below {_MOST[kind] / 3:.0f} x the ceiling {quantizer.ceiling:g} behind it. "
+                f"Received: {steps / quantizer.qmax:.3g} x. {_CURE}"
+            )
+            continue
+        quantizer.precisions = tuple(reversed(bits))
+    return found
+
+
+def problems(graph: FlatGraph, stored_int4: bool) -> list[str]:
+    """Returns a line for each layer of a DDQ model whose numbers XNNPACK would not take.
+
+    Args:
+        graph: of the model, aligned.
+        stored_int4: whether dense layers' codes of up to 4 bits are stored as INT4, whose sums
+            wrap at 28 bits.
+    """
+    found = []
+    for node in graph.nodes:
+        line = _multiplier_problem(graph, node)
+        if line is None and isinstance(node.layer, DDQWeightedLayer):
+            line = _sum_problem(graph, node, stored_int4)
+        if line is not None:
+            found.append(f"layer {node.name!r} ({type(node.layer).__name__}): {line}. {_CURE}")
+    return found
+
+
+def _multiplier_problem(graph: FlatGraph, node: FlatNode) -> str | None:
+    kind, quantizer = _kind(node), _output(graph, node)
+    if kind is None or quantizer is None:
+        return None
+    largest = _largest(graph, node, quantizer)
+    if _LEAST[kind] <= largest < 256:
+        return None
+    what = "steps of its inputs" if kind == "sum" else "the product of its inputs' steps"
+    return f"{what} must be {_LEAST[kind]:.2g} to 256 of its output's. Received: {largest:.3g}"
+
+
+def _sum_problem(graph: FlatGraph, node: FlatNode, stored_int4: bool) -> str | None:
+    """What is wrong with the longest sum, from the codes at each precision."""
+    grid, quantizer = grid_of(graph, node.inputs[0]), node.layer.quantizer
+    largest = max(grid.qmax, -grid.qmin)
+    in_force, worst = quantizer.indices.copy(), None
+    try:
+        for index, bits in enumerate(quantizer.precisions):
+            packs = stored_int4 and bits <= _INT4_BITS and _becomes_dense(node.layer)
+            limit = _INT4_SUM if packs else _SUM
+            if _terms(node) * (2 ** (bits - 1)) * largest + limit / 16 < limit:
+                continue
+            quantizer.choose(index)
+            folded = fold(graph, node)
+            codes = np.abs(folded.codes.astype(np.int64))
+            sums = codes.sum(axis=tuple(range(codes.ndim - 1))).max() * largest
+            unit = float(grid.scale) * folded.scale.astype(np.float64)
+            total = float(sums + min(np.abs(folded.bias / unit).max(), 2.0**26))
+            if total >= limit:
+                worst = (bits, total, limit)
+    finally:
+        quantizer.choose(in_force)
+    if worst is None:
+        return None
+    bits, total, limit = worst
+    return (
+        f"sums of {_terms(node)} products of {bits}-bit weights must stay below {limit:.3g}. "
+        f"Received: up to {total:.3g}. Sum fewer at once, for example after pooling, or allow "
+        "fewer bits"
+    )
+
+
+def _terms(node: FlatNode) -> int:
+    shape = node.layer.kernel.shape
+    return int(np.prod(shape[:-1]))
+
+
+def _becomes_dense(layer: Any) -> bool:
+    return isinstance(layer, DDQDense) or tuple(getattr(layer, "kernel_size", ())) == (1, 1)
+
+
+def _kind(node: FlatNode) -> str | None:
+    if isinstance(node.layer, SUMS):
+        return "sum"
+    multiplies = isinstance(node.layer, keras.layers.Multiply | DDQBorderGain)
+    return "product" if multiplies or stays_inside(node) else None
+
+
+def _output(graph: FlatGraph, node: FlatNode) -> ActivationQuantizer | None:
+    after = quantizer_after(graph, node.outputs[0])
+    return None if after is None else after.layer.quantizer
+
+
+def _largest(
+    graph: FlatGraph,
+    node: FlatNode,
+    quantizer: ActivationQuantizer,
+    tensors: tuple[int, ...] | None = None,
+) -> float:
+    """An operator's multiplier; of a sum, its inputs' greatest."""
+    scales = [float(grid_of(graph, tensor).scale) for tensor in tensors or node.inputs]
+    if isinstance(node.layer, SUMS):
+        return max(scales) / float(quantizer.export_scale())
+    factor = node.layer.scale if isinstance(node.layer, DDQBorderGain) else 1.0
+    if stays_inside(node):
+        factor = 1 / float(np.prod(node.layer.pool_size))
+    return factor * float(np.prod(scales)) / float(quantizer.export_scale())
