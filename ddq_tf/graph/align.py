@@ -35,6 +35,9 @@ from ddq_tf.graph.limits import widen
 from ddq_tf.graph.relations import GREATEST, meet
 from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
+_SMALL = 1e-4
+_CLEAR = 2e-3
+
 
 def align(model: keras.Model) -> None:
     """Moves a DDQ model's scales and biases to tie-free values; see the module's text.
@@ -49,9 +52,12 @@ def align(model: keras.Model) -> None:
     meet(graph)
     weighted = {id(node.layer): node for node in graph.nodes if _is_weighted(graph, node)}
     for node in weighted.values():
-        _make_room_for_bias(graph, node)
-        _align_multipliers(graph, node)
-        _align_bias(graph, node)
+        # Twice for affine layers: their code (`graph.affine.best_code`) depends on what moves.
+        for _ in range(1 if isinstance(node.layer, DDQWeightedLayer) else 2):
+            _make_room_for_bias(graph, node)
+            _align_multipliers(graph, node)
+            _align_bias(graph, node)
+        _keep_from_middles(graph, node)
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
@@ -135,6 +141,38 @@ def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     units = folded.bias / unit
     representable = np.abs(units) < BIAS_MAX
     _shift_bias(folded, np.where(representable, (np.rint(units) - units) * unit, 0.0))
+
+
+def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
+    """Shifts biases of which sums leave less than a step, so that none crosses a middle.
+
+    Steps of sums so small (M < 1e-4) have no fraction p/q with margins that float32 resolves. But
+    where all of a channel's sums lie within less than a code, one half of a code moves them.
+    """
+    folded = fold(graph, node)
+    reader = quantizer_after(graph, folded.output)
+    if reader is None:
+        return
+    grid = grid_of(graph, node.inputs[0])
+    unit = float(grid.scale) * folded.scale.astype(np.float64)
+    multiplier = unit / float(reader.layer.quantizer.export_scale())
+    small = multiplier < _SMALL
+    if not small.any():
+        return
+    codes = folded.codes.reshape(-1, small.size)[:, small].astype(np.int64)
+    ends = np.stack([codes * grid.qmin, codes * grid.qmax])
+    low, high = ends.min(axis=0).sum(axis=0), ends.max(axis=0).sum(axis=0)
+    unit, multiplier, bias = unit[small], multiplier[small], folded.bias[small]
+    middle = (bias / unit + (low + high) / 2) * multiplier
+    reach = (high - low) / 2 * multiplier + _CLEAR
+    # From the nearest whole number, sums may go as far as 1/2 less their reach.
+    room = np.maximum(0.5 - reach, 0)
+    wanted = np.rint(middle) + np.clip(middle - np.rint(middle), -room, room)
+    steps = np.rint((wanted - middle) / multiplier)
+    fits = (reach < 0.5) & (np.abs(bias / unit + steps) < BIAS_MAX)
+    shift = np.zeros(small.size)
+    shift[small] = np.where(fits, steps * unit, 0.0)
+    _shift_bias(folded, shift)
 
 
 def _shift_bias(folded: FoldedLayer, shift: np.ndarray) -> None:

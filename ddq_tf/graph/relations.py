@@ -125,9 +125,9 @@ class Multiple(Relation):
         fixed = not isinstance(self.quantizer, ActivationQuantizer)
         self.members = () if fixed else (self.quantizer, self.unit)
 
-    def _whole(self, multiple: float) -> float:
+    def _whole(self, multiple: float, *, only_down: bool = False) -> float:
         # A range at its ceiling has only downwards to go.
-        rounded = np.rint if self.quantizer.ceiling is None else np.floor
+        rounded = np.floor if only_down or self.quantizer.ceiling is not None else np.rint
         if self.is_output:
             return max(float(2 * rounded((multiple - 1) / 2 + 1e-6) + 1), 1.0)
         return max(float(rounded(multiple + 1e-6)), 1.0)
@@ -140,10 +140,12 @@ class Multiple(Relation):
         return abs(self._whole(multiple) / multiple - 1) < _SAME
 
     def move(self, member: Movable) -> None:
-        """Rounds the multiple."""
+        """Rounds the multiple; a unit only grows, so that other multiples stay below 1024."""
         multiple = _scale(self.quantizer) / self.unit.scale
-        factor = self._whole(multiple) / multiple
-        member.rescale(1 / factor if member is self.unit else factor)
+        if member is self.unit:
+            member.rescale(multiple / self._whole(multiple, only_down=True))
+        else:
+            member.rescale(self._whole(multiple) / multiple)
 
 
 @dataclasses.dataclass(eq=False)
