@@ -17,6 +17,7 @@ from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.sizes import ByteSizes, itemize
 from ddq_tf.files import atomic_write_bytes
+from ddq_tf.graph import align_if_needed
 from ddq_tf.targets import Target, get_target
 
 # The stock converter's name and width in bytes. Its numbers are releases of TensorFlow, ours are
@@ -58,7 +59,9 @@ def export_tflite(
 ) -> ExportResult:
     """Writes a DDQ model as an integer-only .tflite file.
 
-    A model that exceeds its own budget, for want of training, is exported with a warning.
+    A model that exceeds its own budget, for want of training, is exported with a warning. One that
+    was trained without `fit` is aligned first, as `fit` does at its end: its scales and biases move
+    by about a thousandth, so that the file computes what the model then does.
 
     Args:
         model: as `quantize_model` returns it; any state of training.
@@ -78,7 +81,10 @@ def export_tflite(
     chosen = get_target(target or (config.target if config else "litert"))
     if chosen.lookup_tables:
         tflm.package()
-    graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
+    lowered = lower(model, input_type=input_type, output_type=output_type)
+    if align_if_needed(model):
+        lowered = lower(model, input_type=input_type, output_type=output_type)
+    graph = run_passes(lowered, chosen)
     oldest = chosen.min_runtime[_narrowest(graph)]
     graph = dataclasses.replace(graph, outputs=_named(model, graph.outputs))
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}

@@ -1,6 +1,6 @@
 """Reading Keras models as flat graphs of layers."""
 
-from ddq_tf.graph.align import align
+from ddq_tf.graph.align import align, align_if_needed
 from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.fold import FoldedLayer, fold, grid_of
 
@@ -9,6 +9,7 @@ __all__ = [
     "FlatNode",
     "FoldedLayer",
     "align",
+    "align_if_needed",
     "flatten",
     "fold",
     "grid_of",

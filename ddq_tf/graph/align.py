@@ -37,6 +37,7 @@ from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
 _SMALL = 1e-4
 _CLEAR = 2e-3
+_SAME = 1e-5
 
 
 def align(model: keras.Model) -> None:
@@ -58,6 +59,27 @@ def align(model: keras.Model) -> None:
             _align_multipliers(graph, node)
             _align_bias(graph, node)
         _keep_from_middles(graph, node)
+
+
+def align_if_needed(model: keras.Model) -> bool:
+    """Aligns a model that something else than `fit` trained; an aligned one stays bit for bit.
+
+    Returns:
+        Whether anything moved.
+    """
+    before = model.get_weights()
+    align(model)
+    pairs = zip(before, model.get_weights(), strict=True)
+    moved = not all(
+        np.allclose(new, old, rtol=_SAME, atol=_SAME * _scale(old)) for old, new in pairs
+    )
+    if not moved:
+        model.set_weights(before)
+    return moved
+
+
+def _scale(values: Any) -> float:
+    return float(np.abs(np.asarray(values, np.float64)).max(initial=0.0))
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:

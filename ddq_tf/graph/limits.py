@@ -114,11 +114,13 @@ def _multiplier_problem(graph: FlatGraph, node: FlatNode) -> str | None:
     kind, quantizer = _kind(node), _output(graph, node)
     if kind is None or quantizer is None:
         return None
-    largest = _largest(graph, node, quantizer)
-    if _LEAST[kind] <= largest < 256:
+    groups = [(tensor,) for tensor in node.inputs] if kind == "sum" else [node.inputs]
+    multipliers = [_largest(graph, node, quantizer, tensors) for tensors in groups]
+    if all(_LEAST[kind] <= multiplier < 256 for multiplier in multipliers):
         return None
-    what = "steps of its inputs" if kind == "sum" else "the product of its inputs' steps"
-    return f"{what} must be {_LEAST[kind]:.2g} to 256 of its output's. Received: {largest:.3g}"
+    what = "each input's step" if kind == "sum" else "the product of its inputs' steps"
+    received = " and ".join(f"{multiplier:.3g}" for multiplier in multipliers)
+    return f"{what} must be {_LEAST[kind]:.2g} to 256 of its output's. Received: {received}"
 
 
 def _sum_problem(graph: FlatGraph, node: FlatNode, stored_int4: bool) -> str | None:

@@ -140,10 +140,13 @@ class Multiple(Relation):
         return abs(self._whole(multiple) / multiple - 1) < _SAME
 
     def move(self, member: Movable) -> None:
-        """Rounds the multiple; a unit only grows, so that other multiples stay below 1024."""
+        """Rounds the multiple; a unit only grows, so that other multiples stay below 1024.
+
+        A scale below the unit that others hold fast stays: `graph.limits` refuses it.
+        """
         multiple = _scale(self.quantizer) / self.unit.scale
         if member is self.unit:
-            member.rescale(multiple / self._whole(multiple, only_down=True))
+            member.rescale(max(multiple / self._whole(multiple, only_down=True), 1.0))
         else:
             member.rescale(self._whole(multiple) / multiple)
 

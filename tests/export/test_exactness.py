@@ -196,6 +196,23 @@ FAR_APART = {
     "pixels into a clipped sum": (clipped_sum, 255.0),
     "millions into a low ceiling": (lambda i: conv(3)(K.ReLU(0.1)(conv(4, 3)(i))), 1e6),
     "millionths": (lambda i: conv(3)(conv(4, 3, activation="relu")(i)), 1e-6),
+    "biases far above what comes in": (
+        lambda i: conv(3, bias_initializer=keras.initializers.RandomNormal(0, 0.1))(K.ReLU()(i)),
+        1e-6,
+    ),
+    "large biases": (
+        lambda i: conv(3)(conv(6, 3, bias_initializer=constant(1e4), activation="relu")(i)),
+        1.0,
+    ),
+    "one huge channel": (
+        lambda i: conv(3)(conv(3, activation="relu", name="huge")(conv(3, 3)(i))),
+        1.0,
+    ),
+    "rescaled into a low ceiling": (lambda i: conv(3)(K.ReLU(0.5)(i * 2.0 + 1.0)), 1e4),
+    "a product less a far larger one": (
+        lambda i: K.Subtract()([conv(3, name="huge")(i), K.Multiply()([i, i])]),
+        1.0,
+    ),
     "millions into a sigmoid": (lambda i: conv(3)(act("sigmoid")(conv(4, 3)(i))), 1e6),
 }
 
@@ -203,7 +220,11 @@ FAR_APART = {
 @pytest.mark.parametrize("name", FAR_APART)
 def test_numbers_far_apart(name, tmp_path):
     body, scale = FAR_APART[name]
-    model = exact(net(body), tmp_path, scale)
+    model = net(body)
+    for layer in model.layers:
+        if layer.name == "huge":
+            layer.kernel.assign(array(layer.kernel) * [1e3, 1, 1])
+    model = exact(model, tmp_path, scale)
     for variable in model.trainable_variables:
         if variable.name == "log_range":
             variable.assign(array(variable) + np.random.default_rng(0).normal(0, 1, variable.shape))
@@ -211,9 +232,30 @@ def test_numbers_far_apart(name, tmp_path):
     compare(model, tmp_path, scale)
 
 
+def test_a_loop_of_ones_own_is_exported_as_exactly(tmp_path):
+    model = net(lambda i: K.Dense(4)(K.GlobalAveragePooling2D()(conv(8, 3, activation="relu")(i))))
+    quantized = quantize_model(model, DDQConfig(budget=None, precisions=(4,)), smooth())
+    before = quantized.get_weights()
+    compare(quantized, tmp_path)
+    for one, two in zip(before, quantized.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    rng = np.random.default_rng(0)
+    for variable in quantized.trainable_variables:  # as steps of an optimizer do
+        variable.assign(array(variable) + rng.normal(0, 0.02, variable.shape))
+    compare(quantized, tmp_path)
+
+
 def test_sums_far_above_a_ceiling_are_refused_by_name():
     with pytest.raises(DDQError, match=r"'add\w*' \(Add\).*ceiling 6 .*Received: .* Rescaling"):
         quantize_model(net(clipped_sum), PLAIN, smooth(scale=1e6))
+
+
+def test_summands_too_far_apart_are_refused_by_name():
+    model = net(lambda i: conv(2)(K.Add(name="far")([i * 3.0 + 1.0, i])))
+    with pytest.raises(
+        DDQError, match=r"'far' \(Add\): each input's step .*Received: .* Rescaling"
+    ):
+        quantize_model(model, PLAIN, smooth(scale=1e-6))
 
 
 @pytest.mark.parametrize(("bits", "limit"), [(4, "1.34e"), (8, "2.15e")])
