@@ -51,14 +51,16 @@ def align(model: keras.Model) -> None:
         return
     widen(graph)
     meet(graph)
-    weighted = {id(node.layer): node for node in graph.nodes if _is_weighted(graph, node)}
-    for node in weighted.values():
-        # Twice for affine layers: their code (`graph.affine.best_code`) depends on what moves.
-        for _ in range(1 if isinstance(node.layer, DDQWeightedLayer) else 2):
+    for nodes in _weighted(graph):
+        for node in nodes:
             _make_room_for_bias(graph, node)
-            _align_multipliers(graph, node)
-            _align_bias(graph, node)
-        _keep_from_middles(graph, node)
+        # Twice for affine layers: their code (`graph.affine.best_code`) depends on what moves.
+        for _ in range(1 if isinstance(nodes[0].layer, DDQWeightedLayer) else 2):
+            for node in nodes:
+                _align_multipliers(graph, node, shared=len(nodes) > 1)
+                _align_bias(graph, node)
+        for node in nodes:
+            _keep_from_middles(graph, node)
 
 
 def align_if_needed(model: keras.Model) -> bool:
@@ -82,6 +84,21 @@ def _scale(values: Any) -> float:
     return float(np.abs(np.asarray(values, np.float64)).max(initial=0.0))
 
 
+def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
+    """For each layer with weights or gains its calls: one for each BatchNorm behind it."""
+    layers: dict[int, list[FlatNode]] = {}
+    for node in graph.nodes:
+        if _is_weighted(graph, node):
+            layers.setdefault(id(node.layer), []).append(node)
+    for key, nodes in layers.items():
+        if len(nodes) > 1:
+            norms = [(fold(graph, node).batch_norm, node) for node in nodes]
+            different = {0 if norm is None else id(norm): node for norm, node in norms}
+            # One without a BatchNorm has only the kernel to move: it comes first.
+            layers[key] = [different[norm] for norm in sorted(different)]
+    return list(layers.values())
+
+
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
     if isinstance(node.layer, DDQWeightedLayer):
         return True
@@ -100,8 +117,11 @@ def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
         quantizer.rescale(factor if quantizer.per_channel else factor.max())
 
 
-def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
-    """Moves each output channel's kernel and range: M = s_x s_w / s_y."""
+def _align_multipliers(graph: FlatGraph, node: FlatNode, *, shared: bool) -> None:
+    """Moves each output channel's kernel and range: M = s_x s_w / s_y.
+
+    Where several BatchNorms share a kernel, or its channels a range, the BatchNorm moves.
+    """
     folded = fold(graph, node)
     reader = quantizer_after(graph, folded.output)
     if reader is None:
@@ -112,10 +132,11 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
     factor[live] = odd_fraction(np.minimum(multiplier[live], GREATEST)) / multiplier[live]
-    shares_range = isinstance(node.layer, DDQWeightedLayer) and not node.layer.quantizer.per_channel
+    is_kernel = isinstance(node.layer, DDQWeightedLayer)
+    shares_range = is_kernel and not node.layer.quantizer.per_channel
     if shares_range and folded.batch_norm is None:
         factor[:] = factor[0]  # as all multipliers are
-    if isinstance(node.layer, DDQWeightedLayer) and not (shares_range and folded.batch_norm):
+    if is_kernel and not ((shares_range or shared) and folded.batch_norm is not None):
         _scale_channels(node.layer, factor)
     else:
         _scale_affine(folded.batch_norm, factor)

@@ -19,7 +19,7 @@ from ddq_tf.targets import OpKind
 from ddq_tf.transform.calibrate import calibrate, inputs_of
 from ddq_tf.transform.canonical import WEIGHTED, canonical
 from ddq_tf.transform.rebuild import rebuild
-from ddq_tf.transform.separate import separate, separate_concatenated
+from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of
 
@@ -69,7 +69,7 @@ def quantize_model(
 
 def _rebuilt(graph: FlatGraph, config: DDQConfig, name: str) -> DDQModel:
     """Returns the uncalibrated model, whose scales can meet all that operators ask of them."""
-    graph = separate_concatenated(graph)
+    graph = separate_tied(graph)
     quantized = rebuild(graph, config, name)
     places = conflicts(flatten(quantized))
     if not places:

@@ -1,10 +1,10 @@
 """Grids of their own, by a multiplication with a number near 1.
 
 A tensor often lies on a grid that others fix: a sigmoid's 256ths, a model's input, what a leaky
-ReLU keeps. Where a Concatenate wants it on another, or where scales would have to meet more wishes
-than they can (`graph.relations`), a `DDQRescaling` by 1 goes between. In integers that is a 1x1
-depthwise convolution, which takes any step to any other; `graph.align` moves its gain by no more
-than about a thousandth, to a multiplier that leaves no doubt.
+ReLU keeps. Where a Concatenate or shared weights want it on another, or where scales would have to
+meet more wishes than they can (`graph.relations`), a `DDQRescaling` by 1 goes between. In integers
+that is a 1x1 depthwise convolution, which takes any step to any other; `graph.align` moves its gain
+by no more than about a thousandth, to a multiplier that leaves no doubt.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.layers import DDQRescaling
-from ddq_tf.transform.ties import Ties
+from ddq_tf.transform.ties import Ties, shared_calls
 
 
-def separate_concatenated(graph: FlatGraph) -> FlatGraph:
-    """Returns a graph where whatever a Concatenate reads is written on the grid it wants."""
+def separate_tied(graph: FlatGraph) -> FlatGraph:
+    """Returns a graph where what a Concatenate or shared weights read is written on one grid."""
     ties, by = Ties(graph), _Separator(graph)
     for node in graph.nodes:
         if isinstance(node.layer, keras.layers.Concatenate):
             for place, tensor in enumerate(node.inputs):
                 if not ties.same(tensor, node.outputs[0]):
                     by.before(node, place)
+    for calls in shared_calls(graph):
+        if len({node.inputs[0] for node in calls}) > 1:
+            for node in calls:
+                if not ties.is_free(node.inputs[0]):
+                    by.before(node, 0)
     return by.graph()
 
 

@@ -90,7 +90,36 @@ def two_gates(i):
     return K.Add()([y, K.Multiply()([act("hard_sigmoid")(x), x])])
 
 
+def siamese(i):
+    first, second = conv(8, 3, activation="relu"), conv(6, 3)
+    twins = (K.MaxPooling2D(2)(i), K.AveragePooling2D(2)(i))
+    return conv(4)(K.Subtract()([second(first(x)) for x in twins]))
+
+
+def shared_head(i):
+    head, x = conv(6), conv(8, 3, activation="relu")(i)
+    return K.Concatenate()([head(x), head(K.AveragePooling2D(3, 1, "same")(x)), head(conv(8)(x))])
+
+
+def recurrent(i):
+    cell, x = conv(3, 3, activation="relu"), i
+    for _ in range(4):
+        x = cell(x)
+    return conv(4)(x)
+
+
+def shared_under_two_norms(i):
+    kernel, x = conv(3, 3, use_bias=False), i
+    for _ in range(2):
+        x = K.ReLU()(K.BatchNormalization()(kernel(x)))
+    return conv(4)(x)
+
+
 NETS = {
+    "siamese": siamese,
+    "shared head": shared_head,
+    "recurrent": recurrent,
+    "shared under two norms": shared_under_two_norms,
     "sigmoid beside": beside(lambda x: x),
     "identity": beside(K.Identity()),
     "spatial dropout": beside(K.SpatialDropout2D(0.1)),
