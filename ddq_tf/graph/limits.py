@@ -27,7 +27,7 @@ from ddq_tf.quantizers import ActivationQuantizer
 # Below 256, so that moving scales to fractions and odd multiples stays below it.
 _MOST = {"sum": 200.0, "product": 250.0}
 _LEAST = {"sum": 2.0**-10, "product": 2.0**-16}
-_LEAST_WIDENED = 2.0**-14
+_LEAST_NARROWED = {"sum": 2.0**-6, "product": 2.0**-14}
 _INT4_BITS, _INT4_SUM, _SUM = 4, 2**27, 2**31
 _CURE = "Scale what comes in with a Rescaling layer, or normalize it"
 
@@ -35,18 +35,19 @@ _CURE = "Scale what comes in with a Rescaling layer, or normalize it"
 def widen(graph: FlatGraph) -> None:
     """Moves ranges so that no multiplier of a sum or product is too large or too small.
 
-    The output's range is raised, up to its ceiling; if that does not do, inputs' are lowered.
+    The output's range is raised, up to its ceiling; if that does not do, inputs' are lowered. One
+    far above all that can come out is lowered.
     """
     for node in graph.nodes:
         kind, quantizer = _kind(node), _output(graph, node)
         if kind is None or quantizer is None:
             continue
-        excess = _largest(graph, node, quantizer) / _MOST[kind]
-        if excess > 1:
-            quantizer.rescale(excess)
+        multiplier = _largest(graph, node, quantizer)
+        if multiplier > _MOST[kind]:
+            quantizer.rescale(multiplier / _MOST[kind])
             _lower_inputs(graph, node, quantizer, kind)
-        elif kind == "product" and excess * _MOST[kind] < _LEAST[kind] and quantizer.learned:
-            quantizer.rescale(excess * _MOST[kind] / _LEAST_WIDENED)
+        elif multiplier < _LEAST[kind] and _is_alone(graph, node):
+            quantizer.rescale(multiplier / _LEAST_NARROWED[kind])
 
 
 def _lower_inputs(
@@ -173,6 +174,12 @@ def _kind(node: FlatNode) -> str | None:
 def _output(graph: FlatGraph, node: FlatNode) -> ActivationQuantizer | None:
     after = quantizer_after(graph, node.outputs[0])
     return None if after is None else after.layer.quantizer
+
+
+def _is_alone(graph: FlatGraph, node: FlatNode) -> bool:
+    """Whether an operator's output has a grid that no other writes."""
+    after = quantizer_after(graph, node.outputs[0])
+    return after is not None and sum(n.layer is after.layer for n in graph.nodes) == 1
 
 
 def _largest(

@@ -242,6 +242,7 @@ FAR_APART = {
         lambda i: K.Subtract()([conv(3, name="huge")(i), K.Multiply()([i, i])]),
         1.0,
     ),
+    "nothing less nothing": (lambda i: conv(3)(K.Subtract()([i, K.Identity()(i)])), 1e-6),
     "millions into a sigmoid": (lambda i: conv(3)(act("sigmoid")(conv(4, 3)(i))), 1e6),
 }
 
