@@ -17,6 +17,7 @@ from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.sizes import ByteSizes, itemize
 from ddq_tf.files import atomic_write_bytes
+from ddq_tf.grids import align_if_needed
 from ddq_tf.targets import Target, get_target
 
 # The stock converter's name and width in bytes. Its numbers are releases of TensorFlow, ours are
@@ -59,7 +60,9 @@ def export_tflite(
     """Writes a DDQ model as an integer-only .tflite file, which LiteRT has loaded before.
 
     A model that exceeds its own budget, for want of training, is exported with a warning; so is one
-    with scales that XNNPACK leaves to slower kernels.
+    with scales that XNNPACK leaves to slower kernels. One that was trained without `fit` is aligned
+    first, as `fit` does at its end: its scales and biases move by about a thousandth, so that the
+    file computes what the model then does.
 
     Args:
         model: as `quantize_model` returns it; any state of training.
@@ -80,7 +83,10 @@ def export_tflite(
     chosen = get_target(target or (config.target if config else "litert"))
     if chosen.lookup_tables:
         tflm.package()
-    graph = run_passes(lower(model, input_type=input_type, output_type=output_type), chosen)
+    lowered = lower(model, input_type=input_type, output_type=output_type)
+    if align_if_needed(model):
+        lowered = lower(model, input_type=input_type, output_type=output_type)
+    graph = run_passes(lowered, chosen)
     runs_in_litert = chosen.runtime == "LiteRT"
     if runs_in_litert:
         runtime_check.check(graph)

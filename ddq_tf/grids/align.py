@@ -8,10 +8,14 @@ where no value comes near a middle:
 1. **ADD**: y = (s_a a + s_b b) / s_y. With all scales of connected additions integer multiples of
    one unit, and odd multiples n at their outputs, y is a multiple of 1/n, and |y - half| >= 1/2n.
 2. **Weighted layers, means and products**: y = M * acc with an integer accumulator. With M = p/q,
-   q odd, again |y - half| >= 1/2q.
-3. **Changes of grid**: QUANTIZE multiplies by r/256; with s_x / s_y = r/256 and r odd it is exact.
-4. **Tables** (`grids.tables`): no value of the 256 comes nearer than 1e-3.
-5. **Biases** are int32 in units of input scale times weight scale; they become integers.
+   q odd, again |y - half| >= 1/2q. A weighted layer's M of 255 or more becomes 255, which saturates
+   just as well: XNNPACK takes none of 256.
+3. **Tables** (`grids.tables`): no value of the 256 comes nearer than 1e-3.
+4. **Biases** are int32 in units of input scale times weight scale; they become integers. Where one
+   would not fit, the weights' range is raised until it does.
+
+`grids.relations` tells which scales move for which operator, `grids.limits` how far apart they may
+be.
 
 The margins 1/2n, 1/2q are about 5e-4 codes; float32 errs by about 1e-5.
 """
@@ -25,21 +29,15 @@ import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
 from ddq_tf.grids.affine import batch_norm_affine, continues_chain, is_affine
-from ddq_tf.grids.fold import (
-    BIAS_MAX,
-    fold,
-    grid_of,
-    is_finite,
-    quantizer_after,
-    source_of,
-)
-from ddq_tf.grids.tables import input_factor, output_factor
-from ddq_tf.kinds import Output, function_of, output_of, rule_of
-from ddq_tf.layers import DDQActivation, DDQRescaling, DDQWeightedLayer
-from ddq_tf.quantizers import ActivationQuantizer
+from ddq_tf.grids.fold import BIAS_MAX, FoldedLayer, fold, grid_of, is_finite, quantizer_after
+from ddq_tf.grids.fractions import odd_fraction
+from ddq_tf.grids.limits import widen
+from ddq_tf.grids.relations import GREATEST, meet
+from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
-_LARGEST = 1023
-_ABOVE = 1 + 1.4e-3  # no odd fraction nearest to this multiple of a value lies below the value
+_SMALL = 1e-4
+_CLEAR = 2e-3
+_SAME = 1e-5
 
 
 def align(model: keras.Model) -> None:
@@ -51,40 +49,54 @@ def align(model: keras.Model) -> None:
     graph = flatten(model)
     if not all(is_finite(node.layer) for node in graph.nodes):
         return
-    settled: set[int] = set()
-    _align_additions(graph, settled)
-    for node in graph.nodes:
-        _align_ratio(graph, node, settled)
-    weighted = {id(node.layer): node for node in graph.nodes if _is_weighted(graph, node)}
-    for node in weighted.values():
-        _align_multipliers(graph, node)
-        _align_bias(graph, node)
+    widen(graph)
+    meet(graph)
+    for nodes in _weighted(graph):
+        for node in nodes:
+            _make_room_for_bias(graph, node)
+        # Twice for affine layers: their code (`grids.affine.best_code`) depends on what moves.
+        for _ in range(1 if isinstance(nodes[0].layer, DDQWeightedLayer) else 2):
+            for node in nodes:
+                _align_multipliers(graph, node, shared=len(nodes) > 1)
+                _align_bias(graph, node)
+        for node in nodes:
+            _keep_from_middles(graph, node)
 
 
-def odd_fraction(values: np.ndarray) -> np.ndarray:
-    """Returns the nearest fractions p/q with an odd q of at most 1023 (more for small values).
-
-    Args:
-        values: float64 > 0, any shape.
+def align_if_needed(model: keras.Model) -> bool:
+    """Aligns a model that something else than `fit` trained; an aligned one stays bit for bit.
 
     Returns:
-        float64, the same shape; within a relative 4 / (3 * 1023) = 1.3e-3, mostly far closer.
-        (Worst next to 1/n with even n: p n - 1 or p n + 1 must do for the largest p that fits.)
+        Whether anything moved.
     """
-    values = np.asarray(values, np.float64)
-    limit = np.maximum(_LARGEST, 3.01 / values)  # a little more than 3: 3/q itself must stay
-    largest_odd = 2 * np.floor((limit - 1) / 2) + 1
-    best = np.zeros_like(values)
-    best_error = np.full(values.shape, np.inf)
-    numerators = int(np.ceil(np.max(limit * values, initial=1.0)))
-    for p in range(1, numerators + 1):
-        q = 2 * np.rint((p / values - 1) / 2) + 1
-        q = np.clip(q, 1, largest_odd)
-        error = np.abs(p / q / values - 1)
-        better = error < best_error * (1 - 1e-9)
-        best = np.where(better, p / q, best)
-        best_error = np.where(better, error, best_error)
-    return best
+    before = model.get_weights()
+    align(model)
+    pairs = zip(before, model.get_weights(), strict=True)
+    moved = not all(
+        np.allclose(new, old, rtol=_SAME, atol=_SAME * _scale(old)) for old, new in pairs
+    )
+    if not moved:
+        model.set_weights(before)
+    return moved
+
+
+def _scale(values: Any) -> float:
+    return float(np.abs(np.asarray(values, np.float64)).max(initial=0.0))
+
+
+def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
+    """For each layer with weights or gains its calls: one for each BatchNorm behind it."""
+    layers: dict[int, list[FlatNode]] = {}
+    for node in graph.nodes:
+        if _is_weighted(graph, node):
+            layers.setdefault(id(node.layer), []).append(node)
+    for key, nodes in layers.items():
+        if len(nodes) > 1:
+            norms = [(fold(graph, node).batch_norm, node) for node in nodes]
+            different = {0 if norm is None else id(norm): node for norm, node in norms}
+            # One without a BatchNorm has only the kernel to move: it comes first.
+            layers[key] = [different[norm] for norm in sorted(different)]
+    return list(layers.values())
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
@@ -93,147 +105,54 @@ def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
     return is_affine(graph, node) and not continues_chain(graph, node)
 
 
-def _align_additions(graph: FlatGraph, settled: set[int]) -> None:
-    """Gives each set of connected additions one unit."""
-    for group in _connected_additions(graph):
-        scales = {id(q): float(q.export_scale()) for q, _ in group}
-        outputs = {id(q) for q, is_output in group if is_output}
-        settled.update(scales)
-        unit = max(scales.values()) / _LARGEST
-        for quantizer in {id(q): q for q, _ in group}.values():
-            multiple = scales[id(quantizer)] / unit
-            # A range at its ceiling has only downwards to go.
-            rounded = np.rint if quantizer.ceiling is None else np.floor
-            if id(quantizer) in outputs:
-                whole = 2 * rounded((multiple - 1) / 2) + 1
-            else:
-                whole = rounded(multiple)
-            quantizer.rescale(max(whole, 1.0) / multiple)
+def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
+    """Raises weights' ranges, not the weights, until biases fit: codes of dead channels vanish."""
+    if not isinstance(node.layer, DDQWeightedLayer):
+        return
+    folded = fold(graph, node)
+    needed = np.abs(folded.bias) / (float(grid_of(graph, node.inputs[0]).scale) * BIAS_MAX) * 1.001
+    factor = np.maximum(needed / folded.scale.astype(np.float64), 1.0)
+    quantizer = node.layer.quantizer
+    if (factor > 1).any():
+        quantizer.rescale(factor if quantizer.per_channel else factor.max())
 
 
-def _connected_additions(
-    graph: FlatGraph,
-) -> list[list[tuple[ActivationQuantizer, bool]]]:
-    """Returns the quantizers around additions, those that share one together, and their role."""
-    groups: list[list[tuple[ActivationQuantizer, bool]]] = []
-    for node in graph.nodes:
-        if not isinstance(node.layer, keras.layers.Add | keras.layers.Subtract):
-            continue
-        sources = [source_of(graph, tensor) for tensor in node.inputs]
-        around = [(s.quantizer, False) for s in sources if isinstance(s, DDQActivation)]
-        reader = quantizer_after(graph, node.outputs[0])
-        if reader is not None:
-            around.append((reader.layer.quantizer, True))
-        names = {id(q) for q, _ in around}
-        joined = [g for g in groups if names & {id(q) for q, _ in g}]
-        groups = [g for g in groups if g not in joined]
-        groups.append([*around, *(member for g in joined for member in g)])
-    return groups
+def _align_multipliers(graph: FlatGraph, node: FlatNode, *, shared: bool) -> None:
+    """Moves each output channel's kernel and range: M = s_x s_w / s_y.
 
-
-def _align_ratio(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
-    """Moves the output scale of an operator without weights to an odd fraction of its inputs'.
-
-    A quantizer moves once; the scales that a fraction was taken of stay from then on.
+    Where several BatchNorms share a kernel, or its channels a range, the BatchNorm moves.
     """
-    if isinstance(node.layer, keras.layers.Activation):
-        _align_hard_sigmoid(graph, node, settled)
-        _align_table(graph, node, settled)
-        return
-    factor, denominators = _own_factor(graph, node)
-    after = node if isinstance(node.layer, DDQActivation) else None
-    after = after or quantizer_after(graph, node.outputs[0])
-    if factor is None or after is None:
-        return
-    sources = [source_of(graph, tensor) for tensor in node.inputs]
-    multiplier = factor * float(np.prod([grid_of(graph, t).scale for t in node.inputs]))
-    quantizer = after.layer.quantizer
-    multiplier /= float(quantizer.export_scale())
-    if id(quantizer) not in settled:
-        wanted = multiplier if quantizer.ceiling is None else multiplier * _ABOVE
-        quantizer.rescale(multiplier / denominators(np.array(wanted)))
-    settled.add(id(quantizer))
-    settled.update(id(s.quantizer) for s in sources if isinstance(s, DDQActivation))
-
-
-def _align_hard_sigmoid(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
-    """Moves the input scale so that 1/2 is an odd number of steps of the sum (64 x / 6)."""
-    function, source = function_of(node.layer), source_of(graph, node.inputs[0])
-    is_hard = function is not None and function.name == "hard_sigmoid"
-    if not is_hard or not isinstance(source, DDQActivation):
-        return
-    quantizer = source.quantizer
-    steps = 192 / float(quantizer.export_scale())
-    if id(quantizer) not in settled:
-        quantizer.rescale(steps / (2 * np.rint((steps - 1) / 2) + 1))
-    settled.add(id(quantizer))
-
-
-def _align_table(graph: FlatGraph, node: FlatNode, settled: set[int]) -> None:
-    """Moves the scale of a table's output, or of its input where that of the output is fixed."""
-    function, grid = function_of(node.layer), grid_of(graph, node.inputs[0])
-    if function is None or function.values is None:
-        return
-    source, after = source_of(graph, node.inputs[0]), quantizer_after(graph, node.outputs[0])
-    moved = source if function.grid is not None else after and after.layer
-    if isinstance(moved, DDQActivation) and id(moved.quantizer) not in settled:
-        quantizer = moved.quantizer
-        if function.grid is not None:
-            quantizer.rescale(input_factor(function.values, grid, function.grid[0]))
-        else:
-            scale = float(quantizer.export_scale())
-            quantizer.rescale(output_factor(function.values, grid, scale))
-        settled.add(id(quantizer))
-    if isinstance(source, DDQActivation):
-        settled.add(id(source.quantizer))
-
-
-def _own_factor(graph: FlatGraph, node: FlatNode) -> tuple[float | None, Any]:
-    """What an operator multiplies the product of its inputs with, and the fractions it wants."""
-    if isinstance(node.layer, DDQActivation):
-        before = graph.producer(node.inputs[0])
-        moves = before is not None and _keeps_grid(graph, node)
-        return (1.0 if moves else None), _odd_256ths
-    return rule_of(node.layer).factor(node), odd_fraction
-
-
-def _keeps_grid(graph: FlatGraph, node: FlatNode) -> bool:
-    """Whether a quantizer reads a tensor that lies on another quantizer's grid already."""
-    tensor = node.inputs[0]
-    while (before := graph.producer(tensor)) is not None:
-        output = output_of(before)
-        if output is Output.GRID:
-            return before.layer is not node.layer
-        if output is not Output.KEEPS:
-            return False
-        tensor = before.inputs[0]
-    return False
-
-
-def _odd_256ths(ratio: np.ndarray) -> float:
-    """The nearest odd multiple of 1/256."""
-    return float(max(2 * np.rint((ratio * 256 - 1) / 2) + 1, 1) / 256)
-
-
-def _align_multipliers(graph: FlatGraph, node: FlatNode) -> None:
-    """Moves each output channel's kernel and range: M = s_x s_w / s_y."""
     folded = fold(graph, node)
     reader = quantizer_after(graph, folded.output)
     if reader is None:
         return
-    ratio = float(grid_of(graph, node.inputs[0]).scale)
-    ratio /= float(reader.layer.quantizer.export_scale())
+    input_scale = float(grid_of(graph, node.inputs[0]).scale)
+    ratio = input_scale / float(reader.layer.quantizer.export_scale())
     multiplier = folded.scale.astype(np.float64) * ratio
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
-    factor[live] = odd_fraction(multiplier[live]) / multiplier[live]
-    shares_range = isinstance(node.layer, DDQWeightedLayer) and not node.layer.quantizer.per_channel
+    factor[live] = odd_fraction(np.minimum(multiplier[live], GREATEST)) / multiplier[live]
+    is_kernel = isinstance(node.layer, DDQWeightedLayer)
+    shares_range = is_kernel and not node.layer.quantizer.per_channel
     if shares_range and folded.batch_norm is None:
         factor[:] = factor[0]  # as all multipliers are
-    if isinstance(node.layer, DDQWeightedLayer) and not (shares_range and folded.batch_norm):
+    if is_kernel and not ((shares_range or shared) and folded.batch_norm is not None):
         _scale_channels(node.layer, factor)
     else:
         _scale_affine(folded.batch_norm, factor)
+    _keep_steps_of_bias(graph, folded, multiplier > GREATEST, input_scale)
+
+
+def _keep_steps_of_bias(
+    graph: FlatGraph, before: FoldedLayer, capped: np.ndarray, input_scale: float
+) -> None:
+    """A step of the sum of which became smaller leaves its bias as many steps."""
+    if not capped.any():
+        return
+    after = fold(graph, before.node)
+    steps = np.rint(before.bias / (input_scale * before.scale.astype(np.float64)))
+    wanted = np.clip(steps, 1 - BIAS_MAX, BIAS_MAX - 1) * input_scale * after.scale
+    _shift_bias(after, np.where(capped, wanted - after.bias, 0.0))
 
 
 def _scale_affine(layer: Any, factor: np.ndarray) -> None:
@@ -258,15 +177,53 @@ def _scale_channels(layer: Any, factor: np.ndarray) -> None:
 def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     """Moves a folded bias to whole units of s_x s_w.
 
-    The shift is applied where it is free: to beta, to the moving mean of a BatchNorm without beta,
-    or to the layer's own bias.
+    One beyond what int32 sums hold stays: the export clips it.
     """
     folded = fold(graph, node)
     unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
     units = folded.bias / unit
     representable = np.abs(units) < BIAS_MAX
-    shift = np.where(representable, (np.rint(units) - units) * unit, 0.0)
-    norm, layer = folded.batch_norm, node.layer
+    _shift_bias(folded, np.where(representable, (np.rint(units) - units) * unit, 0.0))
+
+
+def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
+    """Shifts biases of which sums leave less than a step, so that none crosses a middle.
+
+    Steps of sums so small (M < 1e-4) have no fraction p/q with margins that float32 resolves. But
+    where all of a channel's sums lie within less than a code, one half of a code moves them.
+    """
+    folded = fold(graph, node)
+    reader = quantizer_after(graph, folded.output)
+    if reader is None:
+        return
+    grid = grid_of(graph, node.inputs[0])
+    unit = float(grid.scale) * folded.scale.astype(np.float64)
+    multiplier = unit / float(reader.layer.quantizer.export_scale())
+    small = multiplier < _SMALL
+    if not small.any():
+        return
+    codes = folded.codes.reshape(-1, small.size)[:, small].astype(np.int64)
+    ends = np.stack([codes * grid.qmin, codes * grid.qmax])
+    low, high = ends.min(axis=0).sum(axis=0), ends.max(axis=0).sum(axis=0)
+    unit, multiplier, bias = unit[small], multiplier[small], folded.bias[small]
+    middle = (bias / unit + (low + high) / 2) * multiplier
+    reach = (high - low) / 2 * multiplier + _CLEAR
+    # From the nearest whole number, sums may go as far as 1/2 less their reach.
+    room = np.maximum(0.5 - reach, 0)
+    wanted = np.rint(middle) + np.clip(middle - np.rint(middle), -room, room)
+    steps = np.rint((wanted - middle) / multiplier)
+    fits = (reach < 0.5) & (np.abs(bias / unit + steps) < BIAS_MAX)
+    shift = np.zeros(small.size)
+    shift[small] = np.where(fits, steps * unit, 0.0)
+    _shift_bias(folded, shift)
+
+
+def _shift_bias(folded: FoldedLayer, shift: np.ndarray) -> None:
+    """Adds to a folded bias where that is free.
+
+    That is beta, the moving mean of a BatchNorm without beta, or the layer's own bias.
+    """
+    norm, layer = folded.batch_norm, folded.node.layer
     if isinstance(norm, DDQRescaling):
         norm.shift.assign(as_float64(norm.shift) + shift)
     elif norm is not None and norm.center:

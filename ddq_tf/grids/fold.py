@@ -22,6 +22,7 @@ from ddq_tf.layers import SOFTMAX_SCALE, DDQActivation, DDQFixedGrid, DDQSoftmax
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
 BIAS_MAX = 2**26
+_DEAD = 1e-30  # steps below it are none: the codes of such a channel fold to 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,15 +164,15 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
             bias=bias,
         )
     gain, shift = batch_norm_affine(after.layer, channels)
-    signs = np.where(gain < 0, -1, 1).astype(np.int8)
-    signs = signs.reshape(layer.quantizer.channel_shape)
-    tiny = np.finfo(np.float32).tiny
+    signs = np.where(gain < 0, -1, 1)
+    dead = scale * np.abs(gain) < _DEAD
+    live = np.where(dead, 0, signs).astype(np.int8).reshape(layer.quantizer.channel_shape)
     return FoldedLayer(
         node=node,
         batch_norm=after.layer,
         output=after.outputs[0],
-        codes=codes * signs,
-        scale=np.maximum(scale * np.abs(gain), tiny).astype(np.float32),
+        codes=codes * live,
+        scale=np.where(dead, scale, scale * np.abs(gain)).astype(np.float32),
         bias=gain * bias + shift,
     )
 
@@ -181,13 +182,14 @@ def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0
     gain, shift = compose(chain, channels)
     code = best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))
-    tiny = np.finfo(np.float32).tiny
+    dead = np.abs(gain) < _DEAD
+    codes = np.where(dead, 0, np.where(gain < 0, -code, code))
     return FoldedLayer(
         node=node,
         batch_norm=chain[-1].layer,
         output=chain[-1].outputs[0],
-        codes=np.where(gain < 0, -code, code).astype(np.int8).reshape(1, 1, channels, 1),
-        scale=np.maximum(np.abs(gain) / code, tiny).astype(np.float32),
+        codes=codes.astype(np.int8).reshape(1, 1, channels, 1),
+        scale=(np.where(dead, np.abs(gain).max() or 1.0, np.abs(gain)) / code).astype(np.float32),
         bias=shift,
     )
 

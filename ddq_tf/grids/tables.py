@@ -7,6 +7,8 @@ at most a thousandth keeps all 256 values away from there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ddq_tf.grids.fold import Grid
@@ -30,15 +32,33 @@ def margin(function: Values, grid: Grid, scale: float, *, stretch: float = 1.0) 
     return float(np.abs(values - np.floor(values) - 0.5).min())
 
 
-def input_factor(function: Values, grid: Grid, scale: float) -> float:
-    """Returns what to multiply the scale of a table's input with: 1 if its margin will do."""
-    if margin(function, grid, scale) >= MARGIN:
-        return 1.0
-    return float(max(_FACTORS, key=lambda f: margin(function, grid, scale, stretch=f)))
+def best_factor(
+    tables: Sequence[tuple[Values, float]],
+    grid: Grid,
+    factors: np.ndarray | None = None,
+    only_down: bool = False,
+    *,
+    of_output: bool = False,
+) -> float:
+    """Returns what to multiply a scale with so that all values of tables stay away from middles.
 
+    Args:
+        tables: functions that read one tensor, and the scales of their outputs.
+        grid: of the tensor.
+        factors: to choose from, the preferred ones first; None for 401 within a thousandth of 1.
+        only_down: whether the scale may only fall.
+        of_output: whether the output's scale moves; otherwise the input's.
+    """
+    choices = _FACTORS if factors is None else factors
+    if only_down and (choices <= 1).any():
+        choices = choices[choices <= 1]
 
-def output_factor(function: Values, grid: Grid, scale: float) -> float:
-    """Returns what to multiply the scale of a table's output with: 1 if its margin will do."""
-    if margin(function, grid, scale) >= MARGIN:
-        return 1.0
-    return float(max(_FACTORS, key=lambda f: margin(function, grid, scale * f)))
+    def least(factor: float) -> float:
+        """The margin of the worst value, no more than is wanted."""
+        out, stretch = (factor, 1.0) if of_output else (1.0, factor)
+        margins = (margin(f, grid, scale * out, stretch=stretch) for f, scale in tables)
+        return min(margins, default=1.0)
+
+    if factors is None:
+        return float(max(choices, key=least))
+    return float(max(choices, key=lambda factor: min(least(factor), MARGIN)))

@@ -59,7 +59,7 @@ FUNCTIONS: dict[str, Function] = {
             name="sigmoid",
             output=Output.FIXED,
             grid=(1 / 256, 0),
-            values=lambda x: 1 / (1 + np.exp(-x)),
+            values=lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
             operator="LOGISTIC",
         ),
         Function(
@@ -73,7 +73,7 @@ FUNCTIONS: dict[str, Function] = {
         Function(
             name="elu",
             output=Output.OWN,
-            values=lambda x: np.where(x < 0, np.expm1(x), x),
+            values=lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
             operator="ELU",
         ),
         Function(name="gelu", output=Output.OWN, values=_gelu, operator="GELU"),

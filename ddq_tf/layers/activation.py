@@ -46,9 +46,11 @@ class DDQActivation(keras.layers.Layer):
 
     Attributes:
         observer: sees the float values, which then pass unquantized; or None.
+        arrivals: sees what arrives at the same time, before the ReLU; or None.
         probe: sees inputs and quantized outputs, while something is measured; or None.
     """
 
+    arrivals: Observer | None = None
     probe: Probe | None = None
 
     def __init__(
@@ -110,6 +112,8 @@ class DDQActivation(keras.layers.Layer):
             return outputs
         outputs = self._float_activation(inputs)
         self.observer(outputs)
+        if self.arrivals is not None:
+            self.arrivals(inputs)
         return outputs
 
     def _float_activation(self, inputs: Tensor) -> Tensor:

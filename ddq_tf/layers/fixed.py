@@ -40,8 +40,15 @@ class DDQFixedGrid(keras.layers.Layer):
         """The highest code."""
         return self.qmin + 255
 
-    def call(self, inputs: Tensor) -> Tensor:
-        """Rounds and clips; the gradient passes where nothing is clipped."""
+    def call(self, inputs: Tensor, lift: float = 0.0) -> Tensor:
+        """Rounds and clips; the gradient passes where nothing is clipped.
+
+        Args:
+            inputs: float32.
+            lift: share of a step that is added first; see `DDQActivation.call`.
+        """
+        if lift:
+            inputs = inputs + np.float32(lift * self.scale)
         return fake_quantize(
             inputs, as_float32(self.scale), as_float32(self.qmin), as_float32(self.qmax)
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
@@ -122,7 +123,7 @@ class ActivationQuantizer(LearnedPrecision):
         reciprocal = [1.0 / self.limits(b)[1] for b in self.precisions]
         return alpha * pick(selection, ops.convert_to_tensor(np.array(reciprocal, np.float32)))
 
-    def set_range(self, values: float | Sequence[float]) -> None:
+    def set_range(self, values: npt.ArrayLike) -> None:
         """Sets the range, for example from calibration: one > 0, or one for each precision."""
         self.base_range.assign(np.broadcast_to(values, self.base_range.shape))
         self.log_range.assign(np.zeros(self.log_range.shape, np.float32))

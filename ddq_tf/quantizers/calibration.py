@@ -72,7 +72,7 @@ def optimal_activation_range(samples: np.ndarray, qmin: int, qmax: int) -> float
         The range: the largest representable value, > 0.
     """
     values = np.asarray(samples, np.float32).reshape(-1)
-    largest = max(float(np.max(np.abs(values), initial=0.0)), _RELATIVE_FLOOR)
+    largest = float(np.max(np.abs(values), initial=0.0)) or _RELATIVE_FLOOR
     candidates = largest * _RATIOS
     errors = []
     for candidate in candidates:
@@ -83,6 +83,10 @@ def optimal_activation_range(samples: np.ndarray, qmin: int, qmax: int) -> float
 
 
 def percentile_activation_range(samples: np.ndarray) -> float:
-    """Returns the magnitude that 99.99 % of the samples stay below, > 0."""
+    """Returns the magnitude that 99.99 % of the samples stay below, > 0.
+
+    Where those are all 0, the greatest magnitude.
+    """
     magnitudes = np.abs(np.asarray(samples, np.float32)).reshape(-1)
-    return max(float(np.percentile(magnitudes, _PERCENTILE)), _RELATIVE_FLOOR)
+    percentile = float(np.percentile(magnitudes, _PERCENTILE))
+    return percentile or float(magnitudes.max()) or _RELATIVE_FLOOR

@@ -17,6 +17,7 @@ from ddq_tf.layers.activation import Observer
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _VALUES_KEPT = 1 << 17
+_LEAST_SHARE = 2.0**-14  # of what arrives at a ReLU, that its range spans
 
 
 class _Sampler:
@@ -57,7 +58,7 @@ def calibrate(model: keras.Model, batches: list[Any], seed: int, method: str) ->
     """
     for layer in weighted_layers(model):
         layer.quantizer.calibrate(ops.convert_to_numpy(layer.kernel))
-    samplers = _observe(model, batches, seed)
+    samplers, arrived = _observe(model, batches, seed)
     broken = [name for name, s in samplers.items() if not np.isfinite(s.values).all()]
     if broken:
         raise DDQError(
@@ -65,18 +66,33 @@ def calibrate(model: keras.Model, batches: list[Any], seed: int, method: str) ->
             f"weights. Received NaN or infinite values first at layer {broken[0]!r}."
         )
     for layer in activation_layers(model):
-        _set_activation_range(layer, samplers[layer.name].values, method)
+        values = samplers[layer.name].values
+        _set_activation_range(layer, values, arrived[layer.name].largest, method)
 
 
-def _observe(model: keras.Model, batches: list[Any], seed: int) -> dict[str, _Sampler]:
-    """Runs the float network and returns what each activation showed."""
+class _Magnitude:
+    """Keeps the greatest magnitude of what it sees."""
+
+    largest = 0.0
+
+    def __call__(self, values: Any) -> None:
+        self.largest = max(self.largest, float(np.abs(as_array(values)).max(initial=0.0)))
+
+
+def _observe(
+    model: keras.Model, batches: list[Any], seed: int
+) -> tuple[dict[str, _Sampler], dict[str, _Magnitude]]:
+    """Runs the float network; returns what each activation showed, and what arrived at it."""
     per_batch = max(_VALUES_KEPT // len(batches), 256)
     layers = activation_layers(model)
     samplers = {layer.name: _Sampler(seed + i, per_batch) for i, layer in enumerate(layers)}
+    arrived = {layer.name: _Magnitude() for layer in layers}
     with float_network(model, samplers):
+        for layer in layers:
+            layer.arrivals = arrived[layer.name]
         for batch in batches:
             model(batch, training=False)
-    return samplers
+    return samplers, arrived
 
 
 @contextlib.contextmanager
@@ -100,7 +116,7 @@ def float_network(
         yield
     finally:
         for layer in layers:
-            layer.observer = None
+            layer.observer = layer.arrivals = None
         for layer in weighted_layers(model):
             layer.quantizer.bypass = False
 
@@ -109,17 +125,26 @@ def _ignore(values: Any) -> None:
     """An observer that does not look."""
 
 
-def _set_activation_range(layer: DDQActivation, values: np.ndarray, method: str) -> None:
+def _set_activation_range(
+    layer: DDQActivation, values: np.ndarray, arrived: float, method: str
+) -> None:
     quantizer = layer.quantizer
     if layer.kind == "linear":
         quantizer.signed = bool(values.min() < 0)
-    if not quantizer.learned:
+    if not values.any():
+        # Nothing but zeros: of what arrived, should it live again.
+        quantizer.set_range(min(arrived or 1.0, quantizer.ceiling or np.inf))
+    elif not quantizer.learned:
         quantizer.set_range(_input_range(values, quantizer.qmax))
-    elif method == "percentile":
-        quantizer.set_range(percentile_activation_range(values))
     else:
+        least = min(arrived * _LEAST_SHARE, quantizer.ceiling or np.inf)
         limits = [quantizer.limits(bits) for bits in quantizer.precisions]
-        quantizer.set_range([optimal_activation_range(values, *pair) for pair in limits])
+        ranges = (
+            [percentile_activation_range(values)] * len(limits)
+            if method == "percentile"
+            else [optimal_activation_range(values, *pair) for pair in limits]
+        )
+        quantizer.set_range(np.maximum(ranges, least))
 
 
 def _input_range(values: np.ndarray, qmax: int) -> float:
@@ -127,4 +152,4 @@ def _input_range(values: np.ndarray, qmax: int) -> float:
     low, high = float(values.min()), float(values.max())
     if qmax == 255 and low >= 0 and 127 < high <= 255:
         return 255.0
-    return max(abs(low), abs(high), 1e-6)
+    return max(abs(low), abs(high))

@@ -13,10 +13,13 @@ from ddq_tf.graph import WEIGHTED, FlatGraph, as_float64, flatten
 from ddq_tf.graph.flatten import functional_of
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
+from ddq_tf.grids.limits import narrow, problems
+from ddq_tf.grids.relations import conflicts
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of
 
@@ -44,7 +47,8 @@ def quantize_model(
     Raises:
         DDQError: before any work starts, if the model is unbuilt or subclassed, has unsupported
             layers (all are named) or NaN weights; if the calibration data is
-            empty or does not fit; if the budget cannot be met.
+            empty or does not fit; if the budget cannot be met. After calibration, if numbers are
+            beyond what integer arithmetic takes.
     """
     config = config or DDQConfig()
     graph = canonical(flatten(model))
@@ -52,13 +56,27 @@ def quantize_model(
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
     batches = [interface.packed(arrays) for arrays in examples]
-    quantized = rebuild(graph, config, functional_of(model), model.name)
+    quantized = _rebuilt(graph, config, model)
     weight_budget(quantized, config)
     if not config.narrow_range:
         make_gains_positive(quantized)
     calibrate(quantized, batches, config.seed, config.activation_calibration)
+    raise_all(f"model {model.name!r} cannot be quantized:", narrow(flatten(quantized)))
     align(quantized)
+    found = problems(flatten(quantized), config.resolved_target)
+    raise_all(f"model {model.name!r} cannot be quantized:", found)
     return quantized
+
+
+def _rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
+    """Returns the uncalibrated model, whose scales can meet all that operators ask of them."""
+    graph = separate_tied(graph)
+    functional = functional_of(model)
+    quantized = rebuild(graph, config, functional, model.name)
+    places = conflicts(flatten(quantized))
+    if not places:
+        return quantized
+    return rebuild(separate(graph, places), config, functional, model.name)
 
 
 def _check_model(model: keras.Model, graph: FlatGraph) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
 from ddq_tf.graph.flatten import output_names
 from ddq_tf.kinds import (
@@ -113,12 +114,12 @@ class _Rebuilder:
     def fixed(self, node: FlatNode) -> None:
         """A function whose grid TFLite fixes."""
         function, value = function_of(node.layer), self._called(node)
-        layer = self._twin(node).layer
-        if not isinstance(layer, DDQSoftmax) and function is not None and function.grid:
-            name = self._free_name(f"{node.name}_quant")
-            layer = DDQFixedGrid(*function.grid, name=name)
-            value = layer(value)
-        self._put(node.outputs[0], value, layer)
+        if function is None or function.grid is None:
+            raise DDQError(f"layer {node.name!r}: needs a function with a grid")
+        grid = DDQFixedGrid(*function.grid, name=self._free_name(f"{node.name}_quant"))
+        # DDQSoftmax rounds by itself, in inference.
+        rounds = isinstance(self._twin(node).layer, DDQSoftmax)
+        self._put(node.outputs[0], value if rounds else grid(value), grid)
 
     def shared(self, node: FlatNode) -> None:
         """All inputs on one grid; those that others fix are rounded to it."""

@@ -1,7 +1,9 @@
-"""Which tensors share one grid because they meet in a Concatenate.
+"""Which tensors share one grid because they meet in a Concatenate, or in shared weights.
 
 TFLite's CONCATENATION has no arithmetic: all its inputs lie on the output's grid. So whatever
-writes an input writes that grid directly, and a chain of concatenations has one grid.
+writes an input writes that grid directly, and a chain of concatenations has one grid. And weights
+that are used several times have one multiplier: all their inputs lie on one grid, and all their
+outputs do.
 """
 
 from __future__ import annotations
@@ -25,6 +27,14 @@ class Ties:
                     written = self._written(tensor)
                     if written is not None:
                         self._join(written, node.outputs[0])
+        for calls in shared_calls(graph):
+            inputs = [self._written(node.inputs[0]) for node in calls]
+            self._join_all([tensor for tensor in inputs if tensor is not None])
+            self._join_all([self._end(node) for node in calls])
+
+    def is_free(self, tensor: int) -> bool:
+        """Returns whether what writes a tensor, moved or not, can write any grid."""
+        return self._written(tensor) is not None
 
     def is_tied(self, tensor: int) -> bool:
         """Returns whether a block's output shares its grid with others."""
@@ -40,6 +50,17 @@ class Ties:
         """Returns whether a tensor, moved or not, lies on another's grid."""
         written = self._written(tensor)
         return written is not None and self.root(written) == self.root(other)
+
+    def _join_all(self, tensors: list[int]) -> None:
+        for tensor in tensors:
+            self._join(tensor, tensors[0])
+
+    def _end(self, node: FlatNode) -> int:
+        """The output of a weighted layer's block: of the BatchNorm and the ReLU behind it."""
+        if not does_linear(node):
+            return node.outputs[0]
+        end = self._graph.norm_of(node) or node
+        return (fused_activation(self._graph, end) or end).outputs[0]
 
     def _join(self, tensor: int, other: int) -> None:
         for each in (tensor, other):
@@ -64,6 +85,15 @@ class Ties:
         if function is None or function.name == "clipped_relu":
             return False  # what ends it is the range of a quantizer of its own
         return before is not None and fused_activation(self._graph, before) is node
+
+
+def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
+    """Returns the calls of each weighted layer that is called several times."""
+    calls: dict[int, list[FlatNode]] = {}
+    for node in graph.nodes:
+        if isinstance(node.layer, WEIGHTED):
+            calls.setdefault(id(node.layer), []).append(node)
+    return [nodes for nodes in calls.values() if len(nodes) > 1]
 
 
 def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:

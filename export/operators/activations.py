@@ -33,7 +33,7 @@ from ddq_tf.export.operators.operator import (
 def logistic(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """LOGISTIC: y = rint(1 / (1 + e^-x) / s_y) + z_y."""
     del op
-    return _table(lambda x: 1 / (1 + np.exp(-x)), reads[0], output)
+    return _table(lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))), reads[0], output)
 
 
 def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -45,7 +45,7 @@ def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
 def elu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """ELU: y = rint((e^x - 1 below 0, else x) / s_y) + z_y."""
     del op
-    return _table(lambda x: np.where(x < 0, np.expm1(x), x), reads[0], output)
+    return _table(lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x), reads[0], output)
 
 
 def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import flatten
 from ddq_tf.grids import align, grid_of
-from ddq_tf.grids.align import odd_fraction
+from ddq_tf.grids.fractions import odd_fraction
 from ddq_tf.layers import weighted_layers
 from tests.toys import array, images, mixed_net, shake
 
@@ -28,6 +28,13 @@ def test_odd_fraction_is_near_and_has_an_odd_denominator(value):
     assert exact.denominator % 2 == 1
     again = float(odd_fraction(np.array(np.float32(fraction), np.float64)))
     assert again == pytest.approx(fraction, rel=1e-12)
+
+
+def test_odd_fractions_take_as_long_for_numbers_of_any_size():
+    values = np.array([1e-30, 0.3, 1 / 3, 1.0, 5.2, 1e9, 1e30])
+    fractions = odd_fraction(values)
+    np.testing.assert_allclose(fractions, values, rtol=4 / (3 * 1023))
+    assert odd_fraction(np.array(5.2)) == 5.2
 
 
 @pytest.fixture
