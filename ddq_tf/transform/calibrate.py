@@ -144,7 +144,7 @@ def _set_activation_range(
             if method == "percentile"
             else [optimal_activation_range(values, *pair) for pair in limits]
         )
-        quantizer.set_range(np.maximum(ranges, least))
+        quantizer.set_range([max(each, least) for each in ranges])
 
 
 def _input_range(values: np.ndarray, qmax: int) -> float:
