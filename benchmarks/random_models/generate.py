@@ -54,7 +54,7 @@ def generate(seed: int) -> Case:
     epochs = int(rng.integers(1, 3)) if rng.random() < 0.25 else 0
     if len(set(spec.outputs)) < len(spec.outputs) or "channel_precision" in config:
         epochs = 0  # Keras, or `fit` of a DDQ model, refuses it
-    return Case(spec=spec, config=config, epochs=epochs, seed=seed)
+    return Case(spec=spec, config=config, epochs=epochs, eager=rng.random() < 0.8, seed=seed)
 
 
 def _choice(rng: np.random.Generator, weights: dict[Any, float]) -> Any:

@@ -243,7 +243,8 @@ def _compare_floats(case: Case, model: Any, q: Any, data: list[np.ndarray]) -> N
 
 def _fit(q: Any, case: Case, data: list[np.ndarray]) -> None:
     outputs = [np.zeros(values.shape, np.float32) for values in _outputs(q, data)]
-    q.compile(keras.optimizers.SGD(0.01, clipnorm=1.0), ["mse"] * len(outputs))
+    optimizer = keras.optimizers.SGD(0.01, clipnorm=1.0)
+    q.compile(optimizer, ["mse"] * len(outputs), run_eagerly=case.eager, jit_compile=False)
     q.fit(
         data[0] if len(data) == 1 else data,
         outputs[0] if len(outputs) == 1 else outputs,

@@ -73,6 +73,8 @@ def _candidates(case: Case) -> Iterator[Case]:
         yield dataclasses.replace(case, spec=spec)
     if case.epochs > 1:
         yield dataclasses.replace(case, epochs=1)
+    if not case.eager:
+        yield dataclasses.replace(case, eager=True)
 
 
 def _smaller_graphs(spec: Spec) -> Iterator[Spec]:

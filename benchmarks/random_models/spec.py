@@ -81,12 +81,14 @@ class Case:
         spec: the model.
         config: arguments of DDQConfig.
         epochs: of `fit`, each one step; 0 for none.
+        eager: whether `fit` runs eagerly, which is faster for so few steps.
         seed: of the data.
     """
 
     spec: Spec
     config: dict[str, Any]
     epochs: int = 0
+    eager: bool = True
     seed: int = 0
 
 
