@@ -1,6 +1,7 @@
 """Random models through the whole line: how many, and what became of them.
 
-    python benchmarks/model_fuzz.py [--cases=1000] [--seed=0] [--seconds=T] [--shrink]
+    python benchmarks/model_fuzz.py [--cases=1000] [--seed=0] [--seconds=T] [--limit=60]
+                                   [--shrink]
 
 The case of each seed from `--seed` on is quantized, in a quarter of the cases trained, saved,
 loaded, exported and run in LiteRT; every output code is compared with Keras (random_models/).
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=RESULTS / "model_fuzz.json")
+    parser.add_argument("--limit", type=float, default=HANG_S, help="seconds that are a hang")
     parser.add_argument("--shrink", action="store_true")
     options = parser.parse_args()
     tally = Tally(earlier(options.out, options.seed))
@@ -137,7 +139,7 @@ def main() -> None:
             print(f"{done} cases, {tally.results['outcomes']}, {left:.0f} s left", flush=True)
         seed = options.seed + tally.results["cases"]
         case = generate(seed)
-        outcome = worker.run(case, limit_s=HANG_S)
+        outcome = worker.run(case, limit_s=options.limit)
         if not tally.add(seed, case, outcome):
             continue
         print(f"seed {seed}: {outcome.fault}\n  {outcome.detail}", flush=True)

@@ -17,7 +17,8 @@ def keras_code(case: Case) -> str:
     if case.epochs:
         losses = ", ".join(['"mse"'] * len(case.spec.outputs))
         body += [
-            f"q.compile(keras.optimizers.SGD(0.01, clipnorm=1.0), [{losses}])",
+            "sgd = keras.optimizers.SGD(0.01, clipnorm=1.0)",
+            f"q.compile(sgd, [{losses}], run_eagerly={case.eager}, jit_compile=False)",
             "y = [np.zeros(t.shape, np.float32) for t in keras.tree.flatten(m(x))]",
             f"q.fit(x, y, batch_size={EXAMPLES}, epochs={case.epochs}, verbose=0)",
         ]

@@ -23,6 +23,7 @@ from .spec import Case, from_json, to_json
 _START_S = 120  # to import TensorFlow on a busy machine
 _GRACE_S = 10
 _MOST_CASES = 300
+_SINGLE = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 _MOST_KIB = 3 << 20
 
 
@@ -84,7 +85,11 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+                env={
+                    **os.environ,
+                    **dict.fromkeys(_SINGLE, "1"),
+                    "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+                },
             )
             self._buffer, self._cases = b"", 0
             if self._line(time.monotonic() + _START_S) != "ready":
