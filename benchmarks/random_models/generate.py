@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .build import output_shape
+from .build import is_layer, output_shape
 from .spec import Call, Case, Shape, Source, Spec, to_json
 
 TARGETS = ("litert", "litert-int8", "litert-compact", "tflm")
@@ -42,9 +42,9 @@ _NORM_CHANGES = (
 def generate(seed: int) -> Case:
     """Returns the case of a seed, always the same."""
     rng = np.random.default_rng(seed)
-    maker = _Maker(rng, extreme=rng.random() < 0.2)
-    extreme_data = rng.random() < 0.15
-    for _ in range(_choice(rng, {1: 75, 2: 20, 3: 5})):
+    maker = _Maker(rng, extreme=rng.random() < 0.28)
+    extreme_data = rng.random() < 0.17
+    for _ in range(_choice(rng, {1: 80, 2: 16, 3: 4})):
         maker.add_input(_shape(rng), _data_kind(rng, extreme_data))
     for _ in range(int(rng.integers(2, 9))):
         maker.step()
@@ -55,6 +55,12 @@ def generate(seed: int) -> Case:
     if len(set(spec.outputs)) < len(spec.outputs) or "channel_precision" in config:
         epochs = 0  # Keras, or `fit` of a DDQ model, refuses it
     return Case(spec=spec, config=config, epochs=epochs, eager=rng.random() < 0.8, seed=seed)
+
+
+def has_weights(spec: Spec) -> bool:
+    """Whether there is a convolution or dense layer, also in a nested model."""
+    text = repr(spec.calls)
+    return "Conv" in text or "Dense" in text
 
 
 def _choice(rng: np.random.Generator, weights: dict[Any, float]) -> Any:
@@ -86,7 +92,7 @@ def _config(rng: np.random.Generator) -> dict[str, Any]:
     few = (0.6, "4bits") if target == "litert-int8" else (1.0, "8bits")
     config: dict[str, Any] = {"target": target, "budget": None}
     if rng.random() < 0.3:
-        config["budget"] = few[int(rng.integers(2))] if rng.random() < 0.9 else 0.6
+        config["budget"] = few[int(rng.integers(2))] if rng.random() < 0.96 else 0.6
     precisions = _choice(
         rng, {None: 45, (8,): 15, (4,): 15, (4, 8): 10, (2, 4, 8): 5, (2,): 4, (3,): 3, (2, 3): 3}
     )
@@ -98,6 +104,8 @@ def _config(rng: np.random.Generator) -> dict[str, Any]:
     if target in ("litert-int8", "tflm") and rng.random() < 0.4:
         config["levels"] = "free"
         config["level_init"] = _choice(rng, {"uniform": 2, "power_of_two": 1, "kmeans": 1})
+        if config["level_init"] == "power_of_two" and max(precisions or (8,)) > 4:
+            config["precisions"] = [2, 4]
         return config
     if rng.random() < 0.15:
         config["per_channel"] = False
@@ -211,39 +219,58 @@ class _Maker:
             rank = len(self.shapes[tensor]) - 1
             kind = self.pick(f"GlobalAveragePooling{rank}D", f"GlobalMaxPooling{rank}D", "Flatten")
             tensor = self.call(kind, tensor)
-        weighted = any("Conv" in call.kind or call.kind == "Dense" for call in self.calls)
-        if not self.calls or (not weighted and self.chance(0.98)) or self.chance(0.4):
+        if not self.calls or self.chance(0.5):
             made = dense(self, tensor)
             if self.chance(0.3):
                 self.call("Softmax", made)
 
     def finished(self) -> Spec:
         """The spec, with one output or several."""
-        made = [call.writes for call in self.calls]
-        outputs = [made[-1]]
-        while self.chance(0.2):
-            outputs.append(self.pick(*made))
+        outputs = [self.calls[-1].writes]
+        while self.chance(0.15):
+            outputs.append(self.pick(*(call.writes for call in self.calls)))
+        if not self.chance(0.1):
+            outputs = list(dict.fromkeys(outputs))
         if self.chance(0.08):
-            again = self.pick("Dropout", "ReLU", "same", "Activation", "input")
-            if again == "same":
-                outputs.append(outputs[0])
-            elif again == "input":
-                outputs.append(self.inputs[0].writes)
-            else:
-                rest = {"Dropout": {"rate": 0.1}, "Activation": {"activation": "linear"}}
-                self.calls.append(
-                    Call(
-                        writes=self.count,
-                        kind=again,
-                        reads=(outputs[0],),
-                        arguments=rest.get(again, {}),
-                    )
-                )
-                outputs.append(self.count)
-        if not self.chance(0.03):
-            outputs = list(dict.fromkeys(outputs)) if not self.chance(0.05) else outputs
-        spec = Spec(inputs=tuple(self.inputs), calls=tuple(self.calls), outputs=tuple(outputs))
-        return spec.pruned(keep_inputs=self.chance(0.1))
+            outputs.append(self._beside(outputs[0]))
+        spec = self._spec(outputs).pruned()
+        if not has_weights(spec) and self.chance(0.9):
+            self.calls.append(Call(writes=self.count, kind="Dense", reads=(outputs[0],)))
+            self.calls[-1].arguments["units"] = 3
+            outputs[0] = self.count
+        if self.chance(0.15):
+            self._name(outputs)
+        return self._spec(outputs).pruned(keep_inputs=self.chance(0.1))
+
+    def _spec(self, outputs: list[int]) -> Spec:
+        return Spec(inputs=tuple(self.inputs), calls=tuple(self.calls), outputs=tuple(outputs))
+
+    def _beside(self, output: int) -> int:
+        """What may be the same tensor in the file as an output, or as the input."""
+        again = self.pick("Dropout", "ReLU", "same", "Activation", "input")
+        if again == "same":
+            return output
+        if again == "input":
+            return self.inputs[0].writes
+        rest = {"Dropout": {"rate": 0.1}, "Activation": {"activation": "linear"}}
+        self.count += 1
+        self.calls.append(
+            Call(
+                writes=self.count - 1,
+                kind=again,
+                reads=(output,),
+                arguments=rest.get(again, {}),
+            )
+        )
+        return self.count - 1
+
+    def _name(self, outputs: list[int]) -> None:
+        """Names the layers that write outputs."""
+        shared = {call.shares for call in self.calls}
+        for call in self.calls:
+            plain = is_layer(call.kind) and call.kind != "Model" and call.shares is None
+            if call.writes in outputs and plain and call.writes not in shared:
+                call.arguments["name"] = f"out{call.writes}"
 
     # Parts of weighted layers
 
@@ -263,18 +290,23 @@ class _Maker:
     def weight_changes(self, arguments: dict[str, Any], kernel: str = "kernel") -> Any:
         """What makes weights extreme, if anything."""
         changes: list[tuple[str, str]] = []
-        if self.extreme and self.chance(0.4):
+        if self.extreme and self.chance(0.5):
             if arguments.get("use_bias", True) and self.chance(0.4):
                 changes.append(("bias", self.pick(*_BIAS_CHANGES)))
             else:
                 changes.append((kernel, self.pick(*_KERNEL_CHANGES)))
         return tuple(changes)
 
-    def activation(self) -> dict[str, Any]:
+    def activation(self, rank: int = 3) -> dict[str, Any]:
         """An activation as an argument, or none."""
         if self.chance(0.35):
-            return {"activation": self.pick(*_FUSED, *_FUSED, *_STRINGS)}
+            return {"activation": self.pick(*_FUSED, *_FUSED, self.function(rank))}
         return {}
+
+    def function(self, rank: int) -> str:
+        """The name of an activation; on vectors hardly one of those that need images."""
+        name = self.pick(*_STRINGS)
+        return "relu" if rank == 1 and name.startswith("hard") and self.chance(0.9) else name
 
 
 # Rules: each takes the maker and a tensor and adds calls.
@@ -354,7 +386,7 @@ def dense(maker: _Maker, tensor: int) -> int:
     shape = maker.shapes[tensor]
     arguments: dict[str, Any] = {"units": maker.whole(1, 12)}
     arguments.update(maker.kernel(shape[-1]), **maker.bias())
-    arguments.update(maker.activation())
+    arguments.update(maker.activation(len(shape)))
     changes = maker.weight_changes(arguments)
     made = maker.call("Dense", tensor, changes=changes, **arguments)
     if len(shape) == 1 and "activation" in arguments and maker.chance(0.95):
@@ -384,7 +416,7 @@ def norm(maker: _Maker, tensor: int) -> int:
         arguments["beta_initializer"] = ["normal", 0.3, number]
     arguments["moving_mean_initializer"] = ["normal", 0.3, number]
     arguments["moving_variance_initializer"] = ["uniform", 0.3, 2.0, number]
-    if maker.extreme and maker.chance(0.4):
+    if maker.extreme and maker.chance(0.5):
         variable, change = maker.pick(*_NORM_CHANGES)
         if arguments.get({"gamma": "scale", "beta": "center"}.get(variable, ""), True):
             changes.append((variable, change))
@@ -396,7 +428,7 @@ def activation(maker: _Maker, tensor: int) -> int:
     """An activation as a layer, or as a function."""
     kind = maker.pick("string", "string", "ReLU", "ReLU", "ReLU", "ceiling", "Leaky", "ELU", "rare")
     if kind == "string":
-        name = "softplus" if maker.chance(0.01) else maker.pick(*_STRINGS)
+        name = maker.function(len(maker.shapes[tensor]))
         return maker.call("Activation", tensor, activation=name)
     if kind == "ceiling":
         ceiling = maker.pick(6.0, 6.0, 6.0, 1.0, 0.1, 20.0)
@@ -410,7 +442,7 @@ def activation(maker: _Maker, tensor: int) -> int:
     if kind == "ELU":
         return maker.call("ELU", tensor)
     if kind == "rare":
-        if maker.chance(0.4):
+        if maker.chance(0.6):
             return maker.call("Softmax", tensor)
         return maker.call(f"activations.{maker.pick(*_FUNCTIONS)}", tensor)
     return maker.call("ReLU", tensor)
@@ -461,7 +493,8 @@ def _fits(shape: Shape, wanted: Shape) -> bool:
 def conv_like(maker: _Maker, tensor: int) -> int:
     """A convolution, or dense layer, that keeps the shape."""
     shape = maker.shapes[tensor]
-    kept: dict[str, Any] = {**maker.kernel(shape[-1]), **maker.bias(), **maker.activation()}
+    kept: dict[str, Any] = {**maker.kernel(shape[-1]), **maker.bias()}
+    kept.update(maker.activation(len(shape)))
     changes = maker.weight_changes(kept)
     if len(shape) == 1:
         return maker.call("Dense", tensor, changes=changes, units=shape[-1], **kept)

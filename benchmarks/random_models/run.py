@@ -306,7 +306,7 @@ def _compare_codes(
         raise _Found("differs", "no operator", amount)
     detail = f"{amount}; first {first.party} at {first.kind} of {first.layer}: {first.amount}"
     if is_documented(first, case.config["target"]):
-        raise _Found("documented", f"{first.kind}, {first.weights}", detail)
+        raise _Found("documented", f"{first.kind} of {first.layer}, {first.weights}", detail)
     raise _Found("differs", f"{first.party} at {first.kind} of {first.layer}", detail)
 
 
