@@ -78,15 +78,24 @@ def first_difference(model: Any, data: list[np.ndarray]) -> First | None:
         for party, received in (("Keras", trained.get(name)), ("LiteRT", ran[name])):
             if received is not None and not np.array_equal(received, computed[name]):
                 distance = np.abs(received.astype(np.int64) - computed[name].astype(np.int64))
+                writer = _unclamped(graph, op) if party == "Keras" else op
                 return First(
-                    kind=op.kind,
-                    layer=_class_of(model, op),
-                    weights=_weights(graph, op),
+                    kind=writer.kind,
+                    layer=_class_of(model, writer),
+                    weights=_weights(graph, writer),
                     party=party,
                     largest=int(distance.max()),
                     amount=f"{int(np.sum(distance > 0))} of {distance.size}, by {distance.max()}",
                 )
     return None
+
+
+def _unclamped(graph: Graph, op: Op) -> Op:
+    """The operator whose narrow result a QUANTIZE bounds; Keras has the two in one layer."""
+    writers = [each for each in graph.ops if each.outputs[0] == op.inputs[0]]
+    if op.kind == "QUANTIZE" and writers and writers[0].source == op.source:
+        return _unclamped(graph, writers[0])
+    return op
 
 
 def _class_of(model: Any, op: Op) -> str:
