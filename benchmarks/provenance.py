@@ -12,14 +12,16 @@ RESULTS = Path(__file__).parent / "results"
 _START = time.monotonic()
 
 
-def write_result(name: str, results: dict[str, Any], *, seed: int) -> Path:
-    """Writes benchmarks/results/NAME.json and returns its path.
+def write_result(
+    name: str, results: dict[str, Any], *, seed: int, path: Path | None = None
+) -> Path:
+    """Writes benchmarks/results/NAME.json, or another file, and returns its path.
 
     It keeps the command, but not where folders outside the checkout lie.
     """
     from ddq_tf.jobs.record import write_run  # imports Keras, which readers need not
 
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
     write_run(
         path,
         command=["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shortened, sys.argv[1:])],

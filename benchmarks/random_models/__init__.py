@@ -1,0 +1,1 @@
+"""Random Keras models through the whole line: made, run, compared and shrunk."""
