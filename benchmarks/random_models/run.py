@@ -28,7 +28,7 @@ from ddq_tf.layers import DDQFixedGrid, DDQSoftmax
 from ddq_tf.targets import get_target
 from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
-from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.quantize import rebuilt
 
 from .build import EXAMPLES, config_of, data_of, model_of
 from .differences import codes_of, first_difference, is_documented
@@ -219,10 +219,10 @@ def _outputs(model: Any, data: list[np.ndarray]) -> list[np.ndarray]:
 def _compare_floats(case: Case, model: Any, q: Any, data: list[np.ndarray]) -> None:
     """The DDQ model with all quantizers off, before alignment, against the float model."""
     wanted = _outputs(model, data)
-    twin = rebuild(canonical(flatten(model)), q.ddq_config, "twin")
+    twin = rebuilt(canonical(flatten(model)), q.ddq_config, model)
     for layer in twin.layers:
         if isinstance(layer, DDQFixedGrid):
-            layer.call = lambda inputs: inputs
+            layer.call = lambda inputs, lift=0.0: inputs
         elif isinstance(layer, DDQSoftmax):
             layer.call = lambda inputs, training=None: keras.ops.softmax(inputs)
     with float_network(twin):

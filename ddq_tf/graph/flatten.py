@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -120,6 +120,26 @@ class FlatGraph:
         nodes = [new for node in self.nodes for new in changes.get(node.outputs[0], (node,))]
         return dataclasses.replace(self, nodes=tuple(nodes))
 
+    def named_apart(self, before: FlatGraph) -> FlatGraph:
+        """Returns the graph with no name used by two layers.
+
+        Args:
+            before: the graph that this one was made of; its layers keep their names.
+        """
+        names = {id(node.layer): node.name for node in before.nodes}
+        taken = {*names.values(), *self.input_names}
+        for node in self.nodes:
+            if id(node.layer) not in names:
+                names[id(node.layer)] = unused(node.name, taken)
+                taken.add(names[id(node.layer)])
+        nodes = tuple(
+            node
+            if node.name == names[id(node.layer)]
+            else dataclasses.replace(node, name=names[id(node.layer)])
+            for node in self.nodes
+        )
+        return dataclasses.replace(self, nodes=nodes)
+
     def without(self, node: FlatNode) -> FlatGraph:
         """Returns the graph with the readers of a node's output reading its input."""
         (gone,), (kept,) = node.outputs, node.inputs
@@ -132,6 +152,15 @@ class FlatGraph:
         )
         outputs = tuple(kept if t == gone else t for t in self.outputs)
         return dataclasses.replace(self, nodes=nodes, outputs=outputs)
+
+
+def unused(name: str, taken: Container[str]) -> str:
+    """Returns the name, numbered where it is taken."""
+    unique, count = name, 1
+    while unique in taken:
+        count += 1
+        unique = f"{name}_{count}"
+    return unique
 
 
 def functional_of(model: Any) -> Any:
@@ -244,12 +273,7 @@ def output_names(functional: Any) -> tuple[str, ...]:
     )
     for (path, _), layer in rows:
         by_key = bool(path) and all(isinstance(step, str) for step in path)
-        name = unique = "_".join(path) if by_key else layer
-        count = 1
-        while unique in names:
-            count += 1
-            unique = f"{name}_{count}"
-        names.append(unique)
+        names.append(unused("_".join(path) if by_key else layer, names))
     return tuple(names)
 
 

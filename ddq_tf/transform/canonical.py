@@ -36,7 +36,7 @@ class Canonicalizer:
     """
 
     def __init__(self, graph: FlatGraph) -> None:
-        self.graph = graph
+        self.graph = self._given = graph
         self.bare: set[int] = set()
         self._layers: dict[tuple[int, str], Any] = {}
         tensors = [t for node in graph.nodes for t in node.outputs]
@@ -46,7 +46,7 @@ class Canonicalizer:
         """Rewrites until nothing changes."""
         while self._expand_all() or self._merge_all():
             pass
-        return self.graph
+        return self.graph.named_apart(self._given)
 
     def new_tensor(self) -> int:
         """Returns an unused tensor number."""

@@ -56,7 +56,7 @@ def quantize_model(
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
     batches = [interface.packed(arrays) for arrays in examples]
-    quantized = _rebuilt(graph, config, model)
+    quantized = rebuilt(graph, config, model)
     weight_budget(quantized, config)
     if not config.narrow_range:
         make_gains_positive(quantized)
@@ -68,8 +68,14 @@ def quantize_model(
     return quantized
 
 
-def _rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
-    """Returns the uncalibrated model, whose scales can meet all that operators ask of them."""
+def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
+    """Returns the uncalibrated model, whose scales can meet all that operators ask of them.
+
+    Args:
+        graph: canonical, and supported.
+        config: of the DDQ model.
+        model: the float model.
+    """
     graph = separate_tied(graph)
     functional = functional_of(model)
     quantized = rebuild(graph, config, functional, model.name)

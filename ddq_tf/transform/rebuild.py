@@ -16,7 +16,7 @@ import keras
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
-from ddq_tf.graph.flatten import output_names
+from ddq_tf.graph.flatten import output_names, unused
 from ddq_tf.kinds import (
     FUNCTIONS,
     Output,
@@ -185,10 +185,7 @@ class _Rebuilder:
         )
 
     def _free_name(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
+        unique = unused(name, self._names)
         self._names.add(unique)
         return unique
 

@@ -95,7 +95,8 @@ class _Separator:
             changed = dataclasses.replace(node, inputs=inputs, outputs=outputs)
             same = inputs == node.inputs and inner is None
             nodes += [*self._before.get(id(node), []), node if same else changed, *behind]
-        return dataclasses.replace(self._graph, nodes=tuple(nodes))
+        graph = dataclasses.replace(self._graph, nodes=tuple(nodes))
+        return graph.named_apart(self._graph)
 
     def _new(self) -> int:
         self._count += 1

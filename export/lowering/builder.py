@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.export.lowering.kernels import fit_bias, integer_bias
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph.flatten import unused
 from ddq_tf.grids import FoldedLayer, Grid, fold, grid_of
 from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import quantizer_after
@@ -71,7 +72,7 @@ class Lowering:
         outputs: dict[str, str] = {}
         for place, tensor in enumerate(self.graph.outputs):
             name = self.names[tensor]
-            label = labels[place] if labels else _unused(name, outputs)
+            label = labels[place] if labels else unused(name, outputs)
             if dtype is not DType.INT8:
                 inner = self.tensors[name]
                 outside = _outside(dtype, inner.quantization)
@@ -92,7 +93,7 @@ class Lowering:
         data: np.ndarray | None = None,
     ) -> str:
         """Adds a tensor under a name that is still free; returns the name."""
-        unique = _unused(name, self.tensors)
+        unique = unused(name, self.tensors)
         self.tensors[unique] = Tensor(
             name=unique,
             shape=tuple(-1 if d is None else int(d) for d in shape),
@@ -360,15 +361,6 @@ class Lowering:
         if quantization is None:
             raise DDQError(f"tensor {name!r} is not quantized")
         return np.float32(quantization.scale[0])
-
-
-def _unused(name: str, taken: Container[str]) -> str:
-    """The name, numbered where it is taken."""
-    unique, count = name, 1
-    while unique in taken:
-        count += 1
-        unique = f"{name}_{count}"
-    return unique
 
 
 def quantization_of(grid: Grid) -> Quantization:
