@@ -75,5 +75,5 @@ def test_shrinking_gives_back_what_cannot_be_smaller():
 @pytest.mark.parametrize("seed", range(25))
 def test_the_file_computes_what_the_model_does(seed, tmp_path):
     case = generate(seed)
-    outcome = run(case, tmp_path)
+    outcome = run(case, tmp_path, limit_s=30)
     assert outcome.kind in GOOD, f"{outcome.fault}\n{outcome.detail}\n{keras_code(case)}"

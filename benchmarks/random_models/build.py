@@ -145,5 +145,7 @@ def config_of(case: Case) -> Any:
     """Returns the DDQConfig."""
     from ddq_tf import DDQConfig
 
-    lists = {name: tuple(v) if isinstance(v, list) else v for name, v in case.config.items()}
-    return DDQConfig(**lists)
+    given: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in case.config.items()
+    }
+    return DDQConfig(**given)

@@ -7,7 +7,7 @@ be refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def generate(seed: int) -> Case:
     maker.end()
     spec = maker.finished()
     config = _config(rng)
-    epochs = int(rng.integers(1, 3)) if rng.random() < 0.25 else 0
+    epochs = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
     if len(set(spec.outputs)) < len(spec.outputs) or "channel_precision" in config:
         epochs = 0  # Keras, or `fit` of a DDQ model, refuses it
     return Case(spec=spec, config=config, epochs=epochs, eager=rng.random() < 0.8, seed=seed)
@@ -63,7 +63,7 @@ def has_weights(spec: Spec) -> bool:
     return "Conv" in text or "Dense" in text
 
 
-def _choice(rng: np.random.Generator, weights: dict[Any, float]) -> Any:
+def _choice(rng: np.random.Generator, weights: Mapping[Any, float]) -> Any:
     """Picks a key by its weight."""
     keys, shares = list(weights), np.array(list(weights.values()), float)
     return keys[int(rng.choice(len(keys), p=shares / shares.sum()))]
@@ -541,7 +541,7 @@ def pool(maker: _Maker, tensor: int) -> int:
     rank = len(maker.shapes[tensor]) - 1
     kind = maker.pick("Max", "Average")
     if maker.chance(0.15):
-        keeps = {"keepdims": True} if maker.chance(0.7) else {}
+        keeps: dict[str, Any] = {"keepdims": True} if maker.chance(0.7) else {}
         return maker.call(f"Global{kind}Pooling{rank}D", tensor, **keeps)
     size = maker.pick(2, 2, 3, 3, 4) if maker.chance(0.7) else [maker.whole(1, 3)] * rank
     arguments: dict[str, Any] = {"pool_size": size, "padding": maker.pick("same", "valid")}
@@ -562,7 +562,8 @@ def resize(maker: _Maker, tensor: int) -> int:
         return maker.call("UpSampling2D", tensor, size=size, interpolation=how)
     sides = [[maker.whole(0, 2), maker.whole(0, 2)] for _ in range(rank)]
     argument = "padding" if kind == "ZeroPadding" else "cropping"
-    return maker.call(f"{kind}{rank}D", tensor, **{argument: sides if rank > 1 else sides[0]})
+    by: dict[str, Any] = {argument: sides if rank > 1 else sides[0]}
+    return maker.call(f"{kind}{rank}D", tensor, **by)
 
 
 def reshape(maker: _Maker, tensor: int) -> int:
@@ -600,7 +601,7 @@ def scale(maker: _Maker, tensor: int) -> int:
 
 def nothing(maker: _Maker, tensor: int) -> int:
     """A layer that acts in training only."""
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "Dropout": {"rate": 0.2},
         "GaussianNoise": {"stddev": 0.1},
         "GaussianDropout": {"rate": 0.1},

@@ -120,6 +120,9 @@ def _serve() -> None:
     os.dup2(2, 1)  # whatever else writes to standard output
     from .run import run
 
+    def tell(phase: str) -> None:
+        answers.write(f"phase {phase}\n")
+
     answers.write("ready\n")
     with tempfile.TemporaryDirectory() as folder:
         for line in sys.stdin:
@@ -128,7 +131,7 @@ def _serve() -> None:
                 from_json(asked["case"]),
                 Path(folder),
                 limit_s=asked["limit_s"],
-                tell=lambda phase: answers.write(f"phase {phase}\n") and None,
+                tell=tell,
             )
             kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             answered = {**dataclasses.asdict(outcome), "kib": kib}
