@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from ddq_tf.errors import DDQError
@@ -116,7 +117,7 @@ class Runner:
             DDQError: if this is no .tflite file, or holds what the runtime refuses.
         """
         self._interpreter = _load(model, delegate=delegate, num_threads=num_threads)
-        self.inputs, self.outputs = _interface(self._interpreter)
+        self.inputs, self.outputs = _interface(self._interpreter, content_of(model))
         batches = {info.shape[0] for info in self.inputs.values() if info.shape}
         self._fixed_batch = max(batches, default=-1)
         self._batch_size = batch_size if self._fixed_batch < 0 else self._fixed_batch
@@ -314,19 +315,22 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
 
 
 def _interface(
-    interpreter: Interpreter,
+    interpreter: Interpreter, content: bytes
 ) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo]]:
     """Returns inputs and outputs by the signature's names, else by the tensors' own.
 
-    The runtime sorts a signature by name; the file lists tensors in the model's order.
+    The runtime sorts a signature by name; the file lists names and tensors in the model's order.
     """
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if not interpreter.get_signature_list():
         return _named(inputs), _named(outputs)
     signature = interpreter.get_signature_runner()
+    written = schema.Model.GetRootAs(content).SignatureDefs(0)
+    input_names = [written.Inputs(i).Name().decode() for i in range(written.InputsLength())]
+    output_names = [written.Outputs(i).Name().decode() for i in range(written.OutputsLength())]
     return (
-        _in_order(signature.get_input_details(), inputs),
-        _in_order(signature.get_output_details(), outputs),
+        _in_order(signature.get_input_details(), input_names, inputs),
+        _in_order(signature.get_output_details(), output_names, outputs),
     )
 
 
@@ -335,12 +339,17 @@ def _named(tensors: list[dict[str, Any]]) -> dict[str, TensorInfo]:
 
 
 def _in_order(
-    signature: Mapping[str, Mapping[str, Any]], tensors: list[dict[str, Any]]
+    signature: Mapping[str, Mapping[str, Any]], names: list[str], tensors: list[dict[str, Any]]
 ) -> dict[str, TensorInfo]:
-    """Returns what a signature names, in the order of the file's own list."""
-    places = {details["index"]: place for place, details in enumerate(tensors)}
-    names = sorted(signature, key=lambda name: places.get(signature[name]["index"], len(places)))
-    return {name: _tensor_info(signature[name]) for name in names}
+    """Returns what a signature names, in the order of the file's own list.
+
+    A tensor with several names stands in the list as often; its names come in the file's order.
+    """
+    places: dict[int, list[int]] = {}
+    for place, details in enumerate(tensors):
+        places.setdefault(details["index"], []).append(place)
+    order = {name: places[signature[name]["index"]].pop(0) for name in names}
+    return {name: _tensor_info(signature[name]) for name in sorted(names, key=order.__getitem__)}
 
 
 def _tensor_info(details: Mapping[str, Any]) -> TensorInfo:

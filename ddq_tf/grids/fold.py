@@ -9,6 +9,8 @@ so codes k keep their magnitude, and only scale and bias change.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -76,7 +78,8 @@ class FoldedLayer:
         node: the weighted layer's call.
         batch_norm: the BatchNormalization folded, or None; of affine layers, the last.
         output: the tensor that carries the folded result.
-        codes: int8, the kernel's shape, signs flipped where gamma is negative.
+        codes: int8, the kernel's shape, signs flipped where gamma is negative; computed when
+            first asked for.
         scale: float32, (channels,), > 0, of the folded weights.
         bias: float64, (channels,), of the folded layer.
     """
@@ -84,9 +87,14 @@ class FoldedLayer:
     node: FlatNode
     batch_norm: Any
     output: int
-    codes: np.ndarray
+    make_codes: Callable[[], np.ndarray]
     scale: np.ndarray
     bias: np.ndarray
+
+    @functools.cached_property
+    def codes(self) -> np.ndarray:
+        """The codes."""
+        return self.make_codes()
 
 
 Source = DDQActivation | DDQFixedGrid | DDQSoftmax
@@ -149,7 +157,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     layer = node.layer
     if is_affine(graph, node):
         return _fold_affine(graph, node)
-    codes, scale = layer.integer_weights()
+    scale = layer.quantizer.export_scale()
     channels = int(np.prod(scale.shape))
     scale = scale.reshape(channels).astype(np.float64)
     bias = np.zeros(channels) if layer.bias is None else as_float64(layer.bias)
@@ -159,7 +167,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
             node=node,
             batch_norm=None,
             output=node.outputs[0],
-            codes=codes,
+            make_codes=lambda: layer.integer_weights()[0],
             scale=scale.astype(np.float32),
             bias=bias,
         )
@@ -171,7 +179,7 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
         node=node,
         batch_norm=after.layer,
         output=after.outputs[0],
-        codes=codes * live,
+        make_codes=lambda: layer.integer_weights()[0] * live,
         scale=np.where(dead, scale, scale * np.abs(gain)).astype(np.float32),
         bias=gain * bias + shift,
     )
@@ -188,7 +196,7 @@ def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
         node=node,
         batch_norm=chain[-1].layer,
         output=chain[-1].outputs[0],
-        codes=codes.astype(np.int8).reshape(1, 1, channels, 1),
+        make_codes=lambda: codes.astype(np.int8).reshape(1, 1, channels, 1),
         scale=(np.where(dead, np.abs(gain).max() or 1.0, np.abs(gain)) / code).astype(np.float32),
         bias=shift,
     )

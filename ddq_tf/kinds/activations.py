@@ -21,7 +21,7 @@ from ddq_tf.kinds.functions import (
     known_names,
 )
 from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank, plain_copy
-from ddq_tf.layers import DDQSoftmax
+from ddq_tf.layers import DDQSoftmax, elu
 
 if TYPE_CHECKING:
     from ddq_tf.config import DDQConfig
@@ -126,12 +126,14 @@ def _output(node: FlatNode) -> Output:
 
 
 def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
-    """ReLUs become ReLU layers, softmax DDQSoftmax; the others stay."""
+    """ReLUs become ReLU layers, softmax DDQSoftmax, ELU an exact one; the others stay."""
     function = activation_name(node.layer)
     if function == "softmax":
         return DDQSoftmax(name=name)
     if function in ("relu", "relu6", "clipped_relu"):
         return L.ReLU(ceiling_of(node.layer), name=name)
+    if function == "elu":
+        return L.Activation(elu, name=name)
     return plain_copy(config, node, name)
 
 

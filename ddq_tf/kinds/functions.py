@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from ddq_tf.kinds.rule import Output
-from ddq_tf.layers import SOFTMAX_SCALE
+from ddq_tf.layers import SOFTMAX_SCALE, elu
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -101,6 +101,8 @@ def activation_name(layer: Any) -> str | None:
         return "relu6" if layer.max_value == 6 else "clipped_relu"
     if isinstance(layer, keras.layers.Softmax):
         return "softmax" if layer.axis == -1 else None
+    if layer.activation is elu:
+        return "elu"
     name = keras.activations.serialize(layer.activation)
     return name if isinstance(name, str) else None
 

@@ -1,6 +1,6 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
-from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax
+from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax, elu
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.weighted import (
@@ -29,6 +29,7 @@ __all__ = [
     "DDQSoftmax",
     "DDQWeightedLayer",
     "activation_layers",
+    "elu",
     "operator_kind",
     "weighted_layers",
 ]

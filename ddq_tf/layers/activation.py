@@ -144,6 +144,16 @@ def _fits(kind: str, ceiling: float) -> bool:
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
+def elu(x: Tensor) -> Tensor:
+    """Returns x above 0, else e^x - 1, exactly also for tiny x, where Keras's own rounds coarsely.
+
+    Args:
+        x: float32, any shape.
+    """
+    return ops.where(x > 0, x, ops.expm1(ops.minimum(x, 0.0)))
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQSoftmax(keras.layers.Layer):
     """Softmax over the last axis; in inference on TFLite's fixed grid of 256 steps of 1/256.
 

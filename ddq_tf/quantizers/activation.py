@@ -138,9 +138,16 @@ class ActivationQuantizer(LearnedPrecision):
         self.log_range.assign(log)
 
     def export_scale(self) -> np.float32:
-        """Returns s as the forward pass uses it."""
-        scale = self.scale(self.selection(False))
-        return np.float32(np.asarray(ops.convert_to_numpy(scale)))
+        """Returns s as the forward pass uses it, bit by bit."""
+        index = int(self.choice)
+        if np.asarray(ops.convert_to_numpy(self.log_range))[index]:
+            scale = self.scale(self.selection(False))
+            return np.float32(np.asarray(ops.convert_to_numpy(scale)))
+        # A range that has not learned since it was set is its base: no exp(2 tanh(...)) to repeat.
+        alpha = np.float32(np.asarray(ops.convert_to_numpy(self.base_range))[index])
+        if self.ceiling is not None:
+            alpha = min(alpha, np.float32(self.ceiling))
+        return alpha * np.float32(1.0 / self.limits(self.precisions[index])[1])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -242,12 +242,20 @@ class WeightQuantizer(LearnedPrecision):
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
         selection, parameters = self.selection(False), self._parameters()
-        alpha = pick(selection, parameters[0])
-        scale = np.asarray(ops.convert_to_numpy(self.levels.rounding.scale(alpha, selection)))
+        scale = self._step(selection, parameters[0])
         quantized = self._rounded(selection, ops.copy(kernel), *parameters)
         quantized = np.asarray(ops.convert_to_numpy(quantized))
         codes = np.rint(quantized / scale).astype(np.int8)
         return codes, np.broadcast_to(scale, self.channel_shape).copy()
+
+    def export_scale(self) -> np.ndarray:
+        """Returns the scales alone of `export`: float32, the channel shape."""
+        scale = self._step(self.selection(False), self._parameters()[0])
+        return np.broadcast_to(scale, self.channel_shape).copy()
+
+    def _step(self, selection: Tensor, ranges: Tensor) -> np.ndarray:
+        alpha = pick(selection, ranges)
+        return np.asarray(ops.convert_to_numpy(self.levels.rounding.scale(alpha, selection)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

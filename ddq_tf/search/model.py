@@ -28,10 +28,12 @@ class DDQModel(keras.Model):
         ddq_config: the configuration that it was made with.
         float_outputs: what the float model called its outputs, in their order: the keys of a
             dictionary, or the names of layers, each once; the exported file calls them so.
+        aligned_digest: of the weights that were aligned last (`grids.align`), None if none were.
     """
 
     ddq_config: DDQConfig = DDQConfig()
     float_outputs: tuple[str, ...] = ()
+    aligned_digest: str | None = None
     _training_losses: tuple[TrainingLoss, ...] = ()
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
@@ -119,6 +121,7 @@ class DDQModel(keras.Model):
             "ddq_config": self.ddq_config.to_dict(),
             "float_outputs": list(self.float_outputs),
             "output_names": list(self.output_names),
+            "aligned_digest": self.aligned_digest,
         }
 
     @classmethod
@@ -128,7 +131,9 @@ class DDQModel(keras.Model):
         ddq_config = DDQConfig.from_dict(functional.pop("ddq_config"))
         labels = functional.pop("float_outputs", ())
         layers = functional.pop("output_names", None)
+        aligned_digest = functional.pop("aligned_digest", None)
         model = super().from_config(functional, custom_objects=custom_objects)
         model.ddq_config = ddq_config
         model.name_outputs(labels, layers or model.output_names)
+        model.aligned_digest = aligned_digest
         return model

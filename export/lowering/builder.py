@@ -246,7 +246,7 @@ class Lowering:
             node=node,
             batch_norm=None,
             output=node.outputs[0],
-            codes=codes,
+            make_codes=lambda: codes,
             scale=np.full(channels, scale, np.float32),
             bias=np.full(channels, bias),
         )
@@ -332,7 +332,7 @@ class Lowering:
         grid = quantization_of(grid_of(self.graph, node.outputs[0]))
         if node.layer.max_value:
             highest = int(np.rint(node.layer.max_value / float(grid.scale[0])))
-            if highest < 255:
+            if highest < grid_of(self.graph, node.inputs[0]).qmax:
                 above = Quantization(scale=grid.scale, zero_point=max(127 - highest, -128))
                 name = self._requantized(node, name, above, is_inner=True)
         self.names[node.outputs[0]] = self._requantized(node, name, grid)

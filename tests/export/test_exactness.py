@@ -3,12 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from ddq_tf.graph.relations import conflicts
 
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.errors import DDQError
 from ddq_tf.export import export_tflite, verify
-from ddq_tf.graph import align, flatten
+from ddq_tf.graph import flatten
+from ddq_tf.grids import align
+from ddq_tf.grids.relations import conflicts
 from ddq_tf.layers import DDQSoftmax
 from tests.toys import array, shake
 
