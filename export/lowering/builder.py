@@ -273,6 +273,24 @@ class Lowering:
         grid = Quantization(scale=unit)
         return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
 
+    def in_floats(self, node: FlatNode, operator: str, constants: Sequence[np.ndarray]) -> None:
+        """DEQUANTIZE, an operator on floats with constants, QUANTIZE.
+
+        XNNPACK runs all three with the integer operators around them, as one part. Where the
+        operator is a plain IEEE operation it gives, on every machine, what Keras's float32 gives.
+        """
+        reads, shape = self.names[node.inputs[0]], output_shape(node)
+        real = self.declare(f"{node.name}/real", node.shapes[0], DType.FLOAT32, None)
+        made = self.declare(f"{node.name}/made", shape, DType.FLOAT32, None)
+        operands = [
+            self.declare(f"{node.name}/constant", values.shape, DType.FLOAT32, None, values)
+            for values in (np.asarray(each, np.float32) for each in constants)
+        ]
+        self.emit("DEQUANTIZE", (reads,), real, source=node.name)
+        self.emit(operator, (real, *operands), made, source=node.name)
+        writes = self.result(node, node.outputs[0])
+        self.emit("QUANTIZE", (made,), writes, source=node.name)
+
     def mean(self, node: FlatNode, *, keep_dims: bool) -> None:
         """MEAN over height and width."""
         reads = self.names[node.inputs[0]]
