@@ -178,6 +178,16 @@ def _lower_leaky(into: Lowering, node: FlatNode) -> None:
     into.emit("LEAKY_RELU", (reads,), writes, source=node.name, alpha=alpha)
 
 
+def _prelu_row(layer: Any, name: str) -> Any:
+    axes = None if layer.shared_axes is None else [1, *(axis + 1 for axis in layer.shared_axes)]
+    return L.PReLU(shared_axes=axes, name=name)
+
+
+def _lower_prelu(into: Lowering, node: FlatNode) -> None:
+    """PRELU on floats, which XNNPACK takes beside integer operators."""
+    into.in_floats(node, "PRELU", [keras.ops.convert_to_numpy(node.layer.alpha)])
+
+
 def _examples(*names: str) -> tuple[Example, ...]:
     return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
 
@@ -235,6 +245,23 @@ FAMILY = Family(
             lower=_lower_leaky,
             is_homogeneous=True,
             examples=(Example(build=lambda x: L.LeakyReLU(0.1)(x)),),
+        ),
+        LayerRule(
+            layers=(L.PReLU,),
+            words="PReLU",
+            on_row=_prelu_row,
+            output=Output.OWN,
+            lower=_lower_prelu,
+            is_homogeneous=True,
+            examples=(
+                Example(build=lambda x: L.PReLU("random_normal", shared_axes=[1, 2])(x)),
+                Example(build=lambda x: L.PReLU("random_normal")(x)),
+                Example(build=lambda x: L.ReLU(6.0)(L.PReLU("random_normal")(x))),
+                Example(build=lambda x: L.PReLU("random_normal")(x), shape=(7,)),
+                Example(
+                    build=lambda x: L.PReLU("random_normal", shared_axes=[1])(x), shape=(12, 4)
+                ),
+            ),
         ),
         LayerRule(
             layers=(L.ELU,),

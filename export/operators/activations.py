@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ddq_tf import xnnpack
-from ddq_tf.export.ir import Op, Tensor
+from ddq_tf.export.ir import DType, Op, Tensor
 from ddq_tf.export.operators.arithmetic import (
     F32,
     limits,
@@ -134,6 +134,14 @@ def _clamp(kind: str, version: Version, *, keeps_grid: bool = False) -> Operator
     return Operator(kind=kind, kernel=clamp, version=version, keeps_grid=keeps_grid)
 
 
+def _prelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+    """PRELU of floats: x where it is not below 0, else f32(slope * x)."""
+    image, slopes = reads
+    if (image.tensor.dtype, output.dtype) != (DType.FLOAT32,) * 2:
+        raise refuse(op, f"activations must be FLOAT32. Received: {image.tensor.dtype.value}")
+    return np.where(image.values < 0, image.values * slopes.values, image.values)
+
+
 OPERATORS = (
     Operator(kind="LOGISTIC", kernel=logistic, version=int8_is_2),
     Operator(kind="TANH", kernel=tanh, version=int8_is_2),
@@ -160,11 +168,7 @@ OPERATORS = (
         keeps_grid=True,
         requantizations=_slopes,
     ),
-    Operator(
-        kind="PRELU",
-        unknown="no model of this package has it; how XNNPACK rounds it is not measured",
-        version=always(1),
-    ),
+    Operator(kind="PRELU", kernel=_prelu, version=always(1), changes_type=True),
     _clamp("RELU", eight_bit_is_2, keeps_grid=True),
     # Their bounds are real numbers: they need the true scale.
     _clamp("RELU6", int8_is_2),
