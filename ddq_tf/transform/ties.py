@@ -2,13 +2,14 @@
 
 TFLite's CONCATENATION has no arithmetic: all its inputs lie on the output's grid. So whatever
 writes an input writes that grid directly, and a chain of concatenations has one grid. And weights
-that are used several times have one multiplier: all their inputs lie on one grid, and all their
-outputs do.
+or gains that are used several times have one multiplier: all their inputs lie on one grid, and all
+their outputs do.
 """
 
 from __future__ import annotations
 
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.grids.affine import is_affine
 from ddq_tf.kinds import Output, function_of, is_activation, output_of
 from ddq_tf.kinds.checks import does_linear
 
@@ -57,7 +58,7 @@ class Ties:
 
     def _end(self, node: FlatNode) -> int:
         """The output of a weighted layer's block: of the BatchNorm and the ReLU behind it."""
-        if not does_linear(node):
+        if isinstance(node.layer, WEIGHTED) and not does_linear(node):
             return node.outputs[0]
         end = self._graph.norm_of(node) or node
         return (fused_activation(self._graph, end) or end).outputs[0]
@@ -88,10 +89,13 @@ class Ties:
 
 
 def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
-    """Returns the calls of each weighted layer that is called several times."""
+    """Returns the calls of each layer with weights or gains that is called several times.
+
+    A BatchNormalization that folds into what it follows has no multiplier of its own.
+    """
     calls: dict[int, list[FlatNode]] = {}
     for node in graph.nodes:
-        if isinstance(node.layer, WEIGHTED):
+        if isinstance(node.layer, WEIGHTED) or is_affine(graph, node):
             calls.setdefault(id(node.layer), []).append(node)
     return [nodes for nodes in calls.values() if len(nodes) > 1]
 
