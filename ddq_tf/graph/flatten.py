@@ -289,8 +289,18 @@ def _says_inference(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get("training") is False
 
 
+def _read_by(outputs: Sequence[int], nodes: Sequence[FlatNode]) -> tuple[FlatNode, ...]:
+    """The nodes that outputs depend on."""
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if needed & set(node.outputs):
+            needed |= set(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
 def flatten(model: Any) -> FlatGraph:
-    """Returns the flat graph of a Sequential, Functional or nested model.
+    """Returns the flat graph of a Sequential, Functional or nested model, of what outputs need.
 
     Raises:
         DDQError: if the model is subclassed, unbuilt, or no Keras 3 model.
@@ -300,7 +310,7 @@ def flatten(model: Any) -> FlatGraph:
     inputs = [flattener.new_tensor() for _ in functional.inputs]
     outputs = flattener.walk(functional, inputs, "", False)
     return FlatGraph(
-        nodes=tuple(flattener.nodes),
+        nodes=_read_by(outputs, flattener.nodes),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         input_names=tuple(t._keras_history.operation.name for t in functional.inputs),

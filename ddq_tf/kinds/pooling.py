@@ -158,12 +158,17 @@ def _lower_max(into: Lowering, node: FlatNode) -> None:
         _pool(into, node, "MAX_POOL_2D")
 
 
+# A power of 2, so that it changes no multiplier; too large for INT4, which XNNPACK would not take.
+_MEAN_CODE = 64
+
+
 def _window_sum(into: Lowering, node: FlatNode, writes: str, **attrs: Any) -> None:
-    """The mean of each window as a DEPTHWISE_CONV_2D of code 1."""
+    """The mean of each window as a DEPTHWISE_CONV_2D of one code."""
     layer, (height, width) = node.layer, node.layer.pool_size
-    codes = np.ones((height, width, node.shapes[0][-1] or 0, 1), np.int8)
+    codes = np.full((height, width, node.shapes[0][-1] or 0, 1), _MEAN_CODE, np.int8)
     strides = {"stride_h": int(layer.strides[0]), "stride_w": int(layer.strides[1])}
-    into.depthwise(node, codes, 1 / (height * width), 0.0, writes, **attrs, **strides)
+    scale = 1 / (height * width * _MEAN_CODE)
+    into.depthwise(node, codes, scale, 0.0, writes, **attrs, **strides)
 
 
 def _pool(into: Lowering, node: FlatNode, operator: str) -> None:
