@@ -1,6 +1,6 @@
 """Writes README's table of supported layers from the rules of `ddq_tf.kinds`.
 
-    python benchmarks/supported_page.py
+python benchmarks/supported_page.py
 """
 
 from __future__ import annotations
