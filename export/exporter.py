@@ -41,8 +41,8 @@ class ExportResult:
 
     path: Path
     size_bytes: int
-    target: Target
-    graph: Graph
+    target: Target = dataclasses.field(repr=False)
+    graph: Graph = dataclasses.field(repr=False)
     min_runtime: str
     sizes: ByteSizes
 

@@ -20,7 +20,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.grids.affine import affine_chain, batch_norm_affine, best_code, compose, is_affine
 from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import SOFTMAX_SCALE, DDQActivation, DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQSoftmax
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
 BIAS_MAX = 2**26
@@ -128,14 +128,8 @@ def _to_source(graph: FlatGraph, tensor: int) -> list[FlatNode]:
 def grid_of(graph: FlatGraph, tensor: int) -> Grid:
     """Returns the grid that a tensor of a DDQ model lies on; a ReLU cuts off its lower half."""
     *between, source = _to_source(graph, tensor)
-    layer = source.layer
-    if isinstance(layer, DDQSoftmax):
-        grid = Grid(scale=np.float32(SOFTMAX_SCALE), qmin=0, qmax=255)
-    elif isinstance(layer, DDQFixedGrid):
-        grid = Grid(scale=np.float32(layer.scale), qmin=layer.qmin, qmax=layer.qmax)
-    else:
-        quantizer = layer.quantizer
-        grid = Grid(scale=quantizer.export_scale(), qmin=quantizer.qmin, qmax=quantizer.qmax)
+    qmin, qmax = source.layer.limits
+    grid = Grid(scale=source.layer.step, qmin=qmin, qmax=qmax)
     if any(type(node.layer) is keras.layers.ReLU for node in between):
         return dataclasses.replace(grid, qmin=0, cut=grid.qmin < 0)
     return grid

@@ -16,7 +16,7 @@ from ddq_tf.graph.windows import stays_inside
 from ddq_tf.grids.fold import fold, grid_of, quantizer_after, source_of
 from ddq_tf.grids.relations import SUMS
 from ddq_tf.kinds import rule_of
-from ddq_tf.layers import DDQActivation, DDQBorderGain, DDQWeightedLayer
+from ddq_tf.layers import DDQBorderGain, DDQWeightedLayer
 from ddq_tf.quantizers import ActivationQuantizer
 from ddq_tf.targets import Target
 
@@ -52,8 +52,8 @@ def _lower_inputs(
         source = source_of(graph, tensor)
         own = _largest(graph, node, quantizer, (tensor,)) if kind == "sum" else None
         excess = (own or _largest(graph, node, quantizer)) / _MOST[kind]
-        if excess > 1.0001 and isinstance(source, DDQActivation):
-            source.quantizer.rescale(1 / excess)
+        if excess > 1.0001 and source.movable is not None:
+            source.movable.rescale(1 / excess)
 
 
 def narrow(graph: FlatGraph) -> list[str]:

@@ -27,9 +27,9 @@ from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.grids.fold import Grid, grid_of, quantizer_after, source_of
 from ddq_tf.grids.fractions import LARGEST, odd_fraction
 from ddq_tf.grids.tables import MARGIN, best_factor, margin
-from ddq_tf.kinds import Function, Output, function_of, output_of, rule_of
+from ddq_tf.kinds import Function, Output, function_of, is_activation, output_of, rule_of
 from ddq_tf.kinds.functions import Values
-from ddq_tf.layers import SOFTMAX_SCALE, DDQActivation, DDQFixedGrid
+from ddq_tf.layers import DDQActivation
 from ddq_tf.quantizers import ActivationQuantizer
 
 # No odd fraction nearest to this multiple of a value lies below the value.
@@ -101,6 +101,11 @@ class Multiple(Relation):
         """Lists what could move."""
         fixed = not isinstance(self.quantizer, ActivationQuantizer)
         self.members = () if fixed else (self.quantizer, self.unit)
+
+    @property
+    def scale(self) -> float:
+        """The scale beside the sum."""
+        return _scale(self.quantizer) if self.members else float(self.quantizer.step)
 
     def _whole(self, multiple: float, *, only_down: bool = False) -> float:
         # A range at its ceiling has only downwards to go.
@@ -335,7 +340,7 @@ def _sums(graph: FlatGraph) -> list[Relation]:
         unit = Unit(1.0)
         roles: dict[int, Multiple] = {}
         for node, layer, place in group:
-            quantizer = layer.quantizer if isinstance(layer, DDQActivation) else layer
+            quantizer = layer.movable or layer
             role = roles.setdefault(
                 id(quantizer), Multiple(node, quantizer, unit, place is None, place)
             )
@@ -347,19 +352,13 @@ def _sums(graph: FlatGraph) -> list[Relation]:
 
 def _unit_of(roles: list[Multiple]) -> float:
     """The unit on which scales lie already; else the greatest scale is its 1023-fold."""
-    scales = np.array([_scale_of(role.quantizer) for role in roles])
+    scales = np.array([role.scale for role in roles])
     odd = np.array([role.is_output for role in roles])
     counts = np.concatenate([np.arange(LARGEST, 0, -1), np.arange(LARGEST + 1, 2 * LARGEST)])
     multiples = counts[:, None] * (scales / scales.max())
     whole = np.maximum(np.rint(multiples), 1)
     lies = (np.abs(multiples / whole - 1) < _SAME) & ((whole % 2 == 1) | ~odd)
     return float(scales.max() / counts[np.argmax(lies.all(axis=1))])
-
-
-def _scale_of(layer: Any) -> float:
-    if isinstance(layer, DDQActivation | ActivationQuantizer):
-        return _scale(layer.quantizer if isinstance(layer, DDQActivation) else layer)
-    return layer.scale if isinstance(layer, DDQFixedGrid) else SOFTMAX_SCALE
 
 
 def connected_sums(graph: FlatGraph) -> list[list[tuple[FlatNode, Any, int | None]]]:
@@ -378,7 +377,7 @@ def connected_sums(graph: FlatGraph) -> list[list[tuple[FlatNode, Any, int | Non
         reader = quantizer_after(graph, node.outputs[0])
         if reader is not None:
             around.append((node, reader.layer, None))
-        names = {id(layer) for _, layer, _ in around if isinstance(layer, DDQActivation)}
+        names = {id(layer) for _, layer, _ in around if layer.movable is not None}
         joined = [g for g in groups if names & {id(layer) for _, layer, _ in g}]
         groups = [g for g in groups if g not in joined]
         groups.append([*around, *(member for g in joined for member in g)])
@@ -389,14 +388,11 @@ def _table_inputs(graph: FlatGraph) -> list[Relation]:
     """The functions with fixed output grids, together for each tensor's grid."""
     found: dict[int, TableInputs] = {}
     for node in graph.nodes:
-        if not isinstance(node.layer, keras.layers.Activation):
-            continue
-        function, tensor = function_of(node.layer), node.inputs[0]
+        function, tensor = _function(node), node.inputs[0]
         if function is None or function.grid is None:
             continue
         source = source_of(graph, tensor)
-        quantizer = source.quantizer if isinstance(source, DDQActivation) else None
-        new = TableInputs(node, lambda t=tensor: grid_of(graph, t), quantizer)
+        new = TableInputs(node, lambda t=tensor: grid_of(graph, t), source.movable)
         relation = found.setdefault(id(source), new)
         relation.nodes.append(node)
         if not new.grid().cut:  # the whole of the grid, where some see a half
@@ -405,16 +401,16 @@ def _table_inputs(graph: FlatGraph) -> list[Relation]:
 
 
 def _table(graph: FlatGraph, node: FlatNode) -> Relation | None:
-    if not isinstance(node.layer, keras.layers.Activation):
-        return None
-    function, after = function_of(node.layer), quantizer_after(graph, node.outputs[0])
+    function, after = _function(node), quantizer_after(graph, node.outputs[0])
     if function is None or function.values is None or function.grid or after is None:
         return None
     tensor = node.inputs[0]
-    source = source_of(graph, tensor)
-    quantizer = source.quantizer if isinstance(source, DDQActivation) else None
-    output = after.layer.quantizer
-    return Table(node, lambda: grid_of(graph, tensor), function.values, quantizer, output)
+    moves, output = source_of(graph, tensor).movable, after.layer.quantizer
+    return Table(node, lambda: grid_of(graph, tensor), function.values, moves, output)
+
+
+def _function(node: FlatNode) -> Function | None:
+    return function_of(node.layer) if is_activation(node) else None
 
 
 def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:
@@ -426,10 +422,10 @@ def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:
     powers = {after.layer.quantizer: -1}
     for tensor in node.inputs:
         source = source_of(graph, tensor)
-        if isinstance(source, DDQActivation):
-            powers[source.quantizer] = powers.get(source.quantizer, 0) + 1
+        if source.movable is not None:
+            powers[source.movable] = powers.get(source.movable, 0) + 1
         else:
-            factor *= _scale_of(source)
+            factor *= float(source.step)
     moving = {quantizer: power for quantizer, power in powers.items() if power}
     return Ratio(node, factor, moving, greatest, fractions)
 

@@ -11,7 +11,7 @@ from keras.src.activations.activations import ReLU as ReluFunction
 from keras.src.ops import nn
 from keras.src.ops import numpy as operations
 
-from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
 from ddq_tf.kinds.functions import (
     FUNCTIONS,
@@ -185,7 +185,7 @@ def _prelu_row(layer: Any, name: str) -> Any:
 
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
-    into.in_floats(node, "PRELU", [keras.ops.convert_to_numpy(node.layer.alpha)])
+    into.in_floats(node, "PRELU", [as_float64(node.layer.alpha)])
 
 
 def _examples(*names: str) -> tuple[Example, ...]:

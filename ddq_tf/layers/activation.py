@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 from keras import ops
 
 from ddq_tf.errors import DDQError
@@ -123,6 +124,21 @@ class DDQActivation(keras.layers.Layer):
         outputs = ops.relu(inputs)
         return outputs if self.ceiling is None else ops.minimum(outputs, self.ceiling)
 
+    @property
+    def movable(self) -> ActivationQuantizer:
+        """What the grid's step belongs to, and can be moved by."""
+        return self.quantizer
+
+    @property
+    def step(self) -> np.float32:
+        """The grid's step."""
+        return self.quantizer.export_scale()
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The grid's smallest and largest code."""
+        return self.quantizer.qmin, self.quantizer.qmax
+
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the input shape."""
         return input_shape
@@ -159,7 +175,16 @@ class DDQSoftmax(keras.layers.Layer):
 
     Training sees the float probabilities: a loss on the rounded ones has no gradient where a
     probability rounds to 0.
+
+    Attributes:
+        movable: None: nothing moves the grid.
+        step: of the grid.
+        limits: its smallest and largest code.
     """
+
+    movable = None
+    step = np.float32(SOFTMAX_SCALE)
+    limits = (0, 255)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns probabilities, of the inputs' shape."""

@@ -23,7 +23,12 @@ class DDQFixedGrid(keras.layers.Layer):
     Args:
         scale: of one step.
         qmin: the lowest code.
+
+    Attributes:
+        movable: None: nothing moves the grid.
     """
+
+    movable = None
 
     def __init__(self, scale: float, qmin: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -39,6 +44,16 @@ class DDQFixedGrid(keras.layers.Layer):
     def qmax(self) -> int:
         """The highest code."""
         return self.qmin + 255
+
+    @property
+    def step(self) -> np.float32:
+        """The grid's step."""
+        return np.float32(self.scale)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The grid's smallest and largest code."""
+        return self.qmin, self.qmax
 
     def call(self, inputs: Tensor, lift: float = 0.0) -> Tensor:
         """Rounds and clips; the gradient passes where nothing is clipped.

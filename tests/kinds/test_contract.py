@@ -98,7 +98,8 @@ def test_without_rounding_an_example_is_the_float_layer(name):
         for ours, theirs in zip(twin(x, training=False), model(x, training=False), strict=True):
             largest = float(np.abs(array(theirs)).max())
             error = np.abs(array(ours) - array(theirs)).max()
-            assert error <= tolerance * largest, (name, error, largest)
+            # Keras's ELU rounds e^x - 1 to multiples of 6e-8; ours does not.
+            assert error <= tolerance * largest + 1e-7, (name, error, largest)
 
 
 def without_grids(model):
