@@ -87,7 +87,10 @@ def _digest(model: keras.Model) -> str:
 
 
 def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
-    """For each layer with weights or gains its calls: one for each BatchNorm behind it."""
+    """For each layer with gains or weights its calls: one for each BatchNorm behind it.
+
+    Gains come first: a BatchNorm may stand alone and behind weights, which then follow it.
+    """
     layers: dict[int, list[FlatNode]] = {}
     for node in graph.nodes:
         if _is_weighted(graph, node):
@@ -98,7 +101,7 @@ def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
             different = {0 if norm is None else id(norm): node for norm, node in norms}
             # One without a BatchNorm has only the kernel to move: it comes first.
             layers[key] = [different[norm] for norm in sorted(different)]
-    return list(layers.values())
+    return sorted(layers.values(), key=lambda calls: isinstance(calls[0].layer, DDQWeightedLayer))
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
@@ -154,7 +157,7 @@ def _keep_steps_of_bias(
     after = fold(graph, before.node)
     steps = np.rint(before.bias / (input_scale * before.scale.astype(np.float64)))
     wanted = np.clip(steps, 1 - BIAS_MAX, BIAS_MAX - 1) * input_scale * after.scale
-    _shift_bias(after, np.where(capped, wanted - after.bias, 0.0))
+    _shift_bias(graph, after, np.where(capped, wanted - after.bias, 0.0))
 
 
 def _scale_affine(layer: Any, factor: np.ndarray) -> None:
@@ -185,7 +188,7 @@ def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
     unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
     units = folded.bias / unit
     representable = np.abs(units) < BIAS_MAX
-    _shift_bias(folded, np.where(representable, (np.rint(units) - units) * unit, 0.0))
+    _shift_bias(graph, folded, np.where(representable, (np.rint(units) - units) * unit, 0.0))
 
 
 def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
@@ -217,16 +220,22 @@ def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
     fits = (reach < 0.5) & (np.abs(bias / unit + steps) < BIAS_MAX)
     shift = np.zeros(small.size)
     shift[small] = np.where(fits, steps * unit, 0.0)
-    _shift_bias(folded, shift)
+    _shift_bias(graph, folded, shift)
 
 
-def _shift_bias(folded: FoldedLayer, shift: np.ndarray) -> None:
+def _shift_bias(graph: FlatGraph, folded: FoldedLayer, shift: np.ndarray) -> None:
     """Adds to a folded bias where that is free.
 
-    That is beta, the moving mean of a BatchNorm without beta, or the layer's own bias.
+    That is beta, the moving mean of a BatchNorm without beta, or the layer's own bias: also of one
+    whose BatchNorm stands elsewhere too.
     """
     norm, layer = folded.batch_norm, folded.node.layer
-    if isinstance(norm, DDQRescaling):
+    is_own = norm is None or graph.calls(norm) <= graph.calls(layer)
+    if not is_own and layer.bias is not None:
+        gain, _ = batch_norm_affine(norm, shift.size)
+        moved = np.divide(shift, gain, out=np.zeros_like(shift), where=gain != 0)
+        layer.bias.assign(as_float64(layer.bias) + moved)
+    elif isinstance(norm, DDQRescaling):
         norm.shift.assign(as_float64(norm.shift) + shift)
     elif norm is not None and norm.center:
         norm.beta.assign(as_float64(norm.beta) + shift)

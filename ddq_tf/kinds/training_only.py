@@ -70,6 +70,7 @@ FAMILY = Family(
         LayerRule(
             layers=(L.SpatialDropout1D,),
             on_row=_dropout_row,
+            has_two_modes=True,
             examples=(Example(build=lambda x: L.SpatialDropout1D(0.2)(x), shape=(12, 4)),),
         ),
         _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),

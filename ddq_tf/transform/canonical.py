@@ -7,6 +7,8 @@ images of one row (`transform.sequences`). Then neighbours:
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
 3. Rescalings in a row: one.
 4. A rescaling behind a convolution or dense layer: part of its weights.
+5. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
+   for `grids.align` to move.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import activation_name, find_rule
 from ddq_tf.layers import DDQRescaling
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
@@ -143,6 +145,26 @@ def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     return _joined(to.graph, [before], node, before.calling(twin, outputs=node.outputs))
 
 
+def _own_bias(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
+    """A bias of its own, for a layer whose BatchNorm is not its own."""
+    layer = node.layer
+    if not isinstance(layer, WEIGHTED) or layer.use_bias:
+        return None
+    norms = [to.graph.norm_of(call) for call in to.graph.nodes if call.layer is layer]
+    if all(n is None or to.graph.calls(n.layer) <= to.graph.calls(layer) for n in norms):
+        return None
+
+    def make() -> Any:
+        with_bias: Any = type(layer).from_config({**layer.get_config(), "use_bias": True})
+        with_bias.build(node.shapes[0])
+        with_bias.kernel.assign(layer.kernel)
+        return with_bias
+
+    twin = to.layer(layer, "with bias", make)
+    calls = [call for call in to.graph.nodes if call.layer is layer]
+    return to.graph.replaced({call.outputs[0]: [call.calling(twin)] for call in calls})
+
+
 def _hard_sigmoid(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """relu6(x + 3) / 6."""
     middle = to.graph.producer(node.inputs[0])
@@ -176,4 +198,4 @@ def _joined(graph: FlatGraph, gone: list[FlatNode], node: FlatNode, new: FlatNod
     return graph.replaced({**nothing, node.outputs[0]: [new]})
 
 
-_RULES: tuple[_Neighbours, ...] = (_hard_sigmoid, _two_rescalings, _scaled_kernel)
+_RULES: tuple[_Neighbours, ...] = (_hard_sigmoid, _two_rescalings, _scaled_kernel, _own_bias)

@@ -298,3 +298,18 @@ def test_sums_beyond_int32_are_refused_by_name(bits, limit):
     x = np.full((2, 150000), 255, np.float32)
     with pytest.raises(DDQError, match=rf"'mean' \(DDQDense\): sums of 150000 .*below {limit}"):
         quantize_model(model, DDQConfig(budget=None, precisions=(bits,)), x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_norm_alone_and_behind_weights(bias, seed, tmp_path):
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((8, 8, 4))
+    norm = K.BatchNormalization(beta_initializer="random_normal")
+    y = norm(conv(4, 3, use_bias=bias)(act("silu")(norm(x))))
+    z = K.ReLU()(norm(conv(4, 1, use_bias=bias)(y)))
+    model = shake(keras.Model(x, [z, norm(norm(y))]), seed)
+    data = np.random.default_rng(seed).normal(size=(48, 8, 8, 4)).astype(np.float32)
+    q = quantize_model(model, PLAIN, calibration=data)
+    found = verify(q, export_tflite(q, tmp_path / "net.tflite"), [data])
+    assert (found.equal_codes_share, found.max_lsb) == (1.0, 0)

@@ -1,0 +1,54 @@
+"""What rules say of their layers is what the layers do."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from ddq_tf import DDQConfig, reconstruct_model
+from ddq_tf.kinds import RULES
+from ddq_tf.training.batch_norm import fixed_statistics
+from tests.toys import array, images, shake
+
+L = keras.layers
+RULES_WITH_EXAMPLES = {rule.layers[0].__name__: rule for rule in RULES.rules if rule.examples}
+
+
+def models_of(rule):
+    for example in rule.examples:
+        x = keras.Input(example.shape)
+        yield shake(keras.Model(x, example.build(x))), images(6, example.shape)
+
+
+@pytest.mark.parametrize("name", RULES_WITH_EXAMPLES)
+def test_layers_with_two_modes_are_known(name):
+    for model, x in models_of(RULES_WITH_EXAMPLES[name]):
+        wanted = array(model(x, training=False))
+        with fixed_statistics(model.layers):
+            received = array(model(x, training=True))
+        np.testing.assert_allclose(received, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n, r in RULES_WITH_EXAMPLES.items() if r.is_homogeneous])
+def test_homogeneous_layers_are(name):
+    for model, x in models_of(RULES_WITH_EXAMPLES[name]):
+        # Not where a convolution has a branch of its own, or a ceiling stands behind.
+        if any(hasattr(a, "kernel") or getattr(a, "max_value", None) for a in model.layers):
+            continue
+        factors = np.linspace(0.5, 2, x.shape[-1]).astype(np.float32)
+        wanted = array(model(x, training=False)) * factors
+        received = array(model(x * factors, training=False))
+        np.testing.assert_allclose(received, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [L.GaussianNoise(0.5), L.Identity(), L.GaussianDropout(0.3)])
+def test_reconstruction_never_makes_a_block_worse(layer):
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((8, 8, 3))
+    for step in (L.Conv2D(8, 3, activation="relu"), layer, L.Conv2D(8, 3, activation="relu")):
+        x = step(x)
+    model = keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling2D()(x)))
+    config = DDQConfig(precisions=(4,), budget=None)
+    _, blocks = reconstruct_model(model, images(64), config)
+    assert all(block.after <= block.before * 1.01 for block in blocks)
