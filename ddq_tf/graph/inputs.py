@@ -25,7 +25,7 @@ class Interface:
 
     def __init__(self, model: Any) -> None:
         functional = functional_of(model)
-        self.structure = functional.input
+        self.structure = input_structure(functional)
         self.names = tuple(tensor._keras_history.operation.name for tensor in functional.inputs)
         self.shapes = tuple(tuple(tensor.shape) for tensor in functional.inputs)
 
@@ -88,6 +88,12 @@ class Interface:
         if _is_array(data):
             return True
         return len(self.names) > 1 and isinstance(data, list | tuple) and self._is_own(data)
+
+
+def input_structure(functional: Any) -> Any:
+    """Returns a model's inputs as it takes them; a list of one, as Sequential has, is bare."""
+    given = functional.input
+    return given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
 
 
 def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.ndarray]]:

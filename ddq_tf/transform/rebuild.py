@@ -17,6 +17,7 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
 from ddq_tf.graph.flatten import output_names, unused
+from ddq_tf.graph.inputs import input_structure
 from ddq_tf.kinds import (
     FUNCTIONS,
     Output,
@@ -77,7 +78,7 @@ class _Rebuilder:
                 _BEHIND[output_of(node)](self, node)
         outputs = [self.tensors[tensor] for tensor in graph.outputs]
         model = DDQModel(
-            inputs=keras.tree.pack_sequence_as(functional.input, inputs),
+            inputs=keras.tree.pack_sequence_as(input_structure(functional), inputs),
             outputs=keras.tree.pack_sequence_as(functional.output, outputs),
             name=name,
         )
