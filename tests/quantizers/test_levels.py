@@ -9,6 +9,7 @@ import tensorflow as tf
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers.gates import merge_levels
 from ddq_tf.quantizers.levels import FreeLevels, UniformLevels
+from ddq_tf.scheme import WeightScheme
 from tests.quantizers import twin
 from tests.toys import array
 
@@ -104,4 +105,4 @@ def test_a_level_beyond_the_grid_is_not_pulled_further():
 
 def test_refuses_an_unknown_start():
     with pytest.raises(DDQError, match=r"level_init.*'random'"):
-        FreeLevels((4,), "random", 1.0)
+        WeightScheme(levels="free", level_init="random")

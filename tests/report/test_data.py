@@ -119,11 +119,12 @@ def test_result_prefers_a_file(synthetic):
 def test_imports_neither_tensorflow_nor_keras():
     folder = pathlib.Path(data.__file__).parent
     known = {*sys.stdlib_module_names, "numpy", "rich"}
+    light = ("errors", "files", "scheme")
     for path in folder.glob("*.py"):
         allowed = known | ({"matplotlib"} if path.name == "plots.py" else set())
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                ours = name.startswith(("ddq_tf.report", "ddq_tf.errors", "ddq_tf.files"))
+                ours = name.startswith(tuple(f"ddq_tf.{m}" for m in ("report", *light)))
                 assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"

@@ -176,7 +176,7 @@ class Interrupt(keras.callbacks.Callback):
 def test_a_resumed_training_goes_on_where_it_was(name: str, tmp_path) -> None:
     def train(folder, *callbacks):
         folder.mkdir(exist_ok=True)
-        model = compiled(quantized(name), keras.optimizers.Adam(0.05))
+        model = compiled(quantized(name), keras.optimizers.Adam(0.02))
         aid = OscillationFreezing(0.01, momentum=0.05, every=2, checkpoint_dir=folder)
         backup = keras.callbacks.BackupAndRestore(str(folder / "backup"))
         given = [aid, backup, *callbacks]
