@@ -9,7 +9,7 @@ demo: $(READY)  ## train, quantize, export, verify and report on embedded data
 	$(BIN)/ddq demo --out=runs/demo
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

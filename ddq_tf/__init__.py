@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.errors import DDQError
+from ddq_tf.registration import load_model, register
 from ddq_tf.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from ddq_tf import export as export
     from ddq_tf import models as models
     from ddq_tf.reconstruction import ReconstructionConfig, reconstruct_model
-    from ddq_tf.search import DDQModel
+    from ddq_tf.search import DDQModel, PrecisionSearch
     from ddq_tf.transform import quantize_model
 
 __version__ = "0.1.0"
@@ -24,8 +25,10 @@ __all__ = [
     "DDQConfig",
     "DDQError",
     "DDQModel",
+    "PrecisionSearch",
     "ReconstructionConfig",
     "Target",
+    "load_model",
     "quantize_model",
     "reconstruct_model",
 ]
@@ -33,6 +36,7 @@ __all__ = [
 # Loaded on first use: Keras takes seconds to import, and `ddq --help` or a report need none of it.
 _LAZY = {
     "DDQModel": "ddq_tf.search",
+    "PrecisionSearch": "ddq_tf.search",
     "ReconstructionConfig": "ddq_tf.reconstruction",
     "quantize_model": "ddq_tf.transform",
     "reconstruct_model": "ddq_tf.reconstruction",
@@ -52,3 +56,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Lists what is lazy too."""
     return sorted({*globals(), *_LAZY, *_LAZY_MODULES})
+
+
+register()

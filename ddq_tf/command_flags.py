@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import Flag
-from ddq_tf.config import CALIBRATIONS, TUNE_DISTILL, DDQConfig
+from ddq_tf.config import AUTO, CALIBRATIONS, TUNE_DISTILL, DDQConfig
 from ddq_tf.scheme import LEVEL_INITS, LEVELS
 from ddq_tf.targets import TARGETS
 
@@ -84,8 +84,8 @@ DDQ_FLAGS = (
         "budget",
         "SIZE",
         "for the weights: 0.6 or 60% (of their int8 bytes), 4.3bits (per weight), 48KiB, "
-        "48000bytes, or none",
-        "0.6",
+        "48000bytes, none, or auto: 60%, or the least that the target needs where that is more",
+        AUTO,
     ),
     line.choice("target", TARGET_WORDS, tuple(TARGETS), _DEFAULTS.target),
     line.whole_numbers(

@@ -10,6 +10,8 @@ from ddq_tf.errors import DDQError
 from ddq_tf.scheme import MAX_BITS, WeightScheme, check_precisions
 from ddq_tf.targets import OpKind, Target, get_target
 
+AUTO = "auto"  # a budget that every model can meet
+AUTO_FRACTION = 0.6
 CALIBRATIONS = ("mse", "percentile")
 # How `ddq quantize` and the demo train (docs/recipes.md).
 TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
@@ -89,7 +91,7 @@ class Budget:
             number = float("nan")
         if match is None or number != number:
             raise DDQError(
-                "budget must read like '0.6', '60%', '4.3bits', '48000bytes' or '48KiB'. "
+                "budget must read like '0.6', '60%', '4.3bits', '48000bytes', '48KiB' or 'auto'. "
                 f"Received: budget={text!r}"
             )
         unit = (match.group(2) or "").lower()
@@ -116,7 +118,8 @@ class DDQConfig:
 
     Attributes:
         target: where the file will run; see `ddq_tf.targets.TARGETS`.
-        budget: for the weights (see `Budget.parse`), or None for no pressure on the precision.
+        budget: for the weights (see `Budget.parse`); None for no pressure on the precision; "auto"
+            for 0.6 of the int8 bytes, or the least that the target needs where that is more.
         precisions: weight precisions to learn over, or None for those that the target stores.
             An operator whose storage holds only 8 bits then stays at 8.
         code_bits: limit for the mean bits of the weights' codes, beside the budget; None for none.
@@ -138,11 +141,13 @@ class DDQConfig:
         activation_calibration: "mse" or "percentile" (99.99) for the initial ranges.
         search_fraction: share of the training after which the gates freeze.
         calibration_images: how many inputs of the calibration data are used at most.
+        freeze_quantizers_of_frozen: whether layers that are not trainable keep their calibrated
+            weight ranges and highest precision too; otherwise their quantizers learn.
         seed: for gate exploration and calibration sampling.
     """
 
     target: str = "litert"
-    budget: Budget | float | str | None = 0.6
+    budget: Budget | float | str | None = AUTO
     precisions: tuple[int, ...] | None = None
     code_bits: float | None = None
     per_channel: bool = True
@@ -156,11 +161,12 @@ class DDQConfig:
     activation_calibration: str = "mse"
     search_fraction: float = 0.5
     calibration_images: int = 512
+    freeze_quantizers_of_frozen: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         get_target(self.target)
-        if self.budget is not None:
+        if self.budget not in (None, AUTO):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
         self._scheme((MAX_BITS,) if self.precisions is None else self.precisions)
         self._check_target()

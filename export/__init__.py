@@ -10,10 +10,10 @@ if __name__ != "ddq_tf.export":
 
 if TYPE_CHECKING:
     from ddq_tf.export.device import DeployResult, deploy
-    from ddq_tf.export.evaluate import tflite_accuracy
     from ddq_tf.export.exporter import ExportResult, export_tflite
     from ddq_tf.export.host_benchmark import BenchmarkRow, benchmark
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
+    from ddq_tf.export.measurement import evaluate, tflite_accuracy
     from ddq_tf.export.model_metadata import ModelMetadata
     from ddq_tf.export.operator_profile import OperatorTime, profile
     from ddq_tf.export.stock import stock_int8
@@ -42,6 +42,7 @@ __all__ = [
     "compile_with_vela",
     "delegation",
     "deploy",
+    "evaluate",
     "export_tflite",
     "first_difference",
     "profile",
@@ -69,11 +70,12 @@ _HOMES = {
     "compile_with_vela": "vela",
     "delegation": "interpreter",
     "deploy": "device",
+    "evaluate": "measurement",
     "export_tflite": "exporter",
     "first_difference": "verification",
     "profile": "operator_profile",
     "stock_int8": "stock",
-    "tflite_accuracy": "evaluate",
+    "tflite_accuracy": "measurement",
     "verify": "verification",
     "verify_tflm": "tflm_verification",
 }

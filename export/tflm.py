@@ -196,8 +196,11 @@ class MicroRunner:
             raise DDQError(f"TFLite Micro refuses this model: {error}") from error
         except (AttributeError, TypeError, ValueError, struct.error) as error:
             raise DDQError(f"the .tflite data is damaged: {error}") from error
-        self.input = _tensor_info(self._interpreter.get_input_details(0))
-        self.output = _tensor_info(self._interpreter.get_output_details(0))
+        graph: Any = schema.Model.GetRootAs(content).Subgraphs(0)
+        details = self._interpreter.get_input_details(0), self._interpreter.get_output_details(0)
+        self.input = _tensor_info(details[0], graph.Inputs(0))
+        self.output = _tensor_info(details[1], graph.Outputs(0))
+        self.inputs, self.outputs = {"input": self.input}, {"output": self.output}
 
     def run(self, codes: np.ndarray) -> np.ndarray:
         """Runs examples one by one.
@@ -236,12 +239,12 @@ def _arena_bytes(content: bytes) -> int:
     return _ARENA_LEAST + _ARENA_FACTOR * sum(math.prod(map(int, shape)) for shape in shapes)
 
 
-def _tensor_info(details: dict[str, Any]) -> TensorInfo:
+def _tensor_info(details: dict[str, Any], index: int) -> TensorInfo:
     """Returns what the interpreter tells of its input or output."""
     grid = details["quantization_parameters"]
     is_quantized = len(grid["scales"]) > 0
     return TensorInfo(
-        index=0,
+        index=int(index),
         shape=tuple(int(size) for size in details["shape"]),
         dtype=np.dtype(details["dtype"]),
         scale=np.float32(grid["scales"][0]) if is_quantized else None,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from ddq_tf.answers import answers
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.exporter import ExportResult
@@ -90,11 +91,10 @@ def verify_tflm(
             f"Received: {received.shape[1:]}. It was exported from another model"
         )
     difference = np.abs(expected - received)
-    tops = (values.reshape(len(values), -1).argmax(1) for values in (expected, received))
     return MicroVerification(
         num_samples=len(received),
         num_codes=received.size,
-        top1_agreement=float(np.mean(np.equal(*tops))),
+        top1_agreement=float(np.mean(answers(expected) == answers(received))),
         equal_codes_share=float(np.mean(difference == 0)),
         max_lsb=int(difference.max()),
         equals_plain=np.array_equal(received, np.concatenate(plain_codes)),

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf.answers import answers
 from ddq_tf.errors import DDQError
 from ddq_tf.export import runtime_check, tflite
 from ddq_tf.export.exporter import ExportResult
@@ -38,8 +39,9 @@ class Verification:
 
     Attributes:
         num_samples: inputs compared.
-        top1_agreement: share of examples for which each output's greatest value stands at the same
-            place; of an output of one value, for which that value's code is the same.
+        top1_agreement: share of answers that are the same: where the greatest value along the last
+            axis stands, also at each pixel; of a single value there, its code. The mean over
+            examples; of several outputs the least of each example.
         equal_codes_share: share of output codes that are equal.
         max_lsb: the largest difference of an output code.
         weight_codes_identical: whether every weight code in the file is the trained one.
@@ -103,7 +105,8 @@ class _Agreement:
         self.interface = Interface(model)
         graph = flatten(model)
         self.grids = [grid_of(graph, tensor) for tensor in graph.outputs]
-        self.samples = self.equal = self.total = self.same_answers = self.max_lsb = 0
+        self.samples = self.equal = self.total = self.max_lsb = 0
+        self.same_answers = 0.0
 
     def add(self, batch: Any) -> None:
         """Compares the outputs for a batch of inputs."""
@@ -111,11 +114,11 @@ class _Agreement:
         expected = keras.tree.flatten(self.model(self.interface.packed(arrays), training=False))
         inputs = dict(zip(self.interface.names, arrays, strict=True))
         received = self._from_file(inputs, len(expected))
-        same = np.ones(len(arrays[0]), bool)
+        same = np.ones(len(arrays[0]))
         for wanted, (codes, info), grid in zip(expected, received, self.grids, strict=True):
-            same &= self._compare(np.asarray(wanted), codes, info, grid)
+            same = np.minimum(same, self._compare(np.asarray(wanted), codes, info, grid))
         self.samples += len(same)
-        self.same_answers += int(np.sum(same))
+        self.same_answers += float(np.sum(same))
 
     def _from_file(
         self, inputs: dict[str, np.ndarray], count: int
@@ -133,7 +136,7 @@ class _Agreement:
     def _compare(
         self, wanted: np.ndarray, codes: np.ndarray, info: TensorInfo, grid: Grid
     ) -> np.ndarray:
-        """Counts equal codes; returns which examples have the same answer."""
+        """Counts equal codes; returns the share of each example's answers that are the same."""
         if wanted.shape != codes.shape:
             raise DDQError(
                 f"the file needs outputs of the model's shape {wanted.shape[1:]}. "
@@ -144,13 +147,7 @@ class _Agreement:
         self.equal += int(np.sum(difference == 0))
         self.total += difference.size
         self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
-        return _answers(ours) == _answers(theirs)
-
-
-def _answers(codes: np.ndarray) -> np.ndarray:
-    """The place of each example's greatest code; the code itself where there is one alone."""
-    rows = codes.reshape(len(codes), -1)
-    return rows[:, 0] if rows.shape[1] == 1 else rows.argmax(axis=1)
+        return np.equal(answers(ours), answers(theirs)).mean(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ddq_tf"
-BASE = {"config", "errors", "scheme", "targets", "files", "xnnpack"}
+BASE = {"config", "errors", "registration", "scheme", "targets", "files", "xnnpack"}
 BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
 
 # What each room may import of ddq_tf beside itself and the base.
 ROOMS = {
+    "answers": set(),
     "quantizers": set(),
     "layers": {"quantizers"},
     "graph": set(),
@@ -26,7 +27,7 @@ ROOMS = {
     "data": set(),
     "report": set(),
     "models": set(),
-    "training": {"search", "kinds", "graph", "layers", "quantizers", "data"},
+    "training": {"answers", "search", "kinds", "graph", "layers", "quantizers", "data"},
     "reconstruction": {
         "training",
         "transform",
@@ -38,7 +39,7 @@ ROOMS = {
         "quantizers",
     },
     "callbacks": {"training", "jobs", "report"},
-    "export": {"grids", "kinds", "graph", "layers", "quantizers"},
+    "export": {"answers", "grids", "kinds", "graph", "layers", "quantizers"},
 }
 PURE_EXPORT = (
     "ir",
@@ -51,11 +52,18 @@ PURE_EXPORT = (
     "model_metadata",
     "sizes",
     "interpreter",
-    "evaluate",
     "tflm",
     "vela",
 )
-KERAS_EXPORT = {"lower", "lowering", "verification", "tflm_verification", "exporter", "stock"}
+KERAS_EXPORT = {
+    "lower",
+    "lowering",
+    "measurement",
+    "verification",
+    "tflm_verification",
+    "exporter",
+    "stock",
+}
 
 
 def files_of(room: str) -> list[Path]:

@@ -33,7 +33,7 @@ def test_every_public_name_is_there_documented_and_listed_once(name):
             assert inspect.getdoc(value), f"{name}.{public} has no docstring"
 
 
-@pytest.mark.parametrize("first", ["verification", "exporter", "stock", "evaluate"])
+@pytest.mark.parametrize("first", ["verification", "exporter", "stock", "measurement"])
 def test_export_names_do_not_depend_on_what_was_imported_before(first):
     importlib.import_module(f"ddq_tf.export.{first}")
     from ddq_tf.export import export_tflite, stock_int8, tflite_accuracy, verify

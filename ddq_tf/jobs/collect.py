@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.config import Budget, DDQConfig
+from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.export.verification import Verification
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
 from ddq_tf.report import ActivationReport, Agreement, LayerReport, WeightHistogram
@@ -91,6 +91,8 @@ def agreement(verification: Verification) -> Agreement:
 def budget_text(config: DDQConfig) -> str:
     """Returns a budget in words, "" for none."""
     budget = config.budget
+    if budget == AUTO:
+        return f"{AUTO_FRACTION * 100:g} % of int8, or the least possible"
     if not isinstance(budget, Budget):
         return ""
     if budget.fraction is not None:

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export.evaluate import runner_for, tflite_accuracy
 from ddq_tf.export.interpreter import Runner, is_for_micro
+from ddq_tf.export.measurement import runner_for, tflite_accuracy
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify

@@ -44,11 +44,9 @@ def no_problem(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def config_of(node: FlatNode, name: str) -> dict[str, Any]:
-    """Returns a layer's configuration for a trainable copy in float32 under another name."""
+    """Returns a layer's configuration for a copy in float32 under another name."""
     fields = dict(node.layer.get_config())
     fields.update(name=name, dtype="float32")
-    if "trainable" in fields:  # SpatialDropout2D neither tells nor takes it
-        fields["trainable"] = True
     fields.pop("batch_input_shape", None)
     return fields
 

@@ -72,6 +72,7 @@ def _separable(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
             layer.depth_multiplier,
             dilation_rate=layer.dilation_rate,
             use_bias=False,
+            depthwise_regularizer=layer.depthwise_regularizer,
             name=f"{name}_depthwise",
         ),
     )
@@ -83,6 +84,9 @@ def _separable(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
             1,
             use_bias=layer.use_bias,
             activation=layer.activation,
+            kernel_regularizer=layer.pointwise_regularizer,
+            bias_regularizer=layer.bias_regularizer,
+            activity_regularizer=layer.activity_regularizer,
             name=f"{name}_pointwise",
         ),
     )
@@ -104,6 +108,11 @@ def _separable(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
 # On sequences
 
 
+_REGULARIZERS = tuple(
+    f"{of}_regularizer" for of in ("kernel", "depthwise", "pointwise", "bias", "activity")
+)
+
+
 def _common(layer: Any, name: str) -> dict[str, Any]:
     """The arguments that all layers with weights take alike."""
     return {
@@ -111,6 +120,7 @@ def _common(layer: Any, name: str) -> dict[str, Any]:
         "dilation_rate": (1, *layer.dilation_rate),
         "activation": layer.activation,
         "use_bias": layer.use_bias,
+        **{name: getattr(layer, name) for name in _REGULARIZERS if hasattr(layer, name)},
         "name": name,
     }
 

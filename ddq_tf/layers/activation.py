@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class DDQActivation(keras.layers.Layer):
         signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
         learned: whether the range is trained.
         ceiling: where a clipped ReLU ends, > 0; None for 6 if kind is "relu6", else for no ceiling.
+        model_config: of the `DDQModel` that it is the first quantizer of, None for others: Keras
+            makes clones of models from what layers tell.
 
     Attributes:
         observer: sees the float values, which then pass unquantized; or None.
@@ -61,9 +64,11 @@ class DDQActivation(keras.layers.Layer):
         signed: bool | None = None,
         learned: bool = True,
         ceiling: float | None = None,
+        model_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.model_config = model_config
         if kind not in ACTIVATION_KINDS:
             raise DDQError(
                 f"layer {self.name!r}: kind must be one of {ACTIVATION_KINDS}. "
@@ -152,6 +157,7 @@ class DDQActivation(keras.layers.Layer):
             "signed": self.quantizer.signed,
             "learned": self.quantizer.learned,
             "ceiling": self.ceiling,
+            "model_config": copy.deepcopy(self.model_config),
         }
 
 

@@ -25,6 +25,8 @@ class DDQWeightedLayer:
 
     Args:
         scheme: how the kernel is quantized; or the options of `WeightScheme` one by one.
+        quantizer_trainable: whether range, levels and precision learn. `trainable` speaks of
+            kernel and bias alone: a frozen kernel too gets the grid that suits it.
 
     Attributes:
         probe: sees inputs and their products with the kernel, while something is measured; or
@@ -36,14 +38,46 @@ class DDQWeightedLayer:
     kernel: Any
     bias: Any
     name: str
+    _trainable: bool
+    _trainable_variables: list[Any]
     probe: Probe | None = None
 
-    def __init__(self, *args: Any, scheme: WeightScheme | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        scheme: WeightScheme | None = None,
+        quantizer_trainable: bool = True,
+        **kwargs: Any,
+    ) -> None:
         scheme = scheme or WeightScheme.taken_from(kwargs)
         super().__init__(*args, **kwargs)
         self.quantizer = WeightQuantizer(
-            scheme=scheme, channel_axes=self._channel_axes, name="quantizer"
+            scheme=scheme,
+            channel_axes=self._channel_axes,
+            trainable=quantizer_trainable,
+            name="quantizer",
         )
+
+    @property
+    def trainable(self) -> bool:
+        """Whether kernel and bias train; `quantizer.trainable` tells of range and precision."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for variable in self._trainable_variables:
+            variable.trainable = self._trainable
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """What trains, of the layer and of its quantizer."""
+        return [v for v in self.variables if v.trainable]  # type: ignore[attr-defined]
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """What does not train, of the layer and of its quantizer."""
+        return [v for v in self.variables if not v.trainable]  # type: ignore[attr-defined]
 
     def build(self, input_shape: Any) -> None:
         """Creates the kernel and its quantizer, with ranges that cover the initial kernel."""
@@ -70,6 +104,7 @@ class DDQWeightedLayer:
         return {
             **super().get_config(),  # type: ignore[misc]
             **self.quantizer.scheme.to_dict(),
+            "quantizer_trainable": self.quantizer.trainable,
         }
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

@@ -31,7 +31,8 @@ class ActivationQuantizer(LearnedPrecision):
     on codes {0..2^b-1} (unsigned) or {-n..n}, n = 2^(b-1)-1 (signed), at 8 bits {-128..127}, where
     INT8 saturates by itself. Gradients as in `fake_quantize` and `quantizers.ranges`.
 
-    Variables: `log_range` and `base_range`, both (num_precisions,); those of `LearnedPrecision`.
+    Variables: `log_range` and `base_range`, both (num_precisions,); `signed`, bool, so that saved
+    weights tell what their codes mean; those of `LearnedPrecision`.
 
     Args:
         precisions: ascending, each 2..8.
@@ -49,7 +50,7 @@ class ActivationQuantizer(LearnedPrecision):
         **kwargs: Any,
     ) -> None:
         super().__init__(precisions, **kwargs)
-        self.signed = signed
+        self._signed = signed
         self.learned = learned
         self.ceiling = ceiling
 
@@ -65,9 +66,35 @@ class ActivationQuantizer(LearnedPrecision):
             initializer=keras.initializers.Constant(self.ceiling or _DEFAULT_RANGE),
             trainable=False,
         )
+        self._stored_signed = self.add_weight(
+            name="signed",
+            shape=(),
+            dtype="bool",
+            initializer=keras.initializers.Constant(self._signed),
+            trainable=False,
+        )
         self.num_values = int(np.prod([d or 1 for d in input_shape[1:]]))
         self.add_precision()
         self.built = True
+
+    @property
+    def signed(self) -> bool:
+        """Whether the grid is symmetric about 0."""
+        return self._signed
+
+    @signed.setter
+    def signed(self, value: bool) -> None:
+        self._signed = bool(value)
+        self._stored_signed.assign(self._signed)
+
+    def adopt_stored(self) -> bool:
+        """Takes over whether the grid is signed from weights that were loaded.
+
+        Returns:
+            Whether that changes anything: what was traced before is then out of date.
+        """
+        before, self._signed = self._signed, bool(ops.convert_to_numpy(self._stored_signed))
+        return self._signed != before
 
     def limits(self, num_bits: int) -> tuple[int, int]:
         """Returns the smallest and the largest code at a precision."""
@@ -132,14 +159,14 @@ class ActivationQuantizer(LearnedPrecision):
         """Multiplies the range in force, up to the ceiling."""
         base = np.array(ops.convert_to_numpy(self.base_range))
         log = np.array(ops.convert_to_numpy(self.log_range))
-        index = int(self.choice)
+        index = int(self.indices)
         base[index], log[index] = float(self.export_scale()) * self.qmax * factor, 0.0
         self.base_range.assign(base)
         self.log_range.assign(log)
 
     def export_scale(self) -> np.float32:
         """Returns s as the forward pass uses it, bit by bit."""
-        index = int(self.choice)
+        index = int(self.indices)
         if np.asarray(ops.convert_to_numpy(self.log_range))[index]:
             scale = self.scale(self.selection(False))
             return np.float32(np.asarray(ops.convert_to_numpy(scale)))

@@ -104,6 +104,12 @@ class LearnedPrecision(keras.layers.Layer):
         self.active.assign(index)
 
     @property
+    def is_visiting(self) -> bool:
+        """Whether training steps use another precision for now."""
+        active = np.asarray(ops.convert_to_numpy(self.active))
+        return bool(np.any(active != self.indices))
+
+    @property
     def num_bits(self) -> int:
         """The precision in force; of several, the highest."""
         return int(np.max(self.bits))

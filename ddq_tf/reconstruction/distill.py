@@ -49,7 +49,6 @@ def _fit(
 ) -> None:
     # A twin of the same layers: the model itself stays uncompiled.
     twin = DDQModel(model.inputs, model.outputs)
-    twin.ddq_config = model.ddq_config
     twin.compile(optimizer, loss)
     with fixed_statistics(model.layers):
         twin.fit(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from typing import Any
 
 import keras
 import numpy as np
 
-from ddq_tf.config import Budget, DDQConfig
+from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.layers import activation_layers, weighted_layers
 
@@ -38,9 +40,12 @@ class PrecisionBudget:
     @property
     def used_bits(self) -> int:
         """Bits taken at the precisions in force."""
-        take = np.mean if self.counts_codes else np.max
         pairs = zip(self.layers, self.costs, strict=True)
-        return round(sum(take(cost[layer.quantizer.indices]) for layer, cost in pairs))
+        return round(sum(self._used(layer, cost) for layer, cost in pairs))
+
+    def _used(self, layer: Any, cost: np.ndarray) -> float:
+        take = np.mean if self.counts_codes else np.max
+        return float(take(cost[layer.quantizer.indices]))
 
     @property
     def code_costs(self) -> tuple[np.ndarray, ...]:
@@ -62,8 +67,36 @@ class PrecisionBudget:
 
     @property
     def least_bits(self) -> float:
-        """Bits taken if every layer has its lowest precision."""
-        return float(sum(cost[0] for cost in self.costs))
+        """Bits taken if every layer has its lowest precision, or the one that it keeps."""
+        pairs = zip(self.layers, self.costs, strict=True)
+        return sum(
+            float(cost[0]) if layer.quantizer.trainable else self._used(layer, cost)
+            for layer, cost in pairs
+        )
+
+    @property
+    def least_code_bits(self) -> float:
+        """The same of the codes alone."""
+        return dataclasses.replace(self, costs=self.code_costs).least_bits
+
+    def of_learning_layers(self) -> PrecisionBudget:
+        """Returns what layers whose quantizers are trainable may take; the others keep theirs."""
+        learn = [layer.quantizer.trainable for layer in self.layers]
+        limit, code_limit = self.capacity_bits, self.code_capacity_bits
+        return dataclasses.replace(
+            self,
+            layers=tuple(itertools.compress(self.layers, learn)),
+            costs=tuple(itertools.compress(self.costs, learn)),
+            capacity_bits=None if limit is None else limit - self._kept(self.costs),
+            code_capacity_bits=(
+                None if code_limit is None else code_limit - self._kept(self.code_costs)
+            ),
+        )
+
+    def _kept(self, costs: tuple[np.ndarray, ...]) -> float:
+        """Bits of layers whose precision does not learn."""
+        pairs = zip(self.layers, costs, strict=True)
+        return sum(self._used(la, cost) for la, cost in pairs if not la.quantizer.trainable)
 
 
 def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
@@ -87,32 +120,39 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
         for layer in layers
     )
     num_weights = sum(layer.quantizer.num_weights for layer in layers)
-    capacity = config.budget.bits_of(num_weights) if isinstance(config.budget, Budget) else None
     budget = PrecisionBudget(
         layers=layers,
         costs=costs,
         num_values=num_weights,
-        capacity_bits=capacity,
+        capacity_bits=None,
         counts_codes=target.counts_codes,
         code_capacity_bits=None if config.code_bits is None else config.code_bits * num_weights,
     )
-    if capacity is not None and budget.least_bits > capacity:
-        least = budget.least_bits
+    least = budget.least_bits
+    capacity = _capacity_bits(config, num_weights, least)
+    if capacity is not None and least > capacity:
         raise DDQError(
             f"the budget is impossible: target {config.target!r} stores the {num_weights} weights "
             f"of model {model.name!r} in at least {int(least / 8)} bytes "
             f"({least / num_weights:.2f} bits per weight, {least / num_weights / 8:.3f} of int8). "
-            f"Received: a budget of {int(capacity / 8)} bytes. Raise the budget, or choose a "
-            "target or precisions that go lower."
+            f"Received: a budget of {int(capacity / 8)} bytes. Write "
+            f"budget='{math.ceil(least / 8)}bytes' or budget='auto' for the least that is "
+            "possible, or choose a target or precisions that go lower."
         )
-    least_codes = sum(float(cost[0]) for cost in budget.code_costs) / num_weights
+    least_codes = budget.least_code_bits / num_weights
     if config.code_bits is not None and least_codes > config.code_bits:
         raise DDQError(
             f"code_bits is impossible: the lowest precisions of model {model.name!r} have "
             f"{least_codes:.2f} bits on average. Received: code_bits={config.code_bits!r}. Raise "
             "it, or choose precisions that go lower."
         )
-    return budget
+    return dataclasses.replace(budget, capacity_bits=capacity)
+
+
+def _capacity_bits(config: DDQConfig, num_weights: int, least: float) -> float | None:
+    if config.budget == AUTO:
+        return max(Budget(fraction=AUTO_FRACTION).bits_of(num_weights), least)
+    return config.budget.bits_of(num_weights) if isinstance(config.budget, Budget) else None
 
 
 def activation_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget | None:

@@ -8,11 +8,14 @@ from typing import Any
 import keras
 
 from ddq_tf.config import DDQConfig
-from ddq_tf.graph import flatten
 from ddq_tf.grids import align
-from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.layers import activation_layers
+from ddq_tf.search.averages import spare_gates
 from ddq_tf.search.budget import PrecisionBudget, weight_budget
 from ddq_tf.search.callback import PrecisionSearch
+from ddq_tf.search.calls import count_calls
+from ddq_tf.search.guard import FiniteGuard, check_inputs, nan_unless_finite
+from ddq_tf.search.monitors import Monitors
 
 Tensor = Any
 TrainingLoss = Callable[[Tensor, Any, Any, Any], Tensor]
@@ -36,40 +39,84 @@ class DDQModel(keras.Model):
     aligned_digest: str | None = None
     _training_losses: tuple[TrainingLoss, ...] = ()
 
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        for layer in activation_layers(self):
+            if layer.model_config is not None:
+                self._restore(**layer.model_config)
+
+    def configure(
+        self, ddq_config: DDQConfig, float_outputs: Sequence[str], output_names: Sequence[str]
+    ) -> None:
+        """Tells a new model what it is made from; clones and saved models know it too.
+
+        Args:
+            ddq_config: see the attributes.
+            float_outputs: likewise.
+            output_names: of the layers that write the outputs in the float model, as
+                `compile(loss={...})` and `fit` call them.
+        """
+        told = {
+            "ddq_config": ddq_config.to_dict(),
+            "float_outputs": list(float_outputs),
+            "output_names": list(output_names),
+        }
+        activation_layers(self)[0].model_config = told
+        self._restore(**told)
+
+    def _restore(
+        self, ddq_config: dict[str, Any], float_outputs: list[str], output_names: list[str]
+    ) -> None:
+        self.ddq_config = DDQConfig.from_dict(ddq_config)
+        self.float_outputs = tuple(float_outputs)
+        self.output_names = list(output_names)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, callbacks: Any = None, **kwargs: Any):
         """`keras.Model.fit`, with a `PrecisionSearch` among the callbacks.
 
-        The search comes first, so that other callbacks see its `weight_bits` in the logs. At the
-        end scales and biases move to values that leave no doubt in integers (`grids.align`).
+        The search comes first, so that other callbacks see its `weight_bits` in the logs. Those
+        that compare epochs, as EarlyStopping does, wait until precisions are final. At the end
+        scales and biases move to values that leave no doubt in integers (`grids.align`).
+
+        Raises:
+            DDQError: if inputs are not finite, before any work starts, or a loss is not: the model
+                is then as it was before the epoch.
         """
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            given = list(callbacks.callbacks)
-        elif callbacks is None:
-            given = []
-        else:
-            given = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        if not any(isinstance(callback, PrecisionSearch) for callback in given):
-            given.insert(0, PrecisionSearch(self.ddq_config))
-        self._count_calls()
+        given = _listed(callbacks)
+        searches = [c for c in given if isinstance(c, PrecisionSearch)]
+        if not searches:
+            searches = [PrecisionSearch(self.ddq_config)]
+            given = [*searches, *given]
+        if not any(isinstance(c, keras.callbacks.TerminateOnNaN) for c in given):
+            check_inputs(x)
+            given = [*given, FiniteGuard(y)]
+        monitors = searches[0].monitors = Monitors(given)
+        count_calls(self)
+        spare_gates(self.optimizer)
         try:
-            history = super().fit(*args, callbacks=given, **kwargs)
+            history = super().fit(x, y, *args, callbacks=given, **kwargs)
         finally:
+            monitors.restore()
             self._forget_training_losses()
-        for callback in given:
-            if isinstance(callback, PrecisionSearch):
-                callback.finish()
+        for search in searches:
+            search.finish()
         align(self)
         return history
 
-    def name_outputs(self, labels: Sequence[str], layers: Sequence[str]) -> None:
-        """Calls the outputs as the float model does, in `compile(loss={...})` and in files.
+    def set_weights(self, weights: Any) -> None:
+        """`keras.Model.set_weights`; weights of another calibration bring their grids along."""
+        super().set_weights(weights)
+        self._adopt_grids()
 
-        Args:
-            labels: see `float_outputs`.
-            layers: names of the layers that write the outputs in the float model.
-        """
-        self.float_outputs = tuple(labels)
-        self.output_names = list(layers)
+    def load_weights(self, *args: Any, **kwargs: Any) -> None:
+        """`keras.Model.load_weights`; weights of another calibration bring their grids along."""
+        super().load_weights(*args, **kwargs)
+        self._adopt_grids()
+
+    def _adopt_grids(self) -> None:
+        changed = [layer.quantizer.adopt_stored() for layer in activation_layers(self)]
+        if any(changed):
+            self.train_function = self.test_function = self.predict_function = None
 
     def change_training_loss(self, change: TrainingLoss) -> None:
         """Changes the loss of training steps until the present `fit` ends; for callbacks.
@@ -97,17 +144,16 @@ class DDQModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The compiled loss; in training steps as `change_training_loss` changed it."""
-        loss: Any = super().compute_loss(x, y, y_pred, sample_weight, training)
-        for change in self._training_losses if training else ():
-            loss = change(loss, x, y_pred, sample_weight)
-        return loss
+        """The compiled loss; in training steps as `change_training_loss` changed it.
 
-    def _count_calls(self) -> None:
-        """Tells quantizers how often they stand in the model."""
-        graph = flatten(self)
-        for layer in [*weighted_layers(self), *activation_layers(self)]:
-            layer.quantizer.calls = graph.calls(layer)
+        Training steps on inputs that are not finite have the loss NaN.
+        """
+        loss: Any = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return loss
+        for change in self._training_losses:
+            loss = change(loss, x, y_pred, sample_weight)
+        return nan_unless_finite(loss, x)
 
     @property
     def weight_budget(self) -> PrecisionBudget:
@@ -115,25 +161,23 @@ class DDQModel(keras.Model):
         return weight_budget(self, self.ddq_config)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the functional configuration and the DDQ configuration."""
-        return {
-            **super().get_config(),
-            "ddq_config": self.ddq_config.to_dict(),
-            "float_outputs": list(self.float_outputs),
-            "output_names": list(self.output_names),
-            "aligned_digest": self.aligned_digest,
-        }
+        """Returns the functional configuration, whose layers tell that of DDQ."""
+        return {**super().get_config(), "aligned_digest": self.aligned_digest}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Restores a model from `get_config`."""
         functional = dict(config)
-        ddq_config = DDQConfig.from_dict(functional.pop("ddq_config"))
-        labels = functional.pop("float_outputs", ())
-        layers = functional.pop("output_names", None)
         aligned_digest = functional.pop("aligned_digest", None)
         model = super().from_config(functional, custom_objects=custom_objects)
-        model.ddq_config = ddq_config
-        model.name_outputs(labels, layers or model.output_names)
         model.aligned_digest = aligned_digest
         return model
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """Callbacks as `fit` takes them, as a list."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]

@@ -12,12 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ddq_tf.answers import right_answers
 from ddq_tf.errors import DDQError, check_fields
 from ddq_tf.training.batch_norm import BatchNormReestimation
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
-from ddq_tf.training.outputs import outputs_logits
+from ddq_tf.training.outputs import output_activation, outputs_logits
 
 # Decay pulls towards 0, which means something only for kernels.
 _NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "levels", "evidence")
@@ -166,19 +167,20 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> keras.optimizers.Op
 
 
 def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
-    """Returns the share of images whose largest output is that of their label, in 0..1.
+    """Returns the share of a model's answers that are right; see `ddq_tf.answers.right_answers`.
 
     Args:
-        model: from images to (batch, classes); need not be compiled.
-        batches: (images, int labels (batch,)), one epoch.
+        model: of one output; need not be compiled.
+        batches: (inputs, labels), one epoch.
 
     Raises:
-        DDQError: if there are no images.
+        DDQError: if there are no images, or labels are not of a classifier.
     """
-    correct = count = 0
+    threshold = {"sigmoid": 0.5, "softmax": None}.get(output_activation(model) or "", 0.0)
+    correct, count = 0.0, 0
     for images, labels in batches:
         outputs = np.asarray(model.predict_on_batch(images))
-        correct += int(np.sum(outputs.argmax(axis=-1) == np.asarray(labels)))
+        correct += float(right_answers(labels, outputs, threshold).mean(axis=1).sum())
         count += len(outputs)
     if not count:
         raise DDQError("accuracy needs at least one batch of images. Received: none")

@@ -56,10 +56,15 @@ class Canonicalizer:
         return self._count - 1
 
     def layer(self, original: Any, role: str, make: Callable[[], Any]) -> Any:
-        """Returns the new layer that plays a role for an old one, for all its calls."""
+        """Returns the new layer that plays a role for an old one, for all its calls.
+
+        It trains if the old one does.
+        """
         key = (id(original), role)
         if key not in self._layers:
-            self._layers[key] = make()
+            self._layers[key] = made = make()
+            if made is not original:
+                made.trainable = getattr(original, "trainable", True)  # operations have none
         return self._layers[key]
 
     def _expand_all(self) -> bool:

@@ -29,9 +29,10 @@ def quantize_model(
 ) -> DDQModel:
     """Returns a DDQ model that starts from a float model's weights; the original stays as it is.
 
-    Nested models are flattened. Every layer of the result is trainable, also where the original
-    was frozen (a frozen kernel could not adapt to its levels); BatchNorms keep their flag. Set
-    `trainable` afterwards to hold layers back.
+    Nested models are flattened. What is frozen stays frozen: with `trainable=False`, before or
+    after, a layer's kernel and bias keep their values and a BatchNorm its statistics, while the
+    quantizers learn what suits them (unless `config.freeze_quantizers_of_frozen`, or
+    `layer.quantizer.trainable=False`).
 
     Args:
         model: a built Sequential or Functional Keras 3 model; nested ones too.
@@ -51,6 +52,11 @@ def quantize_model(
             beyond what integer arithmetic takes.
     """
     config = config or DDQConfig()
+    if isinstance(model, DDQModel):
+        raise DDQError(
+            f"model {model.name!r} is quantized already: train it on with fit, or pass the float "
+            "model that it was made from"
+        )
     graph = canonical(flatten(model))
     _check_model(model, graph)
     interface = Interface(model)

@@ -82,8 +82,7 @@ class _Rebuilder:
             outputs=keras.tree.pack_sequence_as(functional.output, outputs),
             name=name,
         )
-        model.ddq_config = self.config
-        model.name_outputs(output_names(functional), functional.output_names)
+        model.configure(self.config, output_names(functional), functional.output_names)
         return model
 
     # What stands behind a layer, by how the integer graph sees what it writes
@@ -197,11 +196,14 @@ class _Rebuilder:
             # A quantizer may have the name of an activation, from another call.
             name = self._free_name(node.name) if is_activation(node) else node.name
             twin = rule_of(layer).twin(self.config, node, name)
+            twin.trainable = getattr(layer, "trainable", True)  # operations have none
             self.twins[id(layer)] = _WithWeights(twin, layer)
         copy = self.twins[id(layer)]
         if isinstance(layer, keras.layers.BatchNormalization):
             # One that was called for inference only stays so.
             copy.layer.trainable = layer.trainable and not node.inference
+        if self.config.freeze_quantizers_of_frozen and isinstance(layer, WEIGHTED):
+            copy.layer.quantizer.trainable = layer.trainable
         return copy
 
 

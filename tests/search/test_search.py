@@ -225,6 +225,7 @@ class StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@pytest.mark.filterwarnings("ignore:EarlyStopping waits:UserWarning")
 @pytest.mark.parametrize(
     "stopper",
     [

@@ -135,14 +135,6 @@ def test_an_all_zero_calibration_gives_a_model_that_computes_and_trains():
     assert np.isfinite(q.train_on_batch(X, labels(48)))
 
 
-def test_frozen_layers_become_trainable_but_batch_norms_keep_their_flag():
-    model = mixed_net()
-    model.trainable = False
-    q = quantized(model)
-    assert all(layer.trainable for layer in q.layers if layer.name != "norm")
-    assert not q.get_layer("norm").trainable
-
-
 def test_a_batch_norm_called_for_inference_stays_in_inference():
     inner = keras.Sequential(
         [keras.Input((8, 8, 3)), K.Conv2D(4, 1), K.BatchNormalization(name="inner")], name="base"
