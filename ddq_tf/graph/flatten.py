@@ -187,6 +187,13 @@ def functional_of(model: Any) -> Any:
             f"model {model.name!r} ({type(model).__name__}) is subclassed: its graph cannot be "
             "read. Express it as keras.Model(inputs, outputs) or keras.Sequential."
         )
+    own = next(kind for kind in type(model).__mro__ if "call" in vars(kind))
+    if own.__module__.split(".")[0] != "keras":
+        raise DDQError(
+            f"model {model.name!r} ({type(model).__name__}) has a call() of its own, which may "
+            "compute something else than its graph. Make what it computes the graph: "
+            "keras.Model(inputs, outputs)"
+        )
     return model
 
 

@@ -5,6 +5,7 @@ from ddq_tf.search.budget import PrecisionBudget, activation_budget, weight_budg
 from ddq_tf.search.callback import PrecisionSearch
 from ddq_tf.search.choose import best_choice
 from ddq_tf.search.model import DDQModel
+from ddq_tf.search.own_class import own_attributes, own_class
 
 __all__ = [
     "DDQModel",
@@ -13,5 +14,7 @@ __all__ = [
     "activation_budget",
     "allocate",
     "best_choice",
+    "own_attributes",
+    "own_class",
     "weight_budget",
 ]

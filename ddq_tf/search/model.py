@@ -16,6 +16,7 @@ from ddq_tf.search.callback import PrecisionSearch
 from ddq_tf.search.calls import count_calls
 from ddq_tf.search.guard import FiniteGuard, check_inputs, nan_unless_finite
 from ddq_tf.search.monitors import Monitors
+from ddq_tf.search.own_class import ddq_class, from_config, keras_base, to_config
 
 Tensor = Any
 TrainingLoss = Callable[[Tensor, Any, Any, Any], Tensor]
@@ -32,15 +33,20 @@ class DDQModel(keras.Model):
         float_outputs: what the float model called its outputs, in their order: the keys of a
             dictionary, or the names of layers, each once; the exported file calls them so.
         aligned_digest: of the weights that were aligned last (`grids.align`), None if none were.
+        own: the float model's class if it trains in a way of its own, as by a `train_step`, which
+            then stays; else None.
     """
 
     ddq_config: DDQConfig = DDQConfig()
     float_outputs: tuple[str, ...] = ()
     aligned_digest: str | None = None
+    own: type | None = None
+    _own_attributes: dict[str, Any] | None = None
     _training_losses: tuple[TrainingLoss, ...] = ()
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(inputs, outputs, name=name, **kwargs)
+        # Not super(): a class of one's own may have other arguments.
+        keras_base(type(self)).__init__(self, inputs, outputs, name=name, **kwargs)
         for layer in activation_layers(self):
             if layer.model_config is not None:
                 self._restore(**layer.model_config)
@@ -63,6 +69,21 @@ class DDQModel(keras.Model):
         }
         activation_layers(self)[0].model_config = told
         self._restore(**told)
+
+    @classmethod
+    def trained_as(cls, own: type | None) -> type[DDQModel]:
+        """Returns the class of a DDQ model that trains as models of a class do; None for Keras's.
+
+        Args:
+            own: see the attributes.
+        """
+        return ddq_class(cls, own)
+
+    def take_over(self, attributes: dict[str, Any]) -> None:
+        """Gets attributes of the float model that its own way to train may read."""
+        self._own_attributes = dict(attributes)
+        for name, value in attributes.items():
+            setattr(self, name, value)
 
     def _restore(
         self, ddq_config: dict[str, Any], float_outputs: list[str], output_names: list[str]
@@ -162,15 +183,22 @@ class DDQModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the functional configuration, whose layers tell that of DDQ."""
-        return {**super().get_config(), "aligned_digest": self.aligned_digest}
+        return {
+            **keras_base(type(self)).get_config(self),
+            "aligned_digest": self.aligned_digest,
+            "own": to_config(self.own, self._own_attributes or {}),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Restores a model from `get_config`."""
         functional = dict(config)
         aligned_digest = functional.pop("aligned_digest", None)
-        model = super().from_config(functional, custom_objects=custom_objects)
+        own, attributes = from_config(functional.pop("own", None), custom_objects)
+        kind = ddq_class(DDQModel, own)
+        model = keras_base(kind).from_config.__func__(kind, functional, custom_objects)
         model.aligned_digest = aligned_digest
+        model.take_over(attributes)
         return model
 
 

@@ -10,12 +10,11 @@ import numpy as np
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import WEIGHTED, FlatGraph, as_float64, flatten
-from ddq_tf.graph.flatten import functional_of
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
-from ddq_tf.search import DDQModel, weight_budget
+from ddq_tf.search import DDQModel, own_attributes, own_class, weight_budget
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.rebuild import rebuild
@@ -59,10 +58,12 @@ def quantize_model(
         )
     graph = canonical(flatten(model))
     _check_model(model, graph)
+    attributes = own_attributes(model) if own_class(model) is not None else {}
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
     batches = [interface.packed(arrays) for arrays in examples]
     quantized = rebuilt(graph, config, model)
+    quantized.take_over(attributes)
     weight_budget(quantized, config)
     if not config.narrow_range:
         make_gains_positive(quantized)
@@ -83,12 +84,9 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
         model: the float model.
     """
     graph = separate_tied(graph)
-    functional = functional_of(model)
-    quantized = rebuild(graph, config, functional, model.name)
+    quantized = rebuild(graph, config, model)
     places = conflicts(flatten(quantized))
-    if not places:
-        return quantized
-    return rebuild(separate(graph, places), config, functional, model.name)
+    return rebuild(separate(graph, places), config, model) if places else quantized
 
 
 def _check_model(model: keras.Model, graph: FlatGraph) -> None:

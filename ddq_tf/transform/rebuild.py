@@ -16,7 +16,7 @@ import keras
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
-from ddq_tf.graph.flatten import output_names, unused
+from ddq_tf.graph.flatten import functional_of, output_names, unused
 from ddq_tf.graph.inputs import input_structure
 from ddq_tf.kinds import (
     FUNCTIONS,
@@ -31,20 +31,19 @@ from ddq_tf.kinds import (
 from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSoftmax
 from ddq_tf.scheme import MAX_BITS
-from ddq_tf.search import DDQModel
+from ddq_tf.search import DDQModel, own_class
 from ddq_tf.transform.ties import Ties, fused_activation
 
 
-def rebuild(graph: FlatGraph, config: DDQConfig, functional: Any, name: str) -> DDQModel:
+def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
     """Returns the uncalibrated DDQ model of a supported graph, with the float model's weights.
 
     Args:
         graph: canonical.
         config: of the DDQ model.
-        functional: the float model, for the structure and the names of inputs and outputs.
-        name: of the DDQ model.
+        model: the float model, for its class, the structure and the names of inputs and outputs.
     """
-    return _Rebuilder(graph, config).run(functional, name)
+    return _Rebuilder(graph, config).run(model)
 
 
 class _Rebuilder:
@@ -62,9 +61,9 @@ class _Rebuilder:
         self._ends = _ends(graph)
         self.done: set[int] = set()
 
-    def run(self, functional: Any, name: str) -> DDQModel:
+    def run(self, float_model: keras.Model) -> DDQModel:
         """Rebuilds everything; inputs and outputs are structured as in the float model."""
-        graph = self.graph
+        graph, functional = self.graph, functional_of(float_model)
         inputs = [
             keras.Input(shape=shape[1:], name=input_name)
             for shape, input_name in zip(graph.input_shapes, graph.input_names, strict=True)
@@ -77,10 +76,10 @@ class _Rebuilder:
             if id(node) not in self.done:
                 _BEHIND[output_of(node)](self, node)
         outputs = [self.tensors[tensor] for tensor in graph.outputs]
-        model = DDQModel(
+        model = DDQModel.trained_as(own_class(float_model))(
             inputs=keras.tree.pack_sequence_as(input_structure(functional), inputs),
             outputs=keras.tree.pack_sequence_as(functional.output, outputs),
-            name=name,
+            name=float_model.name,
         )
         model.configure(self.config, output_names(functional), functional.output_names)
         return model
