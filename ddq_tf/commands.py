@@ -219,6 +219,7 @@ def _micro_lines(found: Any) -> list[tuple[bool, str]]:
         *(
             (is_equal, f"{'All' if is_equal else 'Not all'} output codes are those of {words}.")
             for is_equal, words in twins
+            if is_equal is not None
         ),
     ]
 

@@ -42,6 +42,7 @@ class Target:
             only operator whose INT4 weights XNNPACK takes.
         runtime: what runs the file.
         min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
+        missing_operators: what the runtime lacks of the operators that ddq_tf writes.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Target:
     code_bits: tuple[int, ...] | None = None
     lookup_tables: bool = False
     runtime: str = "LiteRT"
+    missing_operators: tuple[str, ...] = ()
 
     @property
     def counts_codes(self) -> bool:
@@ -163,6 +165,7 @@ TARGETS: dict[str, Target] = {
             storage_bits=dict.fromkeys(OpKind, (8,)),
             fully_connected_pointwise=False,
             runtime="tflite-micro",
+            missing_operators=("GELU",),
             min_runtime={8: "0.dev20260203"},
             code_bits=(2, 3, 4, 8),
             lookup_tables=True,

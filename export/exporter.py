@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from ddq_tf.errors import raise_all
 from ddq_tf.export import model_metadata, runtime_check, tflite, tflm
 from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
@@ -87,6 +88,7 @@ def export_tflite(
     if align_if_needed(model):
         lowered = lower(model, input_type=input_type, output_type=output_type)
     graph = run_passes(lowered, chosen)
+    _check_operators(graph, chosen)
     runs_in_litert = chosen.runtime == "LiteRT"
     if runs_in_litert:
         runtime_check.check(graph)
@@ -126,6 +128,15 @@ def min_runtime(data: bytes) -> str:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
     return tflite.read(data).metadata.get(_MIN_RUNTIME, b"").rstrip(b"\0").decode()
+
+
+def _check_operators(graph: Graph, target: Target) -> None:
+    lines = [
+        f"layer {op.source!r}: {target.runtime} has no {op.kind}"
+        for op in graph.ops
+        if op.kind in target.missing_operators
+    ]
+    raise_all(f"the target {target.name!r} cannot run the model; choose another:", lines)
 
 
 def _warn_of_slow_ops(graph: Graph) -> None:

@@ -79,6 +79,8 @@ def first_difference(model: Any, data: list[np.ndarray]) -> First | None:
             if received is not None and not np.array_equal(received, computed[name]):
                 distance = np.abs(received.astype(np.int64) - computed[name].astype(np.int64))
                 writer = _unclamped(graph, op) if party == "Keras" else op
+                if party == "Keras":
+                    writer = _hidden(graph, writer, trained) or writer
                 return First(
                     kind=writer.kind,
                     layer=_class_of(model, writer),
@@ -96,6 +98,23 @@ def _unclamped(graph: Graph, op: Op) -> Op:
     if op.kind == "QUANTIZE" and writers and writers[0].source == op.source:
         return _unclamped(graph, writers[0])
     return op
+
+
+def _hidden(graph: Graph, op: Op, trained: dict[str, np.ndarray]) -> Op | None:
+    """The operator with narrow weights that a difference comes from, if Keras hides it.
+
+    Several layers, or calls of one, may be one operator: then Keras shows no result between.
+    """
+    for name in op.inputs:
+        if name in trained:
+            continue
+        for writer in graph.ops:
+            if name in writer.outputs:
+                narrow = _weights(graph, writer) in ("INT4", "INT2")
+                found = writer if narrow else _hidden(graph, writer, trained)
+                if found is not None:
+                    return found
+    return None
 
 
 def _class_of(model: Any, op: Op) -> str:

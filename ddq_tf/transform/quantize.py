@@ -15,6 +15,7 @@ from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
 from ddq_tf.search import DDQModel, own_attributes, own_class, weight_budget
+from ddq_tf.targets import Target
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.rebuild import rebuild
@@ -57,7 +58,7 @@ def quantize_model(
             "model that it was made from"
         )
     graph = canonical(flatten(model))
-    _check_model(model, graph)
+    _check_model(model, graph, config.resolved_target)
     attributes = own_attributes(model) if own_class(model) is not None else {}
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
@@ -89,9 +90,9 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
     return rebuild(separate(graph, places), config, model) if places else quantized
 
 
-def _check_model(model: keras.Model, graph: FlatGraph) -> None:
+def _check_model(model: keras.Model, graph: FlatGraph, target: Target) -> None:
     """Raises one error for all that is wrong with a model."""
-    raise_all(f"model {model.name!r} cannot be quantized:", problems_of(graph))
+    raise_all(f"model {model.name!r} cannot be quantized:", problems_of(graph, target))
     if not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes):
         raise DDQError(f"model {model.name!r} has no convolution or dense layer to quantize.")
     raise_all(f"weights of model {model.name!r} must be finite:", _not_finite(graph))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.kinds import RULES, find_rule
+from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer
+from ddq_tf.targets import Target
 
 SUPPORTED = sorted(
     {
@@ -16,8 +17,13 @@ SUPPORTED = sorted(
 )
 
 
-def problems_of(graph: FlatGraph) -> list[str]:
-    """Returns one line for every layer of a canonical graph that cannot be quantized."""
+def problems_of(graph: FlatGraph, target: Target) -> list[str]:
+    """Returns one line for every layer of a canonical graph that cannot be quantized.
+
+    Args:
+        graph: canonical.
+        target: where the file will run.
+    """
     found = [
         f"input {name!r}: needs a fixed size, all but the batch, which LiteRT plans its memory "
         f"for. Received: shape {shape}. Build the model for one size; its weights fit any"
@@ -25,7 +31,7 @@ def problems_of(graph: FlatGraph) -> list[str]:
         if None in shape[1:]
     ]
     for node in graph.nodes:
-        problem = _problem_of(graph, node)
+        problem = _problem_of(graph, node) or _missing(node, target)
         if problem is not None:
             found.append(f"layer {node.name!r} ({type(node.layer).__name__}): {problem}")
     return found
@@ -38,3 +44,13 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
     if rule is None:
         return f"has no integer form here; supported are {', '.join(SUPPORTED)}"
     return rule.problem(graph, node)
+
+
+def _missing(node: FlatNode, target: Target) -> str | None:
+    function = function_of(node.layer) if is_activation(node) else None
+    if function is None or function.operator not in target.missing_operators:
+        return None
+    return (
+        f"{target.runtime}, where the target {target.name!r} runs, has no {function.operator}. "
+        "Choose another activation or target"
+    )

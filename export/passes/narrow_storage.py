@@ -7,7 +7,8 @@ The codes stay as they are; only the tensor's type changes. The cases:
 
 A width is passed over where the target does not store it for one of the operators that read the
 weights, and in FULLY_CONNECTED where XNNPACK does not take it (`ddq_tf.xnnpack`): leaving the
-delegate costs more than the bytes.
+delegate costs more than the bytes. So it is in DEPTHWISE_CONV_2D of one weight per channel, as a
+rescaling becomes: there is nothing to save, and built-in kernels round otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import dataclasses
 from ddq_tf import xnnpack
 from ddq_tf.export.ir import DType, Graph, Op, Tensor
 from ddq_tf.export.operators import weight_kind
-from ddq_tf.targets import Target
+from ddq_tf.targets import OpKind, Target
 
 _NARROW = {2: DType.INT2, 4: DType.INT4}
 
@@ -59,6 +60,8 @@ def _takes(op: Op, weights: Tensor, bits: int, target: Target) -> bool:
     """Whether the target runs an op with its weights in `bits` bits."""
     kind = weight_kind(op)
     if kind is None or bits not in target.storage_bits[kind]:
+        return False
+    if kind is OpKind.DEPTHWISE and weights.shape[:3] == (1, 1, 1):
         return False
     if kind not in xnnpack.IN_ROWS:
         return True

@@ -187,3 +187,16 @@ def test_a_bias_that_xnnpack_reads_too_keeps_its_scales():
     make.ops[1] = dataclasses.replace(second, inputs=(*second.inputs[:2], first.inputs[2]))
     graph = make.graph({"x": image}, {"y": output})
     assert bare_biases.run(graph, LITERT) == graph
+
+
+@pytest.mark.parametrize(("window", "dtype"), [(1, DType.INT8), (3, DType.INT4)])
+def test_one_weight_per_channel_stays_int8(window, dtype):
+    """As a rescaling has: four bits save nothing, and leave XNNPACK's exact kernel."""
+    make = Builder()
+    image = make.tensor((-1, 4, 4, 4), scale=0.05, zero_point=-3)
+    output = make.weighted(
+        "DEPTHWISE_CONV_2D", image, (1, window, window, 4), (-1, 5 - window, 5 - window, 4), limit=7
+    )
+    graph = make.graph({"x": image}, {"y": output})
+    after = narrow_storage.run(graph, TARGETS["litert-compact"])
+    assert after.tensors[after.ops[0].inputs[1]].dtype is dtype

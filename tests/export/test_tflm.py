@@ -340,3 +340,35 @@ def test_the_target_is_told_apart():
     assert target.lookup_tables
     assert target.runtime == "tflite-micro"
     assert not target.fully_connected_pointwise
+
+
+def tiny(tail):
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, tail(keras.layers.Conv2D(4, 3)(inputs)))
+
+
+def micro_proof(tail, tmp_path):
+    x = images(4)
+    q = quantize_model(tiny(tail), DDQConfig(target="tflm", budget=None), x)
+    return verify_tflm(q, export.export_tflite(q, tmp_path / "model.tflite"), [x])
+
+
+def test_a_transposed_convolution_is_compared_example_by_example(tmp_path):
+    proof = micro_proof(keras.layers.Conv2DTranspose(2, 2, strides=2), tmp_path)
+    assert proof.equals_plain
+    assert proof.equals_reference
+
+
+def test_reference_kernels_that_lack_an_operator_are_left_out(tmp_path):
+    proof = micro_proof(keras.layers.ELU(), tmp_path)
+    assert proof.equals_plain
+    assert proof.equals_reference is None
+
+
+def test_an_operator_that_tflite_micro_lacks_is_refused_before_any_work(tmp_path):
+    gelu = tiny(keras.layers.Activation("gelu", name="bump"))
+    with pytest.raises(DDQError, match=r"'bump'.*tflite-micro, where .* 'tflm' runs, has no GELU"):
+        quantize_model(gelu, DDQConfig(target="tflm", budget=None), images(4))
+    q = quantize_model(gelu, DDQConfig(target="litert-int8", budget=None), images(4))
+    with pytest.raises(DDQError, match=r"(?s)'tflm' cannot run the model.*'bump.* has no GELU"):
+        export.export_tflite(q, tmp_path / "model.tflite", target="tflm")
