@@ -29,14 +29,17 @@ from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budge
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.quantize import quantize_model
 
+_CALIBRATION_STEPS = 2  # the DDQ model, its equalized channels
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a reconstruction is.
 
     Attributes:
-        stage: "precisions", a block's name, or "distillation".
-        done: layers with rounded or new kernels, batches measured and steps taken, of all stages.
+        stage: "calibration", "precisions", a block's name, or "distillation".
+        done: parts of the calibration, layers with rounded or new kernels, layers and batches
+            measured, and steps taken, of all stages.
         total: the same, at the end.
     """
 
@@ -96,15 +99,19 @@ def reconstruct_model(
             f"views={recipe.views}, inputs of shape {examples.shape}"
         )
     quantized = quantize_model(model, config, examples)
-    if recipe.equalize:
-        batches = [x for (x,) in examples_of(examples, interface, config.calibration_images)]
-        equalize(quantized, batches)
-        calibrate(quantized, batches, config.seed, config.activation_calibration)
     blocks = blocks_of(quantized)
     halves = _halves(examples, recipe) if learning_layers(quantized) else None
     in_blocks = sum(len(block.kernels) + recipe.steps for block in blocks)
     measured = steps_of(quantized, len(halves[1])) if halves else 0
-    report = _Reporter(measured + in_blocks + recipe.distill_steps, on_progress)
+    total = _CALIBRATION_STEPS + measured + in_blocks + recipe.distill_steps
+    report = _Reporter(total, on_progress)
+    calibrated = report.step("calibration")
+    calibrated()
+    if recipe.equalize:
+        batches = [x for (x,) in examples_of(examples, interface, config.calibration_images)]
+        equalize(quantized, batches)
+        calibrate(quantized, batches, config.seed, config.activation_calibration)
+    calibrated()
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)
     # Quantizers must learn also in layers that the float model held back.

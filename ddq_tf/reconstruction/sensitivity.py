@@ -65,7 +65,8 @@ def precision_losses(
         rounded_for: inputs of the model that kernels are rounded for.
         measured_on: inputs that the losses are measured on, as often as they are to be looked at.
         seed: of the draws.
-        on_step: called after each layer with rounded kernels and each batch of measured inputs.
+        on_step: called after each layer with rounded kernels, each layer whose measurement is
+            traced, and each batch of measured inputs.
 
     Returns:
         By name of `learning_layers`: float64 (precisions, output channels of weights or 1), never
@@ -87,7 +88,7 @@ def steps_of(model: DDQModel, num_measured: int) -> int:
     """Returns how often `precision_losses` calls its `on_step`."""
     learning = {id(layer) for layer in learning_layers(model)}
     kernels = sum(id(layer) in learning for layer in weighted_layers(model))
-    return kernels + -(-num_measured // _BATCH)
+    return kernels + len(learning) + -(-num_measured // _BATCH)
 
 
 def _moved_kernels(
@@ -164,7 +165,11 @@ def _measure(
             direction = _direction(model(x, training=True), gives_probabilities, (seed, number))
         names = [layer.name for layer in layers]
         gradients = iter(tape.gradient(direction, [y for n in names for _, y in seen[n]]))
-        return [_squared(layer, moved[layer.name], seen[layer.name], gradients) for layer in layers]
+        parts = []
+        for layer in layers:
+            parts.append(_squared(layer, moved[layer.name], seen[layer.name], gradients))
+            on_step()  # of tracing, which takes as long as many batches
+        return parts
 
     specs = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32), tf.TensorSpec((), tf.int32)
     with fixed_statistics(model.layers), _probing(layers, seen):

@@ -68,6 +68,7 @@ def test_precisions_are_learned_within_the_budget_and_steps_are_reported():
     assert all(layer.quantizer.is_frozen for layer in weighted_layers(learned))
     assert [p.done for p in seen] == list(range(1, seen[0].total + 1))
     assert list(dict.fromkeys(p.stage for p in seen)) == [
+        "calibration",
         "precisions",
         *(error.name for error in errors),
         "distillation",
