@@ -126,6 +126,7 @@ def main() -> None:
             *_TUNING,
             f"--out={trained}",
             f"--checkpoint_dir={folder}/checkpoint",
+            "--resume",
         ),
     }
     for target in recipe["targets"]:

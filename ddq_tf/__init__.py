@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.registration import load_model, register
+from ddq_tf.rules import Rule
 from ddq_tf.targets import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "DDQModel",
     "PrecisionSearch",
     "ReconstructionConfig",
+    "Rule",
     "Target",
     "load_model",
     "quantize_model",

@@ -6,12 +6,20 @@ from collections.abc import Mapping
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import Flag
-from ddq_tf.config import AUTO, CALIBRATIONS, TUNE_DISTILL, DDQConfig
+from ddq_tf.config import AUTO, CALIBRATIONS, RESIZES, TUNE_DISTILL, DDQConfig
 from ddq_tf.scheme import LEVEL_INITS, LEVELS
 from ddq_tf.targets import TARGETS
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SEED = line.integer("seed", "N", "makes a run repeatable", 0, low=0)
+RESUME_FLAGS = (
+    line.switch("resume", "go on with what an interrupted run of the same command has kept"),
+    line.text(
+        "checkpoint_dir",
+        "FOLDER",
+        "where to keep that; by default beside the output, in OUT.checkpoint",
+    ),
+)
 LIMIT = line.integer("limit", "N", "use at most N images of each split, for a quick try")
 OUT_MODEL = line.text("out", "FILE.keras", "the file to write", required=True)
 TARGET_WORDS = "where the file will run: " + "; ".join(
@@ -42,6 +50,20 @@ def data_flags(*, batch_size: int, required: bool = True, range_by: str = "") ->
             "input_range",
             f"values that pixels 0 and 255 become. By default {by_default}",
         ),
+        line.number(
+            "crop",
+            "SHARE",
+            "of each image's centre that the network sees. By default what the model's file notes, "
+            "else all; most ImageNet networks were published with 0.875",
+            low=0.0,
+            high=1.0,
+        ),
+        line.choice(
+            "resize",
+            "how images come to the network's size. By default what the file notes, else bilinear",
+            RESIZES,
+            None,
+        ),
         line.integer("batch_size", "N", "images per batch", batch_size),
         LIMIT,
     )
@@ -68,11 +90,7 @@ def recipe_flags(*, epochs: int, optimizer: str, rates: Mapping[str, float]) -> 
         line.number("label_smoothing", "SHARE", "spread over all classes", 0.0, high=1.0),
         line.switch("augment", "shift training images, and mirror them unless digits", True),
         SEED,
-        line.text(
-            "checkpoint_dir",
-            "FOLDER",
-            "keeps a backup there: the same command after an interruption resumes",
-        ),
+        *RESUME_FLAGS,
     )
 
 

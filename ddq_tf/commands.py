@@ -15,6 +15,7 @@ from ddq_tf.command_flags import (
     DDQ_FLAGS,
     OUT_MODEL,
     RECONSTRUCTION_FLAGS,
+    RESUME_FLAGS,
     SEED,
     SPLIT,
     TARGET,
@@ -50,6 +51,7 @@ def _demo(call: Call) -> Outcome:
 
 def _train(call: Call) -> Outcome:
     from ddq_tf import jobs
+    from ddq_tf.training import forget_training
 
     flags = call.flags
     options = {
@@ -57,6 +59,7 @@ def _train(call: Call) -> Outcome:
         for name in ("alpha", "output_stride", "batch_norm_momentum")
         if flags[name] is not None
     }
+    folder = jobs.training_folder(**_resumed(call))
     trained = jobs.train_float(
         flags["model"],
         _data_options(flags),
@@ -65,9 +68,10 @@ def _train(call: Call) -> Outcome:
         image_size=flags["image_size"],
         model_options=options,
         augment=flags["augment"],
-        checkpoint_dir=flags["checkpoint_dir"],
+        checkpoint_dir=folder,
         screen=call.screen,
     )
+    forget_training(folder)
     call.screen.table(
         [
             ("model", f"{trained.model.name}, {trained.num_params:,} parameters"),
@@ -83,8 +87,10 @@ def _quantize(call: Call) -> Outcome:
     from ddq_tf import jobs
     from ddq_tf.jobs.quantize import history_path
     from ddq_tf.report import text
+    from ddq_tf.training import forget_training
 
     flags = call.flags
+    folder = jobs.training_folder(**_resumed(call))
     quantized = jobs.quantize_float(
         call.files[0],
         _data_options(flags),
@@ -92,9 +98,10 @@ def _quantize(call: Call) -> Outcome:
         _train_config(flags, TUNE_RATES),
         out=flags["out"],
         augment=flags["augment"],
-        checkpoint_dir=flags["checkpoint_dir"],
+        checkpoint_dir=folder,
         screen=call.screen,
     )
+    forget_training(folder)
     call.console.print()
     text.render(jobs.layers_report(quantized), call.console)
     call.screen.table(
@@ -109,17 +116,20 @@ def _quantize(call: Call) -> Outcome:
 
 def _reconstruct(call: Call) -> Outcome:
     from ddq_tf import jobs
-    from ddq_tf.reconstruction import ReconstructionConfig
+    from ddq_tf.reconstruction import ReconstructionConfig, forget_reconstruction
 
     flags = call.flags
+    folder = jobs.reconstruction_folder(**_resumed(call))
     done = jobs.reconstruct_float(
         call.files[0],
         _data_options(flags),
         _ddq_config(flags),
         ReconstructionConfig(**_fields(ReconstructionConfig, flags)),
         out=flags["out"],
+        checkpoint_dir=folder,
         screen=call.screen,
     )
+    forget_reconstruction(folder)
     found = done.fidelity
     divergence = "" if found.kl_divergence is None else f", KL {found.kl_divergence:.3f} nats"
     call.screen.table(
@@ -277,6 +287,8 @@ def _data_options(flags: Mapping[str, Any]) -> Any:
     return DataOptions(
         spec=flags["data"],
         input_range=flags["input_range"],
+        crop=flags["crop"],
+        resize=flags["resize"],
         batch_size=flags["batch_size"],
         limit=flags["limit"],
     )
@@ -299,6 +311,17 @@ def _ddq_config(flags: Mapping[str, Any]) -> DDQConfig:
             "per_channel": not flags["per_tensor"],
         }
     )
+
+
+def _resumed(call: Call) -> dict[str, Any]:
+    """What tells where unfinished work is kept."""
+    flags = call.flags
+    return {
+        "out": flags["out"],
+        "folder": flags["checkpoint_dir"],
+        "resume": flags["resume"],
+        "screen": call.screen,
+    }
 
 
 def _train_config(flags: Mapping[str, Any], rates: Mapping[str, float]) -> Any:
@@ -416,6 +439,7 @@ _ALL = (
             *_reconstruction_ddq_flags(),
             *CODE_FLAGS,
             *RECONSTRUCTION_FLAGS,
+            *RESUME_FLAGS,
             *COMMON,
         ),
         example="ddq reconstruct float.keras --data=images:photos --out=ddq.keras",

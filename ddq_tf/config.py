@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 from ddq_tf import xnnpack
 from ddq_tf.errors import DDQError
+from ddq_tf.rules import Rule
 from ddq_tf.scheme import MAX_BITS, WeightScheme, check_precisions
 from ddq_tf.targets import OpKind, Target, get_target
 
 AUTO = "auto"  # a budget that every model can meet
 AUTO_FRACTION = 0.6
 CALIBRATIONS = ("mse", "percentile")
+RESIZES = ("bilinear", "bicubic", "area", "nearest", "lanczos3", "lanczos5")  # of tf.image.resize
 # How `ddq quantize` and the demo train (docs/recipes.md).
 TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
 TUNE_EPOCHS = 15
@@ -143,6 +146,7 @@ class DDQConfig:
         calibration_images: how many inputs of the calibration data are used at most.
         freeze_quantizers_of_frozen: whether layers that are not trainable keep their calibrated
             weight ranges and highest precision too; otherwise their quantizers learn.
+        rules: for some layers, what holds there instead; see `ddq_tf.Rule`.
         seed: for gate exploration and calibration sampling.
     """
 
@@ -162,14 +166,18 @@ class DDQConfig:
     search_fraction: float = 0.5
     calibration_images: int = 512
     freeze_quantizers_of_frozen: bool = False
+    rules: tuple[Rule, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         get_target(self.target)
         if self.budget not in (None, AUTO):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
-        self._scheme((MAX_BITS,) if self.precisions is None else self.precisions)
-        self._check_target()
+        object.__setattr__(self, "rules", tuple(self.rules))
+        precisions = (MAX_BITS,) if self.precisions is None else self.precisions
+        self._check_target(self._scheme(precisions, None), "")
+        for rule in self.rules:
+            self._check_target(self._scheme(precisions, rule), f"{rule.words}: ")
         self._check_activations()
         if not 0 < self.search_fraction < 1:
             raise DDQError(
@@ -184,11 +192,11 @@ class DDQConfig:
                 f"Received: calibration_images={self.calibration_images!r}"
             )
 
-    def _check_target(self) -> None:
-        if self.levels == "free" and self.resolved_target.code_bits is None:
+    def _check_target(self, scheme: WeightScheme, where: str) -> None:
+        if scheme.levels == "free" and self.resolved_target.code_bits is None:
             raise DDQError(
-                f"target {self.target!r} stores uniform codes: free levels would take 8 bits each "
-                "there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
+                f"{where}target {self.target!r} stores uniform codes: free levels would take 8 "
+                "bits each there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
                 "Received: levels='free'"
             )
         if self.code_bits is not None and not 0 < self.code_bits <= MAX_BITS:
@@ -235,17 +243,29 @@ class DDQConfig:
         learned = target.learned_bits(kind)
         return tuple(b for b in learned if not in_rows or xnnpack.fills_bytes(in_channels, b))
 
-    def scheme_for(self, kind: OpKind, in_channels: int) -> WeightScheme:
-        """Returns how a weight of this kind is quantized; see `precisions_for`."""
-        return self._scheme(self.precisions_for(kind, in_channels))
+    def scheme_for(self, kind: OpKind, in_channels: int, layer: str = "") -> WeightScheme:
+        """Returns how a weight of this kind is quantized; see `precisions_for`.
 
-    def _scheme(self, precisions: tuple[int, ...]) -> WeightScheme:
+        Args:
+            kind: of the operator.
+            in_channels: that it reads.
+            layer: its name, for rules that took it.
+        """
+        return self._scheme(self.precisions_for(kind, in_channels), self.rule_of(layer))
+
+    def rule_of(self, layer: str) -> Rule | None:
+        """Returns the rule that took a layer, or None."""
+        return next((rule for rule in self.rules if layer in rule.layers), None)
+
+    def _scheme(self, precisions: tuple[int, ...], rule: Rule | None) -> WeightScheme:
         options = {name: getattr(self, name) for name in WeightScheme.names()}
-        return WeightScheme(**{**options, "precisions": precisions})
+        said = {} if rule is None else rule.options
+        return WeightScheme(**{**options, "precisions": precisions, **said})
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values from which `from_dict` restores the configuration."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(dataclasses.replace(self, rules=()))
+        return {**plain, "rules": [rule.to_dict() for rule in self.rules]}
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> DDQConfig:
@@ -254,6 +274,8 @@ class DDQConfig:
         budget = fields.get("budget")
         if isinstance(budget, dict):
             fields["budget"] = Budget(**budget)
+        rules: Any = fields.get("rules", ())
+        fields["rules"] = tuple(Rule.from_dict(rule) for rule in rules)
         for name in ("precisions", "activation_bits"):
             value = fields.get(name)
             if isinstance(value, list):

@@ -155,6 +155,26 @@ class Runner:
             batches.append(self._run_batch({name: x[start:stop] for name, x in inputs.items()}))
         return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
 
+    def __call__(self, inputs: Any) -> Any:
+        """Returns what the file computes of real numbers, as a Keras model would.
+
+        Args:
+            inputs: float32, shape (examples, ...), as the float model takes them; with several
+                inputs a list in the model's order, or a dictionary by name.
+
+        Returns:
+            Float32, shape (examples, ...); with several outputs a dictionary by name.
+
+        Raises:
+            DDQError: if the inputs do not fit the model.
+
+        Example:
+            >>> Runner("model.tflite")(images).argmax(axis=-1)  # doctest: +SKIP
+        """
+        codes = self.run(codes_of(self.inputs, inputs))
+        real = {name: info.dequantize(codes[name]) for name, info in self.outputs.items()}
+        return real if len(real) > 1 else next(iter(real.values()))
+
     def quantize_input(self, values: np.ndarray) -> np.ndarray:
         """Returns real numbers as codes of the only input."""
         return self.input.quantize(values)
@@ -203,6 +223,27 @@ class Runner:
         except (RuntimeError, ValueError) as error:
             raise DDQError(f"the LiteRT runtime cannot run this model: {error}") from error
         return {name: interpreter.get_tensor(info.index) for name, info in self.outputs.items()}
+
+
+def codes_of(infos: Mapping[str, TensorInfo], inputs: Any) -> dict[str, np.ndarray]:
+    """Returns real numbers as codes of a model's inputs, by name.
+
+    Args:
+        infos: of the inputs, in the model's order.
+        inputs: an array for a single input, or a list in order, or a dictionary by name.
+
+    Raises:
+        DDQError: if there are other inputs.
+    """
+    if isinstance(inputs, Mapping):
+        given = dict(inputs)
+    else:
+        arrays = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        given = dict(zip(infos, arrays, strict=True)) if len(arrays) == len(infos) else {}
+    if set(given) != set(infos):
+        received = sorted(given) if given else f"{type(inputs).__name__} of {np.shape(inputs)[:1]}"
+        raise DDQError(f"the file needs the inputs {list(infos)}. Received: {received}")
+    return {name: infos[name].quantize(np.asarray(x, np.float32)) for name, x in given.items()}
 
 
 def quantized_inputs(runner: Runner, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

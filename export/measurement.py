@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.answers import right_answers
 from ddq_tf.errors import DDQError
-from ddq_tf.export.interpreter import Model, Runner, content_of, is_for_micro
+from ddq_tf.export.interpreter import Model, Runner, codes_of, content_of, is_for_micro
 from ddq_tf.export.tflm import MicroRunner
 
 _ACCURACY = ("accuracy", "acc")
@@ -74,15 +74,16 @@ def evaluate(
     total = 0
     for batch in _batches(data):
         inputs, labels, weights = (*batch, None)[:3]
-        codes = runner.run(_codes(runner, inputs))
+        given = codes_of(runner.inputs, inputs)
+        codes = runner.run(given if isinstance(runner, Runner) else next(iter(given.values())))
         by_name = codes if isinstance(codes, dict) else {next(iter(runner.outputs)): codes}
-        given = _by_output(labels, runner, "labels")
+        wanted = _by_output(labels, runner, "labels")
         weight = {} if weights is None else _by_output(weights, runner, "sample weights")
         for output, _, meter in meters:
-            if output not in given:
-                raise DDQError(f"output {output!r} needs labels. Received: {sorted(given)}")
+            if output not in wanted:
+                raise DDQError(f"output {output!r} needs labels. Received: {sorted(wanted)}")
             real = runner.outputs[output].dequantize(by_name[output])
-            meter.update_state(given[output], real, sample_weight=weight.get(output))
+            meter.update_state(wanted[output], real, sample_weight=weight.get(output))
         total += len(next(iter(by_name.values())))
     if not total:
         raise DDQError("the accuracy of a model needs at least one example. Received: none")
@@ -204,21 +205,6 @@ def _batches(data: Any) -> Iterable[Any]:
 
 def _is_batch(part: Any) -> bool:
     return isinstance(part, tuple)
-
-
-def _codes(runner: Runner | MicroRunner, inputs: Any) -> Any:
-    """Real inputs as codes of the file's."""
-    names = list(runner.inputs)
-    if isinstance(inputs, Mapping):
-        given = dict(inputs)
-    elif len(names) == 1:
-        given = {names[0]: inputs[0] if isinstance(inputs, list | tuple) else inputs}
-    else:
-        given = dict(zip(names, inputs, strict=False))
-    if set(given) != set(names):
-        raise DDQError(f"the file needs the inputs {names}. Received: {list(given)}")
-    codes = {k: runner.inputs[k].quantize(np.asarray(v, np.float32)) for k, v in given.items()}
-    return codes if len(codes) > 1 else next(iter(codes.values()))
 
 
 def _by_output(values: Any, runner: Runner | MicroRunner, words: str) -> dict[str, np.ndarray]:

@@ -264,7 +264,7 @@ def test_defaults_are_those_of_the_configurations() -> None:
 
     flags, _ = COMMANDS["quantize"].parse(["--data=digits", "--out=a.keras", "a.keras"])
     for config in (DDQConfig(), TrainConfig()):
-        fields = vars(config) | {"budget": "0.6", "epochs": 15, "distill": 0.5}
+        fields = vars(config) | {"epochs": 15, "distill": 0.5}
         shared = {name for name in fields if flags.get(name) is not None}
         assert len(shared) >= 7
         assert {name: flags[name] for name in shared} == {n: fields[n] for n in shared}

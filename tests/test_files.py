@@ -1,7 +1,11 @@
+import builtins
 import os
+import subprocess
+import sys
 
 import pytest
 
+from ddq_tf import files
 from ddq_tf.errors import DDQError
 from ddq_tf.files import atomic_write_bytes
 
@@ -22,7 +26,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DDQError, match=r"cannot write 3 bytes.*disk full\. It is as it was"):
         atomic_write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.tflite"]
@@ -32,3 +36,33 @@ def test_refuses_paths_that_cannot_be_files(tmp_path):
     for path in (tmp_path, tmp_path / "absent" / "model.tflite"):
         with pytest.raises(DDQError, match="existing folder"):
             atomic_write_bytes(path, b"")
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path):
+    path = tmp_path / "model.tflite"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".model.tflite.{dead.pid}.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / f".model.tflite.{os.getpid()}.0a1b2c3d.tmp").write_bytes(b"being written")
+    (tmp_path / f".other.{dead.pid}.0a1b2c3d.tmp").write_bytes(b"of another file")
+    atomic_write_bytes(path, b"whole")
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [
+            "model.tflite",
+            f".model.tflite.{os.getpid()}.0a1b2c3d.tmp",
+            f".other.{dead.pid}.0a1b2c3d.tmp",
+        ]
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    """The real error of a real write, from a device that is always full."""
+    path = tmp_path / "model.tflite"
+
+    def opened(name, mode):
+        return builtins.open("/dev/full", "wb")
+
+    monkeypatch.setattr(files, "open", opened, raising=False)
+    with pytest.raises(DDQError, match=r"No space left on device\. It is not there"):
+        atomic_write_bytes(path, b"x" * 100)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddq_tf.data import sources
 from ddq_tf.data.dataset import SPLITS, Dataset, Split
-from ddq_tf.data.sources import Arrays, Source
+from ddq_tf.data.sources import Arrays, Fit, Source
 from ddq_tf.errors import DDQError
 
 _GRAMMAR = (
@@ -22,7 +22,12 @@ _DEFAULT_VAL_FRACTION = {"digits": 0.2}  # of the rest: 60 % train, 15 % val, 25
 
 
 def load(
-    spec: str, *, image_size: int | None = None, val_fraction: float | None = None, seed: int = 0
+    spec: str,
+    *,
+    image_size: int | None = None,
+    fit: Fit | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """Loads a data set, checked whole, with the splits train, val and test.
 
@@ -37,9 +42,10 @@ def load(
             names from a `*labels.txt` beside it), "folder:PATH" (PATH/class/*.jpg or
             PATH/{train,val,test}/class/*.jpg), "images:PATH" (all images below PATH, without
             labels), or "tfds:NAME".
-        image_size: side in pixels; other images are cut at the centre and resized bilinearly.
-            None keeps the size that the images have, which must then be the same for all;
-            digits and fashion_mnist become 32.
+        image_size: side in pixels; other images are cut at the centre and resized. None keeps the
+            size that the images have, which must then be the same for all; digits and
+            fashion_mnist become 32.
+        fit: how images are cut and resized; None for all of the centre, bilinearly.
         val_fraction: share of train held out for each split that the source lacks, in (0, 0.5);
             None is 0.1 (digits: 60/15/25 % of all).
         seed: chooses what is held out.
@@ -57,7 +63,7 @@ def load(
     parts, class_names = _read(spec, kind, argument, seed)
     image_size = image_size or _DEFAULT_SIZE.get(kind)
     shape = parts["train"].image_shape(image_size)
-    splits = _open(spec, parts, shape, resize=image_size is not None)
+    splits = _open(spec, parts, shape, fit or Fit(), resize=image_size is not None)
     _hold_out(spec, splits, parts["train"].labels, val_fraction, seed)
     return Dataset(
         name=spec,
@@ -68,7 +74,7 @@ def load(
 
 
 def _open(
-    spec: str, parts: dict[str, Source], shape: tuple[int, int, int], *, resize: bool
+    spec: str, parts: dict[str, Source], shape: tuple[int, int, int], fit: Fit, *, resize: bool
 ) -> dict[str, Split]:
     """Decodes what fits in memory."""
     num_bytes = math.prod(shape) * sum(len(part.labels) for part in parts.values())
@@ -80,9 +86,9 @@ def _open(
             f"Received: image_size=None; the first image has {shape[:2]}"
         )
     return {
-        name: part.open(shape)
+        name: part.open(shape, fit)
         if isinstance(part, Arrays)
-        else part.open(shape, resize=resize, in_memory=in_memory)
+        else part.open(shape, fit=fit if resize else None, in_memory=in_memory)
         for name, part in parts.items()
     }
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ddq_tf.config import RESIZES
 from ddq_tf.data.dataset import ArraySplit, StreamSplit
 from ddq_tf.errors import DDQError
 
@@ -37,6 +38,29 @@ _FASHION_CLASSES = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How images come to the size that a model takes.
+
+    Attributes:
+        crop: share of the largest centred part of the right proportions that is kept, in (0, 1];
+            0.875 is what most ImageNet networks were evaluated with.
+        resize: of `tf.image.resize`; smoothed before shrinking.
+
+    Raises:
+        DDQError: if one is out of its range.
+    """
+
+    crop: float = 1.0
+    resize: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= 1:
+            raise DDQError(f"crop must lie in (0, 1]. Received: crop={self.crop!r}")
+        if self.resize not in RESIZES:
+            raise DDQError(f"resize must be one of {RESIZES}. Received: resize={self.resize!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Arrays:
     """Decoded images: uint8 (n, height, width) or (n, height, width, 1 or 3), int64 labels."""
 
@@ -52,11 +76,18 @@ class Arrays:
         """Returns the images at `indices`."""
         return Arrays(images=self.images[indices], labels=self.labels[indices])
 
-    def open(self, shape: tuple[int, int, int]) -> ArraySplit:
-        """Returns the images at `shape`, (height, width, 3)."""
+    def open(self, shape: tuple[int, int, int], fit: Fit) -> ArraySplit:
+        """Returns the images at `shape`, (height, width, 3).
+
+        They are cut only if `fit` says so: whole arrays keep what they show.
+        """
         images = self.images if self.images.ndim == 4 else self.images[..., None]
+        if fit.crop < 1:
+            height, width = (max(round(fit.crop * side), 1) for side in images.shape[1:3])
+            top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+            images = images[:, top : top + height, left : left + width]
         if images.shape[1:3] != shape[:2]:
-            images = np.concatenate([_resize(part, shape) for part in _chunks(images)])
+            images = np.concatenate([_resize(part, shape, fit) for part in _chunks(images)])
         if images.shape[-1] != shape[-1]:
             images = np.repeat(images, shape[-1], axis=-1)
         return ArraySplit(images=images, labels=self.labels)
@@ -91,13 +122,13 @@ class Encoded:
         return (height, width, channels)
 
     def open(
-        self, shape: tuple[int, int, int], *, resize: bool, in_memory: bool
+        self, shape: tuple[int, int, int], *, fit: Fit | None, in_memory: bool
     ) -> ArraySplit | StreamSplit:
         """Returns the images at `shape`, decoded now or as they are needed.
 
         Args:
             shape: (height, width, 3).
-            resize: whether images of other shapes are fitted; otherwise they are an error.
+            fit: how images are fitted; None where other shapes are an error.
             in_memory: whether to decode now.
 
         Raises:
@@ -106,7 +137,7 @@ class Encoded:
 
         def decode(item: tf.Tensor) -> tf.Tensor:
             image = _decode(self.read(item))
-            return _fit(image, shape) if resize else tf.ensure_shape(image, shape)
+            return tf.ensure_shape(image, shape) if fit is None else _fit(image, shape, fit)
 
         stream = StreamSplit(items=self.items, decode=decode, size=len(self.labels))
         if not in_memory:
@@ -352,28 +383,30 @@ def _decode(content: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_image(content, channels=3, expand_animations=False)
 
 
-def _fit(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """Cuts the largest centred part of the right proportions and resizes it to `shape`."""
+def _fit(image: tf.Tensor, shape: tuple[int, int, int], fit: Fit) -> tf.Tensor:
+    """Cuts a centred part of the right proportions and resizes it to `shape`."""
+    if fit.crop < 1:
+        return tf.ensure_shape(_crop_and_resize(image, shape, fit), shape)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     same = tf.logical_and(tf.equal(height, shape[0]), tf.equal(width, shape[1]))
-    fitted = tf.cond(same, lambda: image, lambda: _crop_and_resize(image, shape))
+    fitted = tf.cond(same, lambda: image, lambda: _crop_and_resize(image, shape, fit))
     return tf.ensure_shape(fitted, shape)
 
 
-def _crop_and_resize(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+def _crop_and_resize(image: tf.Tensor, shape: tuple[int, int, int], fit: Fit) -> tf.Tensor:
     size = tf.shape(image)[:2]
     wanted = tf.constant(shape[:2], tf.float64)
-    scale = tf.reduce_min(tf.cast(size, tf.float64) / wanted)
+    scale = tf.reduce_min(tf.cast(size, tf.float64) / wanted) * fit.crop
     crop = tf.clip_by_value(tf.cast(tf.round(scale * wanted), tf.int32), 1, size)
     start = (size - crop) // 2
     part = image[start[0] : start[0] + crop[0], start[1] : start[1] + crop[1]]
-    return _resize(part, shape)
+    return _resize(part, shape, fit)
 
 
-def _resize(images: tf.Tensor | np.ndarray, shape: tuple[int, int, int]) -> tf.Tensor:
-    """Resizes uint8 images bilinearly, smoothing before shrinking."""
-    resized = tf.image.resize(images, shape[:2], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+def _resize(images: tf.Tensor | np.ndarray, shape: tuple[int, int, int], fit: Fit) -> tf.Tensor:
+    """Resizes uint8 images, smoothing before shrinking."""
+    resized = tf.image.resize(images, shape[:2], fit.resize, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(tf.cast(resized, tf.float32)), 0, 255), tf.uint8)
 
 
 def _chunks(images: np.ndarray, size: int = 4096) -> list[np.ndarray]:

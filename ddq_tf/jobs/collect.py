@@ -102,6 +102,15 @@ def budget_text(config: DDQConfig) -> str:
     return f"{budget.average_bits:g} bits per weight"
 
 
+def rule_texts(config: DDQConfig) -> tuple[str, ...]:
+    """Returns what each rule says and which layers it took."""
+    return tuple(
+        f"{rule.words} ({', '.join(f'{name}={value!r}' for name, value in rule.options.items())}): "
+        f"{', '.join(rule.layers)}"
+        for rule in config.rules
+    )
+
+
 def budget_average_bits(model: DDQModel) -> float | None:
     """Returns a model's budget as mean bits per weight, None for none."""
     budget = model.weight_budget

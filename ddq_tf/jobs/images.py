@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf import data
-from ddq_tf.data import Augment, Dataset
+from ddq_tf.data import Augment, Dataset, Fit
 from ddq_tf.errors import DDQError
 from ddq_tf.layers import activation_layers
 
@@ -30,12 +31,18 @@ class DataOptions:
         spec: as `ddq_tf.data.load` takes it.
         input_range: values that pixels 0 and 255 become; None for what the model file notes or
             its input quantizer shows, else (-1, 1).
+        crop: share of an image's centre that the network sees; None for what the model file
+            notes, else 1. See `ddq_tf.data.Fit`.
+        resize: how it comes to the network's size; None for what the model file notes, else
+            "bilinear".
         batch_size: images per batch.
         limit: at most so many images of each split; None for all.
     """
 
     spec: str
     input_range: tuple[float, float] | None = None
+    crop: float | None = None
+    resize: str | None = None
     batch_size: int = 128
     limit: int | None = None
 
@@ -46,8 +53,18 @@ class Images:
 
     dataset: Dataset
     input_range: tuple[float, float]
+    fit: Fit
     batch_size: int
     limit: int | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What a model file notes of the images that it was made for."""
+        return {
+            "data": self.dataset.name,
+            "input_range": self.input_range,
+            **dataclasses.asdict(self.fit),
+        }
 
     def count(self, split: str) -> int:
         """Returns the number of images in use."""
@@ -92,6 +109,7 @@ def open_images(
     input_shape: tuple[int | None, ...],
     num_classes: int | None = None,
     input_range: tuple[float, float] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Images:
     """Opens a data set for a model.
 
@@ -100,6 +118,7 @@ def open_images(
         input_shape: of the model, (batch, height, width, channels).
         num_classes: outputs of the model; None where they do not matter.
         input_range: what the model is known to take, if the user says nothing.
+        notes: those of the model's file, for what the user does not say.
 
     Raises:
         DDQError: if the data cannot be read, or do not fit the model.
@@ -111,23 +130,36 @@ def open_images(
             f"Received: input shape {tuple(input_shape)}"
         )
     square = sides[0] is not None and sides[0] == sides[1]
-    dataset = data.load(options.spec, image_size=sides[0] if square else None, seed=SPLIT_SEED)
+    fit = fit_of(options, notes)
+    size = sides[0] if square else None
+    dataset = data.load(options.spec, image_size=size, fit=fit, seed=SPLIT_SEED)
     shown = dataset.image_shape[:2]
     if any(side not in (None, found) for side, found in zip(sides, shown, strict=True)):
         raise DDQError(
             f"the model takes images of {sides[0]}x{sides[1]} px; those of {options.spec} have "
             f"{shown[0]}x{shown[1]}"
         )
-    if num_classes is not None and num_classes < len(dataset.class_names):
+    # One output tells two classes apart.
+    if num_classes is not None and max(num_classes, 2) < len(dataset.class_names):
         raise DDQError(
             f"the model tells {num_classes} classes apart; {options.spec} has "
             f"{len(dataset.class_names)}. Choose the data that it was trained on"
         )
     return Images(
         dataset=dataset,
+        fit=fit,
         input_range=options.input_range or input_range or DEFAULT_INPUT_RANGE,
         batch_size=options.batch_size,
         limit=options.limit,
+    )
+
+
+def fit_of(options: DataOptions, notes: Mapping[str, Any] | None = None) -> Fit:
+    """Returns how images are fitted: as the user says, else as the model's file notes."""
+    noted = notes or {}
+    return Fit(
+        crop=options.crop or float(noted.get("crop", 1.0)),
+        resize=options.resize or str(noted.get("resize", "bilinear")),
     )
 
 
@@ -153,6 +185,7 @@ def open_for_model(
         input_shape=takes,
         num_classes=gives[-1],
         input_range=tuple(noted) if noted else _learned_range(model),
+        notes=notes,
     )
 
 

@@ -121,8 +121,7 @@ def quantize_float(
         verbose=screen.fit_verbose,
     )
     check_finite(history, config)
-    noted = {"input_range": images.input_range, "data": images.dataset.name, "seed": config.seed}
-    save_model(quantized, out, noted)
+    save_model(quantized, out, {**images.notes, "seed": config.seed})
     result = _measured(quantized, out, images, history, logger, screen)
     _save_history(result)
     return result

@@ -73,6 +73,7 @@ def reconstruct_float(
     recipe: ReconstructionConfig,
     *,
     out: str | os.PathLike[str],
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     screen: Screen | None = None,
 ) -> Reconstructed:
     """Quantizes a float model on unlabeled images and saves the result.
@@ -85,6 +86,7 @@ def reconstruct_float(
         ddq: target, budget and the rest.
         recipe: how to train.
         out: the .keras file to write.
+        checkpoint_dir: see `reconstruct_model`.
         screen: where to tell what is going on.
 
     Raises:
@@ -94,7 +96,7 @@ def reconstruct_float(
     is_model = isinstance(source, keras.Model)
     model = source if is_model else load_float_model(source)
     noted = {} if is_model else read_notes(source)
-    images = _open(options, model, noted.get("input_range"))
+    images = _open(options, model, noted)
     screen.heading(
         f"Reconstruction of {model.name} from {images.count('train'):,} images of "
         f"{images.dataset.name}"
@@ -105,8 +107,15 @@ def reconstruct_float(
         def tell(progress: Progress) -> None:
             show(progress.stage, progress.done, progress.total)
 
-        quantized, errors = reconstruct_model(model, learned_from, ddq, recipe, on_progress=tell)
-    save_model(quantized, out, {"input_range": images.input_range, "data": images.dataset.name})
+        quantized, errors = reconstruct_model(
+            model,
+            learned_from,
+            ddq,
+            recipe,
+            on_progress=tell,
+            checkpoint_dir=checkpoint_dir,
+        )
+    save_model(quantized, out, images.notes)
     return Reconstructed(
         model=quantized,
         path=out,
@@ -133,12 +142,13 @@ def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -
     )
 
 
-def _open(options: DataOptions, model: keras.Model, noted: tuple[float, float] | None) -> Images:
+def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Images:
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    noted = notes.get("input_range")
     known = (noted[0], noted[1]) if noted else None
-    return open_images(options, input_shape=shape, input_range=known)
+    return open_images(options, input_shape=shape, input_range=known, notes=notes)
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:

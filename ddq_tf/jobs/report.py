@@ -106,6 +106,7 @@ def make_report(
         dataset=_data_words(subject),
         target=subject.target or model.ddq_config.target,
         budget=collect.budget_text(model.ddq_config),
+        rules=collect.rule_texts(model.ddq_config),
         budget_average_bits=collect.budget_average_bits(model),
         versions=versions(),
         seed=subject.seed,
@@ -214,6 +215,7 @@ def layers_report(quantized: Quantized) -> Report:
         dataset=f"{images.dataset.name}, {split} split",
         target=model.ddq_config.target,
         budget=collect.budget_text(model.ddq_config),
+        rules=collect.rule_texts(model.ddq_config),
         layers=collect.layer_reports(model),
         variants=(variant,),
     )

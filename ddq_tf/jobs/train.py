@@ -18,6 +18,7 @@ from ddq_tf.jobs.images import (
     SPLIT_SEED,
     DataOptions,
     Images,
+    fit_of,
 )
 from ddq_tf.jobs.loading import check_output, save_model
 from ddq_tf.jobs.measure import ModelOutcome, keras_accuracy
@@ -104,8 +105,7 @@ def train_float(
         verbose=screen.fit_verbose,
     )
     check_finite(history, config)
-    notes = {"input_range": images.input_range, "data": dataset.name, "seed": config.seed}
-    save_model(model, out, notes)
+    save_model(model, out, {**images.notes, "seed": config.seed})
     return Trained(
         model=model,
         path=out,
@@ -118,8 +118,10 @@ def train_float(
 
 def _open(name: str, options: DataOptions, config: TrainConfig, image_size: int | None) -> Images:
     """Opens the data, with the input range that the model was published with unless told."""
+    fit = fit_of(options)
     return Images(
-        dataset=data.load(options.spec, image_size=image_size, seed=SPLIT_SEED),
+        dataset=data.load(options.spec, image_size=image_size, fit=fit, seed=SPLIT_SEED),
+        fit=fit,
         input_range=options.input_range or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
         batch_size=config.batch_size,
         limit=options.limit,

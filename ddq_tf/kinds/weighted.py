@@ -199,7 +199,7 @@ def _twin(kind: Any) -> Twin:
         layer, channels = node.layer, node.shapes[0][-1] or 0
         return kind(
             **{**config_of(node, name), "activation": "linear"},
-            scheme=config.scheme_for(operator_kind(layer), channels),
+            scheme=config.scheme_for(operator_kind(layer), channels, name),
         )
 
     return make

@@ -2,6 +2,18 @@
 
 from ddq_tf.reconstruction.blockwise import BlockError
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
-from ddq_tf.reconstruction.reconstruct import Progress, reconstruct_model
+from ddq_tf.reconstruction.reconstruct import (
+    Progress,
+    blocks_kept,
+    forget_reconstruction,
+    reconstruct_model,
+)
 
-__all__ = ["BlockError", "Progress", "ReconstructionConfig", "reconstruct_model"]
+__all__ = [
+    "BlockError",
+    "Progress",
+    "ReconstructionConfig",
+    "blocks_kept",
+    "forget_reconstruction",
+    "reconstruct_model",
+]

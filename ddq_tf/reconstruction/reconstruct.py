@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,7 +20,7 @@ from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, blocks_of
-from ddq_tf.reconstruction.blockwise import BlockError, reconstruct_block
+from ddq_tf.reconstruction.blockwise import BlockError, outputs_of, reconstruct_block
 from ddq_tf.reconstruction.distill import distill
 from ddq_tf.reconstruction.equalize import equalize
 from ddq_tf.reconstruction.learning import trainable
@@ -26,9 +29,11 @@ from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses,
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
-from ddq_tf.transform.calibrate import calibrate
+from ddq_tf.training.kept import Kept, forget, keep
+from ddq_tf.transform.calibrate import calibrate, float_network
 from ddq_tf.transform.quantize import quantize_model
 
+FILE = "reconstruction.npz"
 _CALIBRATION_STEPS = 2  # the DDQ model, its equalized channels
 
 
@@ -55,6 +60,7 @@ def reconstruct_model(
     recipe: ReconstructionConfig | None = None,
     *,
     on_progress: Callable[[Progress], None] | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[DDQModel, tuple[BlockError, ...]]:
     """Quantizes a float model and trains it on unlabeled inputs to do what the float model does.
 
@@ -80,13 +86,16 @@ def reconstruct_model(
         config: target, budget and the rest. By default `DDQConfig(narrow_range=False)`.
         recipe: how to train.
         on_progress: called after each step.
+        checkpoint_dir: a folder to keep the state in after each block: the same call after an
+            interruption goes on behind the last one, to the same model. What is kept stays until
+            `forget_reconstruction`.
 
     Returns:
         The DDQ model, ready to export, and what each block learned.
 
     Raises:
         DDQError: as `quantize_model`; if the model has several inputs or outputs; if views are
-            asked for of inputs that are no images.
+            asked for of inputs that are no images; if what is kept is of other settings or inputs.
     """
     config = config or DDQConfig(narrow_range=False)
     recipe = recipe or ReconstructionConfig()
@@ -98,6 +107,7 @@ def reconstruct_model(
             f"views of inputs need images (batch, height, width, channels); set views=1. Received: "
             f"views={recipe.views}, inputs of shape {examples.shape}"
         )
+    state = _State(checkpoint_dir, config, recipe, examples)
     quantized = quantize_model(model, config, examples)
     blocks = blocks_of(quantized)
     halves = _halves(examples, recipe) if learning_layers(quantized) else None
@@ -116,14 +126,90 @@ def reconstruct_model(
     x = views_of(examples, recipe.views, recipe.seed)
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
-        if halves:
+        float_stream = stream = tf.constant(x)
+        done = blocks[: state.blocks_done]
+        for block in done:  # their kernels are still those of the float model
+            with float_network(block.model):
+                float_stream = outputs_of(block, float_stream)
+        state.restore(quantized)
+        for block in done:
+            stream = outputs_of(block, stream)
+        if state.is_kept:
+            report.skip(measured + sum(len(block.kernels) + recipe.steps for block in done))
+        elif halves:
             _choose_precisions(quantized, blocks, halves, recipe.seed, report.step("precisions"))
-        errors = _each_block(blocks, tf.constant(x), recipe, report)
+            state.keep(quantized)
+        for number, block in enumerate(blocks[state.blocks_done :], state.blocks_done):
+            float_stream, stream, error = reconstruct_block(
+                block, float_stream, stream, recipe, recipe.seed + number, report.step(block.name)
+            )
+            state.errors.append(error)
+            state.keep(quantized)
         if recipe.distill_steps:
             wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])
     align(quantized)
-    return quantized, errors
+    return quantized, tuple(state.errors)
+
+
+def blocks_kept(folder: str | os.PathLike[str]) -> int | None:
+    """Returns how many blocks an unfinished reconstruction has done; None if there is none.
+
+    Raises:
+        DDQError: if its file is broken.
+    """
+    kept = Kept.read(Path(folder) / FILE)
+    return None if kept is None else len(kept.notes["errors"])
+
+
+def forget_reconstruction(folder: str | os.PathLike[str]) -> None:
+    """Deletes what `reconstruct_model` keeps in a folder, and the folder if it is empty then."""
+    forget(folder, FILE)
+
+
+class _State:
+    """What is done, and kept after each block.
+
+    Attributes:
+        is_kept: whether an earlier call has left something: precisions at least.
+        errors: of the blocks that are done.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None,
+        config: DDQConfig,
+        recipe: ReconstructionConfig,
+        examples: np.ndarray,
+    ) -> None:
+        self._path = None if folder is None else Path(folder) / FILE
+        self._settings = {
+            **config.to_dict(),
+            **{f"recipe.{name}": v for name, v in dataclasses.asdict(recipe).items()},
+            "inputs": hashlib.sha256(examples.tobytes()).hexdigest(),
+        }
+        self._kept = None if self._path is None else Kept.read(self._path)
+        self.is_kept = self._kept is not None
+        self.errors: list[BlockError] = []
+        if self._kept is not None:
+            self._kept.check_settings(self._settings)
+            self.errors = [BlockError(**error) for error in self._kept.notes["errors"]]
+
+    @property
+    def blocks_done(self) -> int:
+        """How many blocks are done."""
+        return len(self.errors)
+
+    def restore(self, model: DDQModel) -> None:
+        """Gives the model the weights that were kept."""
+        if self._kept is not None:
+            self._kept.assign_to(model.variables)
+
+    def keep(self, model: DDQModel) -> None:
+        """Keeps the model's weights."""
+        if self._path is not None:
+            errors = [dataclasses.asdict(error) for error in self.errors]
+            keep(self._path, model.variables, notes={"errors": errors}, settings=self._settings)
 
 
 def _halves(
@@ -171,20 +257,6 @@ def _of_choices(layer: Any, losses: dict[str, np.ndarray]) -> np.ndarray:
     return loss if layer.quantizer.channel_precision else loss.sum(axis=1, keepdims=True)
 
 
-def _each_block(
-    blocks: list[Block], inputs: tf.Tensor, recipe: ReconstructionConfig, report: _Reporter
-) -> tuple[BlockError, ...]:
-    """Trains one block after the other."""
-    float_stream = stream = inputs
-    errors = []
-    for number, block in enumerate(blocks):
-        float_stream, stream, error = reconstruct_block(
-            block, float_stream, stream, recipe, recipe.seed + number, report.step(block.name)
-        )
-        errors.append(error)
-    return tuple(errors)
-
-
 class _Reporter:
     """Counts steps over all stages."""
 
@@ -202,6 +274,10 @@ class _Reporter:
                 self._tell(Progress(stage=stage, done=self._done, total=self._total))
 
         return took
+
+    def skip(self, steps: int) -> None:
+        """Counts steps that an earlier call has taken."""
+        self._done += steps
 
     def callback(self, stage: str) -> keras.callbacks.Callback:
         """Returns a Keras callback that counts the steps of a stage."""

@@ -214,6 +214,7 @@ class Report(_Record):
         dataset: that the accuracies were measured on.
         target: deployment target.
         budget: as the user gave it, "" for none.
+        rules: for each rule of the configuration, what it says and which layers it took.
         budget_average_bits: the budget as mean bits per weight, for the training curves.
         versions: of the packages involved.
         seed: of the training.
@@ -239,6 +240,7 @@ class Report(_Record):
     dataset: str = ""
     target: str = ""
     budget: str = ""
+    rules: tuple[str, ...] = ()
     budget_average_bits: float | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     seed: int | None = None

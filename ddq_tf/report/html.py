@@ -65,6 +65,7 @@ def _header(report: Report) -> str:
         ("Data", report.dataset),
         ("Target", report.target),
         ("Weight budget", report.budget),
+        ("Rules", "; ".join(report.rules)),
         ("Runs on", report.min_runtime and f"{report.min_runtime} or later"),
         ("File", wording.floor_sentence(report)),
         ("Created", report.created),

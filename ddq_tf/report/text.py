@@ -37,6 +37,8 @@ def render(report: Report, console: Console) -> None:
     if report.variants:
         console.print()
         console.print(_variants_table(report, console))
+    for rule in report.rules:
+        _print(console, rule, "dim")
     if report.layers:
         console.print(_layers_table(report, console))
         _print(console, _layers_summary(report))

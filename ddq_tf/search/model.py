@@ -110,7 +110,7 @@ class DDQModel(keras.Model):
             given = [*searches, *given]
         if not any(isinstance(c, keras.callbacks.TerminateOnNaN) for c in given):
             check_inputs(x)
-            given = [*given, FiniteGuard(y)]
+            given = [FiniteGuard(y), *given]  # first: what is not finite must not be kept
         monitors = searches[0].monitors = Monitors(given)
         count_calls(self)
         spare_gates(self.optimizer)

@@ -6,6 +6,7 @@ from ddq_tf.training.batch_norm import (
     reestimate_batch_norm,
 )
 from ddq_tf.training.callbacks import QuantizerLogger
+from ddq_tf.training.checkpoint import Checkpoint, epochs_kept, forget_training
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
@@ -14,6 +15,7 @@ from ddq_tf.training.recipe import TrainConfig, accuracy, fit_classifier, make_o
 
 __all__ = [
     "BatchNormReestimation",
+    "Checkpoint",
     "Distillation",
     "OscillationDampening",
     "OscillationFreezing",
@@ -21,8 +23,10 @@ __all__ = [
     "QuantizerLogger",
     "TrainConfig",
     "accuracy",
+    "epochs_kept",
     "fit_classifier",
     "fixed_statistics",
+    "forget_training",
     "make_optimizer",
     "output_activation",
     "outputs_logits",

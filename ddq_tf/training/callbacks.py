@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,6 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf.layers import activation_layers, weighted_layers
+
+_RECORDED = (
+    "bits",
+    "errors",
+    "ranges",
+    "levels",
+    "activation_bits",
+    "activation_ranges",
+    "average_bits",
+)
 
 
 class QuantizerLogger(keras.callbacks.Callback):
@@ -77,6 +89,16 @@ class QuantizerLogger(keras.callbacks.Callback):
             logs["quantization_error"] = error / power if power else 0.0
         if self._writer is not None:
             self._write(epoch)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what was recorded, for `Checkpoint`."""
+        text = json.dumps({name: getattr(self, name) for name in _RECORDED})
+        return {"recorded": np.frombuffer(text.encode(), np.uint8)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes up what `state` returned."""
+        for name, values in json.loads(bytes(state["recorded"]).decode()).items():
+            setattr(self, name, values)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the files for TensorBoard."""

@@ -7,9 +7,7 @@ Both aids act once a layer's precision is final, and work for `uniform` and `fre
 
 from __future__ import annotations
 
-import io
-import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ import tensorflow as tf
 from keras import ops
 
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.files import atomic_write_bytes
 from ddq_tf.layers import weighted_layers
 from ddq_tf.quantizers import learned_range
 from ddq_tf.quantizers.levels import FreeLevels
@@ -27,8 +24,6 @@ from ddq_tf.search.callback import is_frozen
 from ddq_tf.training.aid import TrainingAid, cosine
 
 Tensor = Any
-
-_STATE_FILE = "oscillation.npz"
 
 
 class OscillationDampening(TrainingAid):
@@ -72,7 +67,8 @@ class OscillationFreezing(TrainingAid):
         average   <- m * level number + (1 - m) * average.
     A weight whose frequency exceeds the threshold stays at level round(average) from then on, also
     when the range or the levels go on learning; the threshold falls from `first_threshold` to
-    `threshold` along half a cosine over the training. A later `fit` starts anew.
+    `threshold` along half a cosine over the training. A later `fit` starts anew; one that goes on
+    after an interruption needs a `Checkpoint` with this among its companions.
 
     Args:
         threshold: of the frequency at the end of the training, in [0, 1].
@@ -81,8 +77,6 @@ class OscillationFreezing(TrainingAid):
         every: looks at every so many batches, to save time; frequencies are then by looks. Frozen
             weights drift in between, and are back at their level wherever a model is evaluated or
             saved by `fit`.
-        checkpoint_dir: an existing folder to keep the state in while `fit` lasts, so that a
-            training that `BackupAndRestore` resumes goes on with it.
 
     Attributes:
         frozen_share: of all weights, in [0, 1]; also among the epoch's logs as `frozen_weights`.
@@ -94,7 +88,6 @@ class OscillationFreezing(TrainingAid):
         first_threshold: float | None = None,
         momentum: float = 0.01,
         every: int = 1,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         first = min(4 * threshold, 1.0) if first_threshold is None else first_threshold
@@ -118,12 +111,10 @@ class OscillationFreezing(TrainingAid):
         self.first_threshold = first
         self.momentum = momentum
         self.every = every
-        self._path = None if checkpoint_dir is None else Path(checkpoint_dir) / _STATE_FILE
         self._trackers: list[_Tracker] = []
         self._look: Any = None
         self._hold: Any = None
         self._seen = 0
-        self._is_fresh = True
 
     @property
     def frozen_share(self) -> float:
@@ -137,14 +128,6 @@ class OscillationFreezing(TrainingAid):
         _ = self.ddq_model
         self._trackers = []
         self._seen = 0
-        self._is_fresh = True
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Takes up the state of an interrupted training, once the model is restored."""
-        super().on_epoch_begin(epoch, logs)
-        if self._is_fresh:
-            self._is_fresh = False
-            self._restore(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the levels, when it is time."""
@@ -163,17 +146,29 @@ class OscillationFreezing(TrainingAid):
         self._hold_frozen()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Brings drifted weights back, reports, and keeps the state."""
+        """Brings drifted weights back, and reports."""
         self._hold_frozen()
         if logs is not None:
             logs["frozen_weights"] = self.frozen_share
-        if self._path is not None and self._trackers:
-            self._save(epoch)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Removes the kept state."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+    def state(self) -> dict[str, np.ndarray]:
+        """Returns what was seen of every weight, for `Checkpoint`."""
+        kept = {
+            f"{number}_{name}": np.asarray(variable)
+            for number, tracker in enumerate(self._trackers)
+            for name, variable in tracker.state.items()
+        }
+        return {**kept, "seen": np.array(self._seen)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes up what `state` returned."""
+        self._seen = int(state["seen"])
+        if len(state) == 1:
+            return
+        self._track()
+        for number, tracker in enumerate(self._trackers):
+            for name, variable in tracker.state.items():
+                variable.assign(state[f"{number}_{name}"])
 
     def _track(self) -> None:
         """Starts tracking every layer from the levels that it has now."""
@@ -185,30 +180,6 @@ class OscillationFreezing(TrainingAid):
     def _hold_frozen(self) -> None:
         if self._trackers and self.every > 1:
             self._hold()
-
-    def _save(self, epoch: int) -> None:
-        arrays: dict[str, Any] = {
-            f"{number}_{name}": np.asarray(variable)
-            for number, tracker in enumerate(self._trackers)
-            for name, variable in tracker.state.items()
-        }
-        content = io.BytesIO()
-        np.savez_compressed(content, epoch=epoch, seen=self._seen, **arrays)
-        if self._path is not None:
-            atomic_write_bytes(self._path, content.getvalue())
-
-    def _restore(self, epoch: int) -> None:
-        """Restores what an epoch before this one left; nothing else would fit the weights."""
-        if self._path is None or not self._path.is_file():
-            return
-        with np.load(self._path) as kept:
-            if int(kept["epoch"]) + 1 != epoch:
-                return
-            self._track()
-            self._seen = int(kept["seen"])
-            for number, tracker in enumerate(self._trackers):
-                for name, variable in tracker.state.items():
-                    variable.assign(kept[f"{number}_{name}"])
 
 
 class _Tracker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ import tensorflow as tf
 from ddq_tf.answers import right_answers
 from ddq_tf.errors import DDQError, check_fields
 from ddq_tf.training.batch_norm import BatchNormReestimation
+from ddq_tf.training.checkpoint import Checkpoint, Resumable
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
@@ -100,14 +100,14 @@ def fit_classifier(
         steps_per_epoch: batches per epoch.
         from_logits: whether the model gives logits; None looks (`outputs_logits`).
         teacher: whom a model with `config.distill` learns from.
-        checkpoint_dir: folder for `history.csv` and, until the training is complete, a backup:
-            the same call after an interruption resumes at the first unfinished epoch (with
-            weights and optimizer as they were; the order of the data starts anew).
+        checkpoint_dir: folder for a `Checkpoint`: the same call after an interruption goes on at
+            the first unfinished epoch, with the bits and losses of an undisturbed training. What is
+            kept stays until `Checkpoint.remove`.
         callbacks: further Keras callbacks.
         verbose: as for `keras.Model.fit`.
 
     Returns:
-        The Keras history of the epochs trained by this call.
+        The Keras history of all epochs, those before an interruption too.
 
     Raises:
         DDQError: if an argument does not fit, or the model's output tells neither way.
@@ -133,21 +133,22 @@ def fit_classifier(
         loss=loss,
         metrics=["accuracy"],
     )
-    keeping = _keeping(checkpoint_dir)
-    aids = _aids(config, train, teacher, checkpoint_dir)
-    try:
-        return model.fit(
-            train.repeat(),
-            validation_data=validation,
-            epochs=config.epochs,
-            steps_per_epoch=steps_per_epoch,
-            # Those that keep come last, to keep what the others leave.
-            callbacks=[*aids, *callbacks, *keeping],
-            shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
-            verbose=verbose,  # type: ignore[arg-type]
-        )
-    finally:
-        _close(keeping)
+    given = [*_aids(config, train, teacher), *callbacks]
+    kept = _kept(model, config, steps_per_epoch, given, checkpoint_dir)
+    done = 0 if kept is None else kept.epochs_done
+    history: Any = model.fit(
+        train.repeat().skip(done * steps_per_epoch),
+        validation_data=validation,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        # What keeps comes last, to keep what the others leave.
+        callbacks=given if kept is None else [*given, kept],
+        shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
+        verbose=verbose,  # type: ignore[arg-type]
+    )
+    if kept is not None:
+        history.history, history.epoch = kept.history, list(range(config.epochs))
+    return history
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> keras.optimizers.Optimizer:
@@ -206,25 +207,27 @@ def _one_hot(batches: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
     return batches.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
 
-def _keeping(
+def _kept(
+    model: Any,
+    config: TrainConfig,
+    steps_per_epoch: int,
+    callbacks: Sequence[Any],
     checkpoint_dir: str | os.PathLike[str] | None,
-) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that keep what an interruption would lose."""
+) -> Checkpoint | None:
+    """Returns the callback that keeps what an interruption would lose."""
     if checkpoint_dir is None:
-        return []
-    folder = Path(checkpoint_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [
-        keras.callbacks.BackupAndRestore(str(folder / "backup"), double_checkpoint=True),
-        keras.callbacks.CSVLogger(str(folder / "history.csv"), append=True),
-    ]
+        return None
+    settings = {**dataclasses.asdict(config), "steps_per_epoch": steps_per_epoch}
+    if hasattr(model, "ddq_config"):
+        settings |= model.ddq_config.to_dict()
+    companions = [callback for callback in callbacks if isinstance(callback, Resumable)]
+    return Checkpoint(checkpoint_dir, companions, settings)
 
 
 def _aids(
     config: TrainConfig,
     train: tf.data.Dataset,
     teacher: keras.Model | None,
-    checkpoint_dir: str | os.PathLike[str] | None,
 ) -> list[keras.callbacks.Callback]:
     """Returns the training aids that a recipe asks for."""
     aids: list[keras.callbacks.Callback] = []
@@ -233,15 +236,7 @@ def _aids(
     if config.dampening:
         aids.append(OscillationDampening(config.dampening))
     if config.freeze_oscillations:
-        aids.append(OscillationFreezing(config.freeze_oscillations, checkpoint_dir=checkpoint_dir))
+        aids.append(OscillationFreezing(config.freeze_oscillations))
     if config.reestimate_batch_norm:
         aids.append(BatchNormReestimation(train, config.reestimate_batch_norm))
     return aids
-
-
-def _close(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Closes log files, which Keras leaves open when training is interrupted."""
-    for callback in callbacks:
-        file = getattr(callback, "csv_file", None)
-        if file is not None:
-            file.close()

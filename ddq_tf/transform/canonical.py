@@ -65,6 +65,8 @@ class Canonicalizer:
             self._layers[key] = made = make()
             if made is not original:
                 made.trainable = getattr(original, "trainable", True)  # operations have none
+                # Not by setattr: Keras would take the original for a part of the layer.
+                object.__setattr__(made, _ORIGIN, origin_of(original))
         return self._layers[key]
 
     def _expand_all(self) -> bool:
@@ -105,6 +107,14 @@ class Canonicalizer:
     def _stands(self, node: FlatNode) -> bool:
         """Whether a node is still in the graph."""
         return self.graph.producer(node.outputs[0]) is node
+
+
+_ORIGIN = "_ddq_origin"
+
+
+def origin_of(layer: Any) -> Any:
+    """Returns the layer of the float model that a layer comes from; often itself."""
+    return getattr(layer, _ORIGIN, layer)
 
 
 _Neighbours = Callable[[Canonicalizer, FlatNode], FlatGraph | None]

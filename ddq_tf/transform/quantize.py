@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,10 +17,11 @@ from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
+from ddq_tf.rules import resolved
 from ddq_tf.search import DDQModel, own_attributes, own_class, weight_budget
 from ddq_tf.targets import Target
 from ddq_tf.transform.calibrate import calibrate
-from ddq_tf.transform.canonical import canonical
+from ddq_tf.transform.canonical import canonical, origin_of
 from ddq_tf.transform.rebuild import rebuild
 from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
@@ -51,7 +55,26 @@ def quantize_model(
             empty or does not fit; if the budget cannot be met. After calibration, if numbers are
             beyond what integer arithmetic takes.
     """
-    config = config or DDQConfig()
+    with _in_float32():
+        return _quantized(model, config or DDQConfig(), calibration)
+
+
+@contextlib.contextmanager
+def _in_float32() -> Iterator[None]:
+    """Layers that are made meanwhile compute in float32, whatever the global policy.
+
+    Quantizers need it: half precision has fewer values between 0 and 1 than a grid of 8 bits needs
+    to round as LiteRT does.
+    """
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQModel:
     if isinstance(model, DDQModel):
         raise DDQError(
             f"model {model.name!r} is quantized already: train it on with fit, or pass the float "
@@ -59,6 +82,7 @@ def quantize_model(
         )
     graph = canonical(flatten(model))
     _check_model(model, graph, config.resolved_target)
+    config = dataclasses.replace(config, rules=resolved(config.rules, _kernels(graph)))
     attributes = own_attributes(model) if own_class(model) is not None else {}
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
@@ -88,6 +112,17 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
     quantized = rebuild(graph, config, model)
     places = conflicts(flatten(quantized))
     return rebuild(separate(graph, places), config, model) if places else quantized
+
+
+def _kernels(graph: FlatGraph) -> list[tuple[str, str, Any]]:
+    """Of each layer with a kernel its name, and name and layer that it comes from."""
+    found = {}
+    for node in graph.nodes:
+        if isinstance(node.layer, WEIGHTED):
+            origin = origin_of(node.layer)
+            name = node.name if origin is node.layer else origin.name
+            found[node.name] = (node.name, name, origin)
+    return list(found.values())
 
 
 def _check_model(model: keras.Model, graph: FlatGraph, target: Target) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ddq_tf import data
+from ddq_tf.config import RESIZES
 from ddq_tf.data import loading, sources
 from ddq_tf.errors import DDQError
 
@@ -188,7 +189,55 @@ def test_unlike_sizes_need_image_size(tmp_path: Path) -> None:
 def test_resizing_cuts_the_centre() -> None:
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, 2:6] = 200
-    np.testing.assert_array_equal(sources._fit(image, (2, 2, 3)), np.full((2, 2, 3), 200))
+    assert np.all(sources._fit(tf.constant(image), (2, 2, 3), sources.Fit()) == 200)
+
+
+@pytest.mark.parametrize("method", RESIZES)
+def test_a_crop_keeps_a_share_of_the_centre(method: str, tmp_path: Path) -> None:
+    """Against Pillow's own crop, on an image of uniform rings."""
+    ring = np.zeros((32, 32, 3), np.uint8)
+    for k, value in enumerate((40, 90, 160, 230)):
+        ring[4 * k : 32 - 4 * k, 4 * k : 32 - 4 * k] = value
+    folder = tmp_path / "rings"
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for index in range(4):
+            Image.fromarray(ring).save(folder / label / f"{index}.png")
+    fit = data.Fit(crop=0.5, resize=method)
+    shown = data.load(f"folder:{folder}", image_size=16, fit=fit)
+    images, _ = next(
+        iter(shown.source("train").batched(1, shuffle_seed=None, drop_remainder=False))
+    )
+    np.testing.assert_array_equal(images[0], np.array(Image.fromarray(ring).crop((8, 8, 24, 24))))
+    whole = data.load(f"folder:{folder}", image_size=16, fit=data.Fit(resize=method))
+    images, _ = next(
+        iter(whole.source("train").batched(1, shuffle_seed=None, drop_remainder=False))
+    )
+    assert np.asarray(images[0])[0, 0, 0] < 60, "the outermost ring is still there"
+
+
+def first(dataset: data.Dataset) -> np.ndarray:
+    batches = dataset.source("train").batched(1, shuffle_seed=None, drop_remainder=False)
+    return np.asarray(next(iter(batches))[0])[0]
+
+
+def test_arrays_in_memory_are_cut_only_if_asked() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), np.uint8)
+    arrays = sources.Arrays(images=images, labels=np.arange(3))
+    whole = arrays.open((8, 8, 3), sources.Fit()).images
+    np.testing.assert_array_equal(whole, images.repeat(3, axis=-1))
+    cut = arrays.open((8, 8, 3), sources.Fit(crop=0.5, resize="nearest")).images
+    centre = images[:, 2:6, 2:6].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(cut, centre.repeat(3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [({"crop": 0.0}, r"crop must lie in \(0, 1\]"), ({"resize": "magic"}, "resize must be one of")],
+)
+def test_bad_fits_are_refused(fit: dict, message: str) -> None:
+    with pytest.raises(DDQError, match=message):
+        data.Fit(**fit)
 
 
 def test_grey_images_become_three_channels(tmp_path: Path) -> None:

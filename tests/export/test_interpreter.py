@@ -85,3 +85,28 @@ def test_wrong_inputs():
         runner.run({"picture": np.zeros((1, 8, 8, 3), np.int8)})
     with pytest.raises(DDQError, match="at least one"):
         runner.run(np.zeros((0, 8, 8, 3), np.int8))
+
+
+def test_a_runner_is_called_like_a_model():
+    runner = Runner(tflite.write(small_network()))
+    real = np.random.default_rng(0).normal(0, 1, (6, 8, 8, 3)).astype(np.float32)
+    wanted = runner.dequantize(runner.run(runner.quantize_input(real))["logits"])
+    for given in (real, [real], {"image": real}):
+        np.testing.assert_array_equal(runner(given), wanted)
+    with pytest.raises(DDQError, match=r"needs the inputs \['image'\]. Received: list of \(2,\)"):
+        runner([real[0], real[0]])
+    with pytest.raises(DDQError, match=r"needs the inputs \['image'\]. Received: \['picture'\]"):
+        runner({"picture": real})
+
+
+def test_several_outputs_come_by_name():
+    make = Builder()
+    first, second = (make.tensor((-1, 4, 4, 2), scale=scale) for scale in (0.1, 0.2))
+    total = make.op("ADD", (first, second), (-1, 4, 4, 2), 0.3)
+    twice = make.op("ADD", (total, second), (-1, 4, 4, 2), 0.4)
+    runner = Runner(tflite.write(make.graph({"a": first, "b": second}, {"y": total, "z": twice})))
+    ones = np.ones((3, 4, 4, 2), np.float32)
+    found = runner([ones, 2 * ones])
+    assert list(found) == ["y", "z"]
+    np.testing.assert_allclose(found["y"], 3.0 * ones, atol=0.16)
+    np.testing.assert_allclose(found["z"], 5.0 * ones, atol=0.31)

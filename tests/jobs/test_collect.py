@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddq_tf import DDQConfig, quantize_model
+from ddq_tf import DDQConfig, Rule, quantize_model
 from ddq_tf.jobs import collect
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.targets import get_target
@@ -95,3 +95,8 @@ def test_activation_reports_have_the_grid_of_the_file(quantized: Any) -> None:
 def test_budget_words(quantized: Any) -> None:
     assert collect.budget_text(quantized.model.ddq_config) == "70 % of int8"
     assert collect.budget_average_bits(quantized.model) == 0.7 * 8
+
+
+def test_rules_and_what_they_took_are_told():
+    config = DDQConfig(rules=[Rule("logits", bits=8, layers=("logits",))])
+    assert collect.rule_texts(config) == ("rule 'logits' (precisions=(8,)): logits",)

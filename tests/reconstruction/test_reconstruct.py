@@ -11,6 +11,7 @@ import pytest
 from ddq_tf import DDQConfig, DDQError, ReconstructionConfig, quantize_model, reconstruct_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.reconstruction import blocks_kept, forget_reconstruction
 from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.losses import RelativeError, loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
@@ -190,3 +191,35 @@ def test_what_does_not_fit_is_refused_before_any_work():
 def test_recipes_are_checked(field):
     with pytest.raises(DDQError, match=field):
         ReconstructionConfig(**{field: -1})
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize(("steps", "after"), [(0, 3), (3, 9)])
+def test_an_interrupted_reconstruction_goes_on_to_the_same_model(steps, after, tmp_path):
+    recipe = dataclasses.replace(QUICK, steps=steps, search_views=1, distill_steps=2)
+
+    def stop(progress):
+        if progress.stage not in ("calibration", "precisions"):
+            seen_blocks.append(progress)
+        if len(seen_blocks) == after:
+            raise KilledError
+
+    seen_blocks = []
+    given = shake(mixed_net()), images(), MIXED, recipe
+    whole, errors = reconstruct_model(*given)
+    with pytest.raises(KilledError):
+        reconstruct_model(*given, on_progress=stop, checkpoint_dir=tmp_path)
+    assert blocks_kept(tmp_path) is not None
+    later = []
+    model, again = reconstruct_model(*given, on_progress=later.append, checkpoint_dir=tmp_path)
+    assert again == errors
+    for one, two in zip(whole.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert later[-1].done == later[-1].total
+    with pytest.raises(DDQError, match=r"begun with other settings: inputs="):
+        reconstruct_model(given[0], images(seed=5), *given[2:], checkpoint_dir=tmp_path)
+    forget_reconstruction(tmp_path)
+    assert blocks_kept(tmp_path) is None

@@ -8,7 +8,7 @@ import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.layers import weighted_layers
-from ddq_tf.training import OscillationDampening, OscillationFreezing
+from ddq_tf.training import Checkpoint, OscillationDampening, OscillationFreezing
 from tests.toys import array, compiled, images, labels, mixed_net
 
 X, Y = images(16), labels(16)
@@ -172,14 +172,11 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["uniform", "free"])
-def test_a_resumed_training_goes_on_where_it_was(name: str, tmp_path) -> None:
+def test_a_resumed_training_goes_on_where_it_was(tmp_path) -> None:
     def train(folder, *callbacks):
-        folder.mkdir(exist_ok=True)
-        model = compiled(quantized(name), keras.optimizers.Adam(0.02))
-        aid = OscillationFreezing(0.01, momentum=0.05, every=2, checkpoint_dir=folder)
-        backup = keras.callbacks.BackupAndRestore(str(folder / "backup"))
-        given = [aid, backup, *callbacks]
+        model = compiled(quantized("uniform"), keras.optimizers.Adam(0.02))
+        aid = OscillationFreezing(0.01, momentum=0.05, every=2)
+        given = [aid, Checkpoint(folder, [aid]), *callbacks]
         model.fit(X, Y, batch_size=4, epochs=5, shuffle=False, callbacks=given, verbose=0)
         return model, aid
 
@@ -190,23 +187,6 @@ def test_a_resumed_training_goes_on_where_it_was(name: str, tmp_path) -> None:
     assert first.frozen_share == second.frozen_share > 0
     for one, two in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
-    assert list((tmp_path / "parts").iterdir()) == []
-
-
-def test_a_state_of_another_epoch_is_not_taken_up(tmp_path) -> None:
-    def started(epoch: int) -> OscillationFreezing:
-        aid = OscillationFreezing(checkpoint_dir=tmp_path)
-        aid.set_model(final("uniform"))
-        aid.set_params({"epochs": 4, "steps": 1})
-        aid.on_train_begin()
-        aid.on_epoch_begin(epoch)
-        return aid
-
-    aid = started(0)
-    aid.on_train_batch_end(0)
-    aid.on_epoch_end(0)
-    assert started(1)._trackers
-    assert not started(2)._trackers
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -99,18 +99,23 @@ def test_resumes_after_an_interruption(tmp_path: Path) -> None:
             verbose=0,
         )
         model.epochs_seen = history.epoch
+        model.losses_seen = history.history["loss"]
         return model
 
     whole = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", Interrupt())
     resumed = train(tmp_path / "parts")
-    assert resumed.epochs_seen == [2, 3]
+    assert resumed.epochs_seen == [0, 1, 2, 3]
+    assert resumed.losses_seen == whole.losses_seen
     for first, second in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
     logged = (tmp_path / "parts" / "history.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in logged] == ["epoch", "0", "1", "2", "3"]
-    assert not (tmp_path / "parts" / "backup").exists()
+    again = train(tmp_path / "parts")  # what is complete stays as it is
+    assert again.losses_seen == whole.losses_seen
+    for first, second in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_all_aids_together_resume_after_an_interruption(tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_all_aids_together_resume_after_an_interruption(tmp_path: Path) -> None:
     resumed, _ = train(tmp_path / "parts")
     for first, second in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["history.csv"]
+    assert sorted(f.name for f in (tmp_path / "parts").iterdir()) == ["history.csv", "training.npz"]
     header = (tmp_path / "parts" / "history.csv").read_text().splitlines()[0].split(",")
     assert {"frozen_weights", "quantization_error", "weight_bits"} <= set(header)
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
+from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import flatten
 from ddq_tf.layers import activation_layers, weighted_layers
 from tests.toys import array, compiled, images, labels, mixed_net, shake
@@ -344,3 +345,27 @@ def test_refuses_activations_that_overflow():
     model.get_layer("project").kernel.assign(np.full((1, 1, 16, 8), 3e38))
     with np.errstate(all="ignore"), pytest.raises(DDQError, match=r"finite.*'project_quant'"):
         quantized(model)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_global_policy_changes_neither_the_model_nor_itself(policy, tmp_path):
+    """Among the layers are some that rewriting makes."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        net = keras.applications.MobileNetV2(
+            weights=None,
+            input_shape=(32, 32, 3),
+            alpha=0.35,
+            classes=4,
+            classifier_activation=None,
+        )
+        q = quantize_model(net, DDQConfig(), images(8, (32, 32, 3)))
+        assert keras.config.dtype_policy().name == policy
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert {layer.dtype_policy.name for layer in q.layers} == {"float32"}
+    x = images(8, (32, 32, 3))
+    compiled(q).fit(x, labels(8), epochs=1, verbose=0)
+    result = export_tflite(q, tmp_path / "model.tflite")
+    assert verify(q, result, [x]).equal_codes_share == 1

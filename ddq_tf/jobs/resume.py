@@ -1,0 +1,66 @@
+"""Where commands keep unfinished work, and whether to go on with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ddq_tf.errors import DDQError
+from ddq_tf.jobs.screen import Screen
+from ddq_tf.reconstruction import blocks_kept
+from ddq_tf.training import epochs_kept
+
+
+def training_folder(
+    out: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
+    *,
+    resume: bool,
+    screen: Screen,
+) -> Path:
+    """Returns the folder where a training keeps its state.
+
+    Args:
+        out: the file that it will write.
+        folder: the folder, if the user names one.
+        resume: whether to go on with what is there.
+        screen: where to tell what is there.
+
+    Raises:
+        DDQError: if something is there, and is not to be gone on with.
+    """
+    return _folder(out, folder, epochs_kept, "epochs", resume=resume, screen=screen)
+
+
+def reconstruction_folder(
+    out: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None,
+    *,
+    resume: bool,
+    screen: Screen,
+) -> Path:
+    """Returns the folder where a reconstruction keeps its state; see `training_folder`."""
+    return _folder(out, folder, blocks_kept, "blocks", resume=resume, screen=screen)
+
+
+def _folder(
+    out: str | os.PathLike[str],
+    given: str | os.PathLike[str] | None,
+    kept: Callable[[Path], int | None],
+    units: str,
+    *,
+    resume: bool,
+    screen: Screen,
+) -> Path:
+    folder = Path(given or f"{os.fspath(out)}.checkpoint")
+    done = kept(folder)
+    if done is None:
+        return folder
+    if not resume:
+        raise DDQError(
+            f"{str(folder)!r} holds an unfinished run of this command, {done} {units} done: add "
+            "--resume to go on with it, or delete the folder to begin anew"
+        )
+    screen.heading(f"Going on behind {done} {units}, kept in {folder}")
+    return folder
