@@ -32,8 +32,20 @@ from provenance import write_result
 
 _MOST_KILLS = 3
 _COMMANDS = {
-    "quantize": ("--epochs=4", "--batch_size=64", "--limit=600", "--budget=5bits"),
-    "reconstruct": ("--limit=300", "--steps=20", "--budget=5bits", "--distill_steps=10"),
+    "quantize": (
+        "--epochs=4",
+        "--batch_size=64",
+        "--limit=600",
+        "--budget=5bits",
+        "--target=litert-int8",
+    ),
+    "reconstruct": (
+        "--limit=300",
+        "--steps=20",
+        "--budget=5bits",
+        "--distill_steps=10",
+        "--target=litert-int8",
+    ),
 }
 
 

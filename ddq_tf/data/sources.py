@@ -23,6 +23,14 @@ from ddq_tf.errors import DDQError
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# What TensorFlow raises for a broken picture, a dangling link, a file that is gone or forbidden.
+UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.DataLossError,
+)
+_MOST_PIXELS = 100_000_000  # 300 MB decoded
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/class/label": tf.io.FixedLenFeature([], tf.int64),
@@ -116,7 +124,7 @@ class Encoded:
         item, _ = next(iter(self.items))
         try:
             image: Any = _decode(self.read(item))
-        except tf.errors.InvalidArgumentError as error:
+        except UNREADABLE as error:
             raise self._broken(0, item, error) from error
         height, width, channels = image.shape
         return (height, width, channels)
@@ -148,7 +156,7 @@ class Encoded:
             for part, _ in stream.batched(256, shuffle_seed=None, drop_remainder=False).prefetch(2):
                 images[count : count + len(part)] = part
                 count += len(part)
-        except tf.errors.InvalidArgumentError as error:
+        except UNREADABLE as error:
             raise self._first_unfit(count, shape, error) from error
         return ArraySplit(images=images, labels=self.labels)
 
@@ -157,7 +165,7 @@ class Encoded:
         for index, (item, _) in enumerate(self.items.skip(start), start=start):
             try:
                 image = _decode(self.read(item))
-            except tf.errors.InvalidArgumentError as reason:
+            except UNREADABLE as reason:
                 return self._broken(index, item, reason)
             if image.shape != shape:
                 return DDQError(
@@ -253,7 +261,7 @@ def read_tfrecord(path: Path) -> Encoded:
     except tf.errors.DataLossError as error:
         reason = "a truncated or foreign file"
         raise DDQError(f"{path} must be {required}; copy it again. Received: {reason}") from error
-    except tf.errors.InvalidArgumentError as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0][:200]
         raise DDQError(f"{path} must be {required}; convert it. Received: {reason}") from error
     if not batches:
@@ -379,8 +387,24 @@ def read_tfds(name: str) -> tuple[dict[str, Source], tuple[str, ...]]:
 
 
 def _decode(content: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG or PNG bytes to uint8 (height, width, 3)."""
-    return tf.io.decode_image(content, channels=3, expand_animations=False)
+    """Decodes JPEG or PNG bytes to uint8 (height, width, 3); not what would take gigabytes."""
+    is_png = tf.strings.substr(content, 0, 4) == b"\x89PNG"
+    size = tf.cond(is_png, lambda: _png_size(content), lambda: _jpeg_size(content))
+    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+    fits = tf.debugging.assert_less_equal(
+        pixels, tf.constant(_MOST_PIXELS, tf.int64), f"has more than {_MOST_PIXELS:,} pixels"
+    )
+    with tf.control_dependencies([] if fits is None else [fits]):
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+
+def _png_size(content: tf.Tensor) -> tf.Tensor:
+    """Width and height, from the header that begins each PNG file."""
+    return tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.int32, little_endian=False)
+
+
+def _jpeg_size(content: tf.Tensor) -> tf.Tensor:
+    return tf.io.extract_jpeg_shape(content)[:2]
 
 
 def _fit(image: tf.Tensor, shape: tuple[int, int, int], fit: Fit) -> tf.Tensor:

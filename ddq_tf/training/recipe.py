@@ -77,6 +77,9 @@ class TrainConfig:
                 raise DDQError(f"{name} must be one of {list(known)}. Received: {value!r}")
 
 
+_GONE = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError)
+
+
 def fit_classifier(
     model: keras.Model,
     train: tf.data.Dataset,
@@ -136,16 +139,24 @@ def fit_classifier(
     given = [*_aids(config, train, teacher), *callbacks]
     kept = _kept(model, config, steps_per_epoch, given, checkpoint_dir)
     done = 0 if kept is None else kept.epochs_done
-    history: Any = model.fit(
-        train.repeat().skip(done * steps_per_epoch),
-        validation_data=validation,
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        # What keeps comes last, to keep what the others leave.
-        callbacks=given if kept is None else [*given, kept],
-        shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
-        verbose=verbose,  # type: ignore[arg-type]
-    )
+    try:
+        history: Any = model.fit(
+            train.repeat().skip(done * steps_per_epoch),
+            validation_data=validation,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            # What keeps comes last, to keep what the others leave.
+            callbacks=given if kept is None else [*given, kept],
+            shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
+            verbose=verbose,  # type: ignore[arg-type]
+        )
+    except _GONE as error:
+        saved = "nothing is kept" if kept is None else f"{kept.epochs_done} epochs are kept"
+        where = "" if checkpoint_dir is None else f" in {os.fspath(checkpoint_dir)!r}"
+        raise DDQError(
+            f"training data cannot be read any more: {str(error).splitlines()[0][:300]}. "
+            f"{saved}{where}"
+        ) from error
     if kept is not None:
         history.history, history.epoch = kept.history, list(range(config.epochs))
     return history

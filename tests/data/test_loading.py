@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 import types
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,6 +175,40 @@ def test_broken_image_is_named(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "t.tfrecord", images, [0] * 12)
     with pytest.raises(DDQError, match=r"t.tfrecord: image 9 must be a whole JPEG or PNG"):
         data.load(f"tfrecord:{path}")
+
+
+def test_a_picture_of_absurd_size_is_named_not_decoded(tmp_path: Path) -> None:
+    """Each is a few hundred bytes that would become gigabytes."""
+    for suffix, head in (("png", bomb_png), ("jpg", bomb_jpeg)):
+        folder = write_folder(tmp_path / suffix, {"a": 6, "b": 6})
+        (folder / "a" / f"3.{suffix}").write_bytes(head())
+        if suffix == "jpg":
+            (folder / "a" / "3.png").unlink()
+        with pytest.raises(DDQError, match=rf"a/3.{suffix} must .*more than 100,000,000 pixels"):
+            data.load(f"folder:{folder}", image_size=8)
+
+
+def bomb_png() -> bytes:
+    """A header of 60000 x 60000 pixels."""
+    header = b"IHDR" + (60000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
+    chunk = len(header[4:]).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk
+
+
+def bomb_jpeg() -> bytes:
+    """A small picture whose header says 60000 x 60000."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    content = buffer.getvalue()
+    place = content.index(b"\xff\xc0") + 5
+    return content[:place] + (60000).to_bytes(2, "big") * 2 + content[place + 4 :]
+
+
+def test_a_dangling_link_is_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "linked", {"a": 6, "b": 6})
+    (folder / "b" / "6.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DDQError, match=r"b/6.png"):
+        data.load(f"folder:{folder}", image_size=8)
 
 
 def test_unlike_sizes_need_image_size(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ddq_tf.training import (
     QuantizerLogger,
     TrainConfig,
     accuracy,
+    epochs_kept,
     fit_classifier,
     make_optimizer,
     outputs_logits,
@@ -283,3 +284,33 @@ def test_other_bad_input() -> None:
         fit_classifier(toy_model(), toy_batches(), None, TrainConfig(), steps_per_epoch=0)
     with pytest.raises(DDQError, match="at least one batch"):
         accuracy(toy_model(), toy_batches().take(0))
+
+
+def test_data_that_vanish_end_in_an_error_that_says_what_is_kept(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.raw" for number in range(6)]
+    for file in files:
+        file.write_bytes(bytes(3))
+    names = tf.data.Dataset.from_tensor_slices([str(file) for file in files])
+
+    def read(name):
+        pixels = tf.reshape(tf.io.decode_raw(tf.io.read_file(name), tf.uint8), (1, 3))
+        return tf.cast(pixels, tf.float32), tf.zeros(1, tf.int64)
+
+    class Vanish(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+            if epoch == 1:
+                files[3].unlink()
+
+    kept = tmp_path / "kept"
+    with pytest.raises(DDQError, match=r"3.raw.*[23] epochs are kept in .*kept"):
+        fit_classifier(
+            toy_model(),
+            names.map(read),
+            None,
+            TrainConfig(epochs=6),
+            steps_per_epoch=6,
+            checkpoint_dir=kept,
+            callbacks=[Vanish()],
+            verbose=0,
+        )
+    assert epochs_kept(kept) in (2, 3)
