@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,12 +155,18 @@ def fit_classifier(
         saved = "nothing is kept" if kept is None else f"{kept.epochs_done} epochs are kept"
         where = "" if checkpoint_dir is None else f" in {os.fspath(checkpoint_dir)!r}"
         raise DDQError(
-            f"training data cannot be read any more: {str(error).splitlines()[0][:300]}. "
-            f"{saved}{where}"
+            f"training data cannot be read any more: {_reason(error)}. {saved}{where}"
         ) from error
     if kept is not None:
         history.history, history.epoch = kept.history, list(range(config.epochs))
     return history
+
+
+def _reason(error: Exception) -> str:
+    """What TensorFlow says beside the graph's nodes: "<file>; No such file or directory"."""
+    lines = str(error).splitlines()
+    said = next((line for line in lines if "; " in line), lines[0])
+    return re.sub(r"\{\{.*?\}\}|\(\d+\) \w+:", "", said).strip()[:300]
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> keras.optimizers.Optimizer:
