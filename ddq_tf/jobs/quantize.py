@@ -18,7 +18,6 @@ from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
 from ddq_tf.jobs.measure import DDQOutcome, keras_accuracy
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.jobs.train import check_finite
 from ddq_tf.report import codec
 from ddq_tf.search import DDQModel
 from ddq_tf.training import QuantizerLogger, TrainConfig, fit_classifier
@@ -120,7 +119,6 @@ def quantize_float(
         callbacks=[logger],
         verbose=screen.fit_verbose,
     )
-    check_finite(history, config)
     save_model(quantized, out, {**images.notes, "seed": config.seed})
     result = _measured(quantized, out, images, history, logger, screen)
     _save_history(result)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import os
 from typing import Any
 
@@ -104,7 +103,6 @@ def train_float(
         checkpoint_dir=checkpoint_dir,
         verbose=screen.fit_verbose,
     )
-    check_finite(history, config)
     save_model(model, out, {**images.notes, "seed": config.seed})
     return Trained(
         model=model,
@@ -136,16 +134,6 @@ def _build(
     dataset = images.dataset
     chosen = {"batch_norm_momentum": _momentum(name, config.epochs * steps), **model_options}
     return models.build(name, dataset.image_shape, len(dataset.class_names), **chosen)
-
-
-def check_finite(history: keras.callbacks.History, config: TrainConfig) -> None:
-    """Raises DDQError if a training ended in a loss that is no number."""
-    losses = history.history.get("loss") or [0.0]
-    if not math.isfinite(losses[-1]):
-        raise DDQError(
-            f"the training diverged: its loss is {losses[-1]}. Nothing was saved. Lower the "
-            f"learning rate. Received: learning_rate={config.learning_rate!r}"
-        )
 
 
 def _check_options(name: str, model_options: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from ddq_tf.answers import right_answers
 from ddq_tf.errors import DDQError, check_fields
+from ddq_tf.search import DDQModel, FiniteGuard
 from ddq_tf.training.batch_norm import BatchNormReestimation
 from ddq_tf.training.checkpoint import Checkpoint, Resumable
 from ddq_tf.training.distillation import Distillation
@@ -114,7 +115,8 @@ def fit_classifier(
         The Keras history of all epochs, those before an interruption too.
 
     Raises:
-        DDQError: if an argument does not fit, or the model's output tells neither way.
+        DDQError: if an argument does not fit, the model's output tells neither way, the training
+            diverges, or its data vanish; what is said then is where the finished epochs are.
     """
     if steps_per_epoch < 1:
         raise DDQError(f"steps_per_epoch must be at least 1. Received: {steps_per_epoch!r}")
@@ -137,7 +139,8 @@ def fit_classifier(
         loss=loss,
         metrics=["accuracy"],
     )
-    given = [*_aids(config, train, teacher), *callbacks]
+    guard = [] if isinstance(model, DDQModel) else [FiniteGuard()]  # DDQModel.fit has its own
+    given = [*guard, *_aids(config, train, teacher), *callbacks]
     kept = _kept(model, config, steps_per_epoch, given, checkpoint_dir)
     done = 0 if kept is None else kept.epochs_done
     try:
