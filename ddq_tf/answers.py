@@ -9,6 +9,11 @@ import numpy as np
 from ddq_tf.errors import DDQError
 
 
+def threshold_of(function: str | None) -> float | None:
+    """Returns where `right_answers` divides the outputs of a function: "sigmoid", "softmax"."""
+    return {"sigmoid": 0.5, "softmax": None}.get(function or "", 0.0)
+
+
 def right_answers(labels: Any, outputs: Any, threshold: float | None) -> np.ndarray:
     """Returns which answers are right: bool, (examples, answers of each).
 

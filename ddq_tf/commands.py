@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -51,7 +52,7 @@ def _demo(call: Call) -> Outcome:
 
 def _train(call: Call) -> Outcome:
     from ddq_tf import jobs
-    from ddq_tf.training import forget_training
+    from ddq_tf.training import epochs_kept, forget_training
 
     flags = call.flags
     options = {
@@ -59,7 +60,7 @@ def _train(call: Call) -> Outcome:
         for name in ("alpha", "output_stride", "batch_norm_momentum")
         if flags[name] is not None
     }
-    folder = jobs.training_folder(**_resumed(call))
+    folder = _work_folder(call, epochs_kept, "epochs")
     trained = jobs.train_float(
         flags["model"],
         _data_options(flags),
@@ -87,10 +88,10 @@ def _quantize(call: Call) -> Outcome:
     from ddq_tf import jobs
     from ddq_tf.jobs.quantize import history_path
     from ddq_tf.report import text
-    from ddq_tf.training import forget_training
+    from ddq_tf.training import epochs_kept, forget_training
 
     flags = call.flags
-    folder = jobs.training_folder(**_resumed(call))
+    folder = _work_folder(call, epochs_kept, "epochs")
     quantized = jobs.quantize_float(
         call.files[0],
         _data_options(flags),
@@ -116,10 +117,10 @@ def _quantize(call: Call) -> Outcome:
 
 def _reconstruct(call: Call) -> Outcome:
     from ddq_tf import jobs
-    from ddq_tf.reconstruction import ReconstructionConfig, forget_reconstruction
+    from ddq_tf.reconstruction import ReconstructionConfig, blocks_kept, forget_reconstruction
 
     flags = call.flags
-    folder = jobs.reconstruction_folder(**_resumed(call))
+    folder = _work_folder(call, blocks_kept, "blocks")
     done = jobs.reconstruct_float(
         call.files[0],
         _data_options(flags),
@@ -313,15 +314,11 @@ def _ddq_config(flags: Mapping[str, Any]) -> DDQConfig:
     )
 
 
-def _resumed(call: Call) -> dict[str, Any]:
-    """What tells where unfinished work is kept."""
-    flags = call.flags
-    return {
-        "out": flags["out"],
-        "folder": flags["checkpoint_dir"],
-        "resume": flags["resume"],
-        "screen": call.screen,
-    }
+def _work_folder(call: Call, kept: Callable[[Path], int | None], units: str) -> Path:
+    from ddq_tf import jobs
+
+    out, folder, resume = (call.flags[name] for name in ("out", "checkpoint_dir", "resume"))
+    return jobs.work_folder(out, folder, kept, units, resume=resume, screen=call.screen)
 
 
 def _train_config(flags: Mapping[str, Any], rates: Mapping[str, float]) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from ddq_tf.answers import right_answers
+from ddq_tf.answers import right_answers, threshold_of
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import Model, Runner, codes_of, content_of, is_for_micro
+from ddq_tf.export.tflite.reader import BUILTIN_NAMES
 from ddq_tf.export.tflm import MicroRunner
 
 _ACCURACY = ("accuracy", "acc")
@@ -165,22 +166,20 @@ def _keras_metric(metric: Any) -> Any:
 
 
 def _threshold(content: bytes, output: str, runner: Runner | MicroRunner) -> float | None:
-    """0.5 behind a sigmoid, None behind a softmax, 0 behind anything else."""
     last = _last_operator(content, runner.outputs[output].index)
-    return {"LOGISTIC": 0.5, "SOFTMAX": None}.get(last, 0.0)
+    return threshold_of({"LOGISTIC": "sigmoid", "SOFTMAX": "softmax"}.get(last))
 
 
 def _last_operator(content: bytes, tensor: int) -> str:
     """The kind of the operator that computes a tensor, behind those that only move values."""
     model = schema.Model.GetRootAs(content)
     graph: Any = model.Subgraphs(0)
-    kinds = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
     for place in reversed(range(graph.OperatorsLength())):
         operator = graph.Operators(place)
         if tensor not in operator.OutputsAsNumpy():
             continue
         code: Any = model.OperatorCodes(operator.OpcodeIndex())
-        kind = kinds.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
+        kind = BUILTIN_NAMES.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "?")
         if kind not in _MOVERS:
             return kind
         tensor = int(operator.Inputs(0))
@@ -189,7 +188,7 @@ def _last_operator(content: bytes, tensor: int) -> str:
 
 def _batches(data: Any) -> Iterable[Any]:
     """Batches of (inputs, labels); one pair of whole arrays in parts."""
-    whole = isinstance(data, tuple) and len(data) in (2, 3) and not _is_batch(data[0])
+    whole = isinstance(data, tuple) and len(data) in (2, 3) and not isinstance(data[0], tuple)
     if not whole:
         if not hasattr(data, "__iter__") and hasattr(data, "__getitem__"):  # a PyDataset
             return (data[i] for i in range(len(data)))
@@ -201,10 +200,6 @@ def _batches(data: Any) -> Iterable[Any]:
         keras.tree.map_structure(lambda a, start=start: a[start : start + _BATCH], data)
         for start in range(0, size, _BATCH)
     )
-
-
-def _is_batch(part: Any) -> bool:
-    return isinstance(part, tuple)
 
 
 def _by_output(values: Any, runner: Runner | MicroRunner, words: str) -> dict[str, np.ndarray]:

@@ -187,14 +187,24 @@ def functional_of(model: Any) -> Any:
             f"model {model.name!r} ({type(model).__name__}) is subclassed: its graph cannot be "
             "read. Express it as keras.Model(inputs, outputs) or keras.Sequential."
         )
-    own = next(kind for kind in type(model).__mro__ if "call" in vars(kind))
-    if own.__module__.split(".")[0] != "keras":
+    if defines(type(model), "call"):
         raise DDQError(
             f"model {model.name!r} ({type(model).__name__}) has a call() of its own, which may "
             "compute something else than its graph. Make what it computes the graph: "
             "keras.Model(inputs, outputs)"
         )
     return model
+
+
+def is_keras(kind: type) -> bool:
+    """Returns whether a class is one of Keras's own."""
+    return kind.__module__.split(".")[0] == "keras"
+
+
+def defines(kind: type, name: str) -> bool:
+    """Returns whether a user's class, not Keras, says what a method of a model does."""
+    definer = next((base for base in kind.__mro__ if name in vars(base)), None)
+    return definer is not None and not is_keras(definer)
 
 
 class _Flattener:

@@ -23,7 +23,7 @@ from ddq_tf.jobs.report import (
     save_report,
     subject_of_files,
 )
-from ddq_tf.jobs.resume import reconstruction_folder, training_folder
+from ddq_tf.jobs.resume import work_folder
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import Trained, train_float
 
@@ -50,13 +50,12 @@ __all__ = [
     "quantize_float",
     "read_notes",
     "reconstruct_float",
-    "reconstruction_folder",
     "run_demo",
     "save_figures",
     "save_model",
     "save_report",
     "subject_of_files",
     "train_float",
-    "training_folder",
     "verify_file",
+    "work_folder",
 ]

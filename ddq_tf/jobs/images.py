@@ -117,7 +117,7 @@ def open_images(
         options: what the user said.
         input_shape: of the model, (batch, height, width, channels).
         num_classes: outputs of the model; None where they do not matter.
-        input_range: what the model is known to take, if the user says nothing.
+        input_range: what the model is known to take, if neither the user nor its file says.
         notes: those of the model's file, for what the user does not say.
 
     Raises:
@@ -145,10 +145,12 @@ def open_images(
             f"the model tells {num_classes} classes apart; {options.spec} has "
             f"{len(dataset.class_names)}. Choose the data that it was trained on"
         )
+    noted = (notes or {}).get("input_range")
+    known = tuple(noted) if noted else input_range
     return Images(
         dataset=dataset,
         fit=fit,
-        input_range=options.input_range or input_range or DEFAULT_INPUT_RANGE,
+        input_range=options.input_range or known or DEFAULT_INPUT_RANGE,
         batch_size=options.batch_size,
         limit=options.limit,
     )
@@ -179,12 +181,11 @@ def open_for_model(
     takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and takes and gives):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
-    noted = (notes or {}).get("input_range")
     return open_images(
         options,
         input_shape=takes,
         num_classes=gives[-1],
-        input_range=tuple(noted) if noted else _learned_range(model),
+        input_range=_learned_range(model),
         notes=notes,
     )
 

@@ -146,9 +146,7 @@ def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Im
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
-    noted = notes.get("input_range")
-    known = (noted[0], noted[1]) if noted else None
-    return open_images(options, input_shape=shape, input_range=known, notes=notes)
+    return open_images(options, input_shape=shape, notes=notes)
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:

@@ -8,43 +8,9 @@ from pathlib import Path
 
 from ddq_tf.errors import DDQError
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.reconstruction import blocks_kept
-from ddq_tf.training import epochs_kept
 
 
-def training_folder(
-    out: str | os.PathLike[str],
-    folder: str | os.PathLike[str] | None,
-    *,
-    resume: bool,
-    screen: Screen,
-) -> Path:
-    """Returns the folder where a training keeps its state.
-
-    Args:
-        out: the file that it will write.
-        folder: the folder, if the user names one.
-        resume: whether to go on with what is there.
-        screen: where to tell what is there.
-
-    Raises:
-        DDQError: if something is there, and is not to be gone on with.
-    """
-    return _folder(out, folder, epochs_kept, "epochs", resume=resume, screen=screen)
-
-
-def reconstruction_folder(
-    out: str | os.PathLike[str],
-    folder: str | os.PathLike[str] | None,
-    *,
-    resume: bool,
-    screen: Screen,
-) -> Path:
-    """Returns the folder where a reconstruction keeps its state; see `training_folder`."""
-    return _folder(out, folder, blocks_kept, "blocks", resume=resume, screen=screen)
-
-
-def _folder(
+def work_folder(
     out: str | os.PathLike[str],
     given: str | os.PathLike[str] | None,
     kept: Callable[[Path], int | None],
@@ -53,6 +19,20 @@ def _folder(
     resume: bool,
     screen: Screen,
 ) -> Path:
+    """Returns the folder where a command keeps unfinished work.
+
+    Args:
+        out: the file that it will write.
+        given: the folder, if the user names one.
+        kept: how much of the work is done in a folder, None if there is none: `epochs_kept` or
+            `blocks_kept`.
+        units: of that, in words.
+        resume: whether to go on with what is there.
+        screen: where to tell what is there.
+
+    Raises:
+        DDQError: if something is there, and is not to be gone on with.
+    """
     folder = Path(given or f"{os.fspath(out)}.checkpoint")
     done = kept(folder)
     if done is None:

@@ -126,14 +126,8 @@ def reconstruct_model(
     x = views_of(examples, recipe.views, recipe.seed)
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
-        float_stream = stream = tf.constant(x)
         done = blocks[: state.blocks_done]
-        for block in done:  # their kernels are still those of the float model
-            with float_network(block.model):
-                float_stream = outputs_of(block, float_stream)
-        state.restore(quantized)
-        for block in done:
-            stream = outputs_of(block, stream)
+        float_stream, stream = _streams_behind(done, tf.constant(x), quantized, state)
         if state.is_kept:
             report.skip(measured + sum(len(block.kernels) + recipe.steps for block in done))
         elif halves:
@@ -150,6 +144,20 @@ def reconstruct_model(
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])
     align(quantized)
     return quantized, tuple(state.errors)
+
+
+def _streams_behind(
+    done: list[Block], inputs: tf.Tensor, model: DDQModel, state: _State
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What the float network and the restored model give behind the blocks that are done."""
+    float_stream = stream = inputs
+    for block in done:  # their kernels are still those of the float model
+        with float_network(block.model):
+            float_stream = outputs_of(block, float_stream)
+    state.restore(model)
+    for block in done:
+        stream = outputs_of(block, stream)
+    return float_stream, stream
 
 
 def blocks_kept(folder: str | os.PathLike[str]) -> int | None:

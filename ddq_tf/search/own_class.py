@@ -8,6 +8,7 @@ import keras
 from absl import logging
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph.flatten import defines, is_keras
 
 TRAINING = (
     "train_step",
@@ -27,7 +28,7 @@ def own_class(model: Any) -> type | None:
         DDQError: if it is a Sequential: its graph is kept, but not its class.
     """
     kind = type(model)
-    own = [name for name in TRAINING if not _is_keras(_definer(kind, name))]
+    own = [name for name in TRAINING if defines(kind, name)]
     if not own:
         return None
     if issubclass(kind, keras.Sequential):
@@ -40,11 +41,13 @@ def own_class(model: Any) -> type | None:
 
 
 def own_attributes(model: Any) -> dict[str, Any]:
-    """Returns what the methods of an own class may read from the instance.
+    """Returns what the methods of an own class may read from the instance; {} without such a class.
 
     Raises:
         DDQError: if one is a layer or model of the graph: the DDQ model has none of these.
     """
+    if own_class(model) is None:
+        return {}
     inputs = keras.Input((1,))
     usual = {*vars(keras.Model(inputs, keras.layers.Identity()(inputs))), *_SET_BY_KERAS}
     found = {n: v for n, v in vars(model).items() if n not in usual and not n.startswith("_")}
@@ -81,7 +84,7 @@ def ddq_class(base: type, own: type | None) -> type:
 
 def keras_base(kind: type) -> Any:
     """Returns the first of Keras's classes that a class inherits from."""
-    return next(base for base in kind.__mro__ if _is_keras(base))
+    return next(base for base in kind.__mro__ if is_keras(base))
 
 
 def to_config(own: type | None, attributes: dict[str, Any]) -> dict[str, Any] | None:
@@ -125,11 +128,3 @@ def from_config(
         for key, value in config["attributes"].items()
     }
     return own, restored
-
-
-def _definer(kind: type, name: str) -> type:
-    return next((base for base in kind.__mro__ if name in vars(base)), object)
-
-
-def _is_keras(kind: type) -> bool:
-    return kind is object or kind.__module__.split(".")[0] == "keras"

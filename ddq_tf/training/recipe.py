@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ddq_tf.answers import right_answers
+from ddq_tf.answers import right_answers, threshold_of
 from ddq_tf.errors import DDQError, check_fields
 from ddq_tf.search import DDQModel, FiniteGuard
 from ddq_tf.training.batch_norm import BatchNormReestimation
@@ -198,7 +198,7 @@ def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
     Raises:
         DDQError: if there are no images, or labels are not of a classifier.
     """
-    threshold = {"sigmoid": 0.5, "softmax": None}.get(output_activation(model) or "", 0.0)
+    threshold = threshold_of(output_activation(model))
     correct, count = 0.0, 0
     for images, labels in batches:
         outputs = np.asarray(model.predict_on_batch(images))

@@ -18,7 +18,7 @@ from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
 from ddq_tf.rules import resolved
-from ddq_tf.search import DDQModel, own_attributes, own_class, weight_budget
+from ddq_tf.search import DDQModel, own_attributes, weight_budget
 from ddq_tf.targets import Target
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical, origin_of
@@ -83,7 +83,7 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQMo
     graph = canonical(flatten(model))
     _check_model(model, graph, config.resolved_target)
     config = dataclasses.replace(config, rules=resolved(config.rules, _kernels(graph)))
-    attributes = own_attributes(model) if own_class(model) is not None else {}
+    attributes = own_attributes(model)
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
     batches = [interface.packed(arrays) for arrays in examples]

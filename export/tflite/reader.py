@@ -26,7 +26,7 @@ from ddq_tf.export.tflite.layout import (
 
 # Options that are left at their defaults: they change nothing in 8-bit graphs.
 _WITHOUT_EFFECT = {"potScaleInt16", "asymmetricQuantizeInputs", "quantizedBiasType"}
-_BUILTIN_NAMES = {code: name for name, code in members(schema.BuiltinOperator).items()}
+BUILTIN_NAMES = {code: name for name, code in members(schema.BuiltinOperator).items()}
 
 _Item = TypeVar("_Item")
 
@@ -250,7 +250,7 @@ def _decode_op(
     code = codes[operator.OpcodeIndex()]
     # Files from before 2020 fill only the old field; the larger of the two is right.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-    kind = _BUILTIN_NAMES.get(number, f"builtin operator {number}")
+    kind = BUILTIN_NAMES.get(number, f"builtin operator {number}")
     defaults = operators.operator_of(kind)
     options = schema.BuiltinOptionsCreator(operator.BuiltinOptionsType(), operator.BuiltinOptions())
     attrs: dict[str, Any] = {}
