@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Any
 
 from ddq_tf import xnnpack
+from ddq_tf.arguments import check_fields, check_types
 from ddq_tf.errors import DDQError
 from ddq_tf.rules import Rule
 from ddq_tf.scheme import MAX_BITS, WeightScheme, check_precisions
@@ -46,6 +48,7 @@ class Budget:
     average_bits: float | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         given = [v for v in (self.fraction, self.size_bytes, self.average_bits) if v is not None]
         if len(given) != 1:
             raise DDQError(
@@ -170,27 +173,24 @@ class DDQConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         get_target(self.target)
         if self.budget not in (None, AUTO):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
-        object.__setattr__(self, "rules", tuple(self.rules))
         precisions = (MAX_BITS,) if self.precisions is None else self.precisions
         self._check_target(self._scheme(precisions, None), "")
         for rule in self.rules:
             self._check_target(self._scheme(precisions, rule), f"{rule.words}: ")
+            if rule.activation_precisions:
+                check_precisions(f"{rule.words}: activation_bits", rule.activation_precisions)
         self._check_activations()
         if not 0 < self.search_fraction < 1:
             raise DDQError(
                 "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
                 f"time to settle after. Received: search_fraction={self.search_fraction!r}"
             )
-        if self.seed < 0:
-            raise DDQError(f"seed must be 0 or above. Received: seed={self.seed!r}")
-        if self.calibration_images < 1:
-            raise DDQError(
-                "calibration_images must be at least 1. "
-                f"Received: calibration_images={self.calibration_images!r}"
-            )
+        check_fields(self, "[0, inf)", "seed")
+        check_fields(self, "[1, inf)", "calibration_images")
 
     def _check_target(self, scheme: WeightScheme, where: str) -> None:
         if scheme.levels == "free" and self.resolved_target.code_bits is None:
@@ -254,8 +254,24 @@ class DDQConfig:
         return self._scheme(self.precisions_for(kind, in_channels), self.rule_of(layer))
 
     def rule_of(self, layer: str) -> Rule | None:
-        """Returns the rule that took a layer, or None."""
+        """Returns the rule that took a layer's kernel, or None."""
         return next((rule for rule in self.rules if layer in rule.layers), None)
+
+    def leaves_in_float(self, layer: str) -> bool:
+        """Returns whether a layer with a kernel stays in float."""
+        rule = self.rule_of(layer)
+        return rule is not None and rule.in_float
+
+    def activation_precisions_of(self, layers: Collection[str]) -> tuple[int, ...]:
+        """Returns the precisions of an activation.
+
+        Args:
+            layers: the names of all that write it; several where it lies on a grid with others.
+        """
+        for rule in self.rules:
+            if not set(layers).isdisjoint(rule.activations):
+                return rule.activation_precisions
+        return self.activation_precisions
 
     def _scheme(self, precisions: tuple[int, ...], rule: Rule | None) -> WeightScheme:
         options = {name: getattr(self, name) for name in WeightScheme.names()}
@@ -276,8 +292,4 @@ class DDQConfig:
             fields["budget"] = Budget(**budget)
         rules: Any = fields.get("rules", ())
         fields["rules"] = tuple(Rule.from_dict(rule) for rule in rules)
-        for name in ("precisions", "activation_bits"):
-            value = fields.get(name)
-            if isinstance(value, list):
-                fields[name] = tuple(value)
         return cls(**fields)  # type: ignore[arg-type]

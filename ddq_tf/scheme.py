@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+from ddq_tf.arguments import check_types
 from ddq_tf.errors import DDQError
 
 MAX_BITS = 8
@@ -45,7 +46,7 @@ class WeightScheme:
     correction: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "precisions", tuple(int(bits) for bits in self.precisions))
+        check_types(self)
         check_precisions("precisions", self.precisions)
         for name, known in (("levels", LEVELS), ("level_init", LEVEL_INITS)):
             if getattr(self, name) not in known:

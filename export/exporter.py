@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from ddq_tf.arguments import check_is, check_path
 from ddq_tf.errors import raise_all
 from ddq_tf.export import model_metadata, runtime_check, tflite, tflm
 from ddq_tf.export.interpreter import check_loads
@@ -47,6 +48,10 @@ class ExportResult:
     min_runtime: str
     sizes: ByteSizes
 
+    def __fspath__(self) -> str:
+        """Stands for its file, wherever a path is taken."""
+        return os.fspath(self.path)
+
 
 def export_tflite(
     model: Any,
@@ -80,6 +85,8 @@ def export_tflite(
             named), or LiteRT refuses the file, or an argument is unknown or does not fit the
             model, or the target needs a package that is missing.
     """
+    check_path("path", path)
+    check_is("metadata", metadata, ModelMetadata | None)
     config = getattr(model, "ddq_config", None)
     chosen = get_target(target or (config.target if config else "litert"))
     if chosen.lookup_tables:

@@ -24,6 +24,11 @@ def content_of(model: Model) -> bytes:
     """Returns the content of a .tflite file; raises DDQError if it cannot be read."""
     if isinstance(model, bytes):
         return model
+    if not isinstance(model, str | os.PathLike):
+        raise DDQError(
+            "a .tflite file must be given by its path, its content or what export_tflite returned. "
+            f"Received: {type(model).__name__}"
+        )
     try:
         return Path(model).read_bytes()
     except OSError as error:

@@ -190,6 +190,11 @@ def _batches(data: Any) -> Iterable[Any]:
     """Batches of (inputs, labels); one pair of whole arrays in parts."""
     whole = isinstance(data, tuple) and len(data) in (2, 3) and not isinstance(data[0], tuple)
     if not whole:
+        if hasattr(data, "shape") or isinstance(data, Mapping) or data is None:
+            raise DDQError(
+                "data must be pairs of inputs and labels, (inputs, labels) or batches of them. "
+                f"Received: {type(data).__name__}"
+            )
         if not hasattr(data, "__iter__") and hasattr(data, "__getitem__"):  # a PyDataset
             return (data[i] for i in range(len(data)))
         return data

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import flatbuffers
 import numpy as np
 
+from ddq_tf.arguments import check_types
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import Graph
 
@@ -47,6 +48,9 @@ class ModelMetadata:
     std: Sequence[float] = ()
     name: str = ""
     description: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     @classmethod
     def for_range(cls, low: float, high: float, *, labels: Sequence[str] = ()) -> ModelMetadata:

@@ -22,13 +22,18 @@ from ddq_tf.export.operators import completed, operator_of
 from ddq_tf.export.operators.operand import Operand, refuse
 
 
-def simulate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def simulate(
+    graph: Graph,
+    inputs: Mapping[str, np.ndarray],
+    given: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
     """Computes a graph.
 
     Args:
         graph: well formed; see `ddq_tf.export.ir.check`.
         inputs: codes (real numbers for FLOAT32 inputs) under the signature's names, in the
             declared types and shapes; any batch where the batch is dynamic.
+        given: values of tensors that are known from elsewhere, by their names; see `sums_floats`.
 
     Returns:
         The values of the graph's outputs, under the signature's names.
@@ -43,9 +48,17 @@ def simulate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nda
     }
     for name, tensor_name in graph.inputs.items():
         values[tensor_name] = _checked(name, inputs[name], graph.tensors[tensor_name])
+    known = given or {}
     for op in graph.ops:
-        values[op.outputs[0]] = _run(op, graph, values)
+        name = op.outputs[0]
+        values[name] = known[name] if name in known else _run(op, graph, values)
     return {name: values[tensor_name] for name, tensor_name in graph.outputs.items()}
+
+
+def sums_floats(op: Op, graph: Graph) -> bool:
+    """Returns whether an op adds products of floats, in an order that each machine chooses."""
+    made = graph.tensors[op.outputs[0]].dtype is DType.FLOAT32
+    return made and operator_of(op.kind).weights is not None
 
 
 def with_all_outputs(graph: Graph) -> Graph:
@@ -75,6 +88,8 @@ def _run(op: Op, graph: Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
     operator = operator_of(op.kind)
     if operator.kernel is None:
         raise refuse(op, operator.unknown)
+    if sums_floats(op, graph):
+        raise refuse(op, "it adds floats, in an order that each machine chooses")
     tensors = [graph.tensors[name] for name in op.inputs if name]
     output = graph.tensors[op.outputs[0]]
     image = tensors[operator.image]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,6 +20,7 @@ from ddq_tf.export.lower import lower
 from ddq_tf.export.operators import attributes
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.tflm import MicroRunner
+from ddq_tf.graph.inputs import Interface, batches_of
 from ddq_tf.targets import get_target
 
 
@@ -53,21 +52,21 @@ class MicroVerification:
 def verify_tflm(
     model: keras.Model,
     file: ExportResult | bytes | str | os.PathLike[str],
-    batches: Iterable[Any],
+    batches: Any,
 ) -> MicroVerification:
     """Runs a file in TFLite Micro and compares it with its DDQ model and its plain int8 twin.
 
     Args:
         model: the DDQ model that was exported; one input, one output.
         file: what `export_tflite` returned for the target tflm, or the file's path or content.
-        batches: float32 inputs, or (inputs, labels) as pipelines give them.
+        batches: float32 inputs, as `verify` takes them.
 
     Raises:
         DDQError: if tflite-micro is missing, the file is of another model or shows float32, or
             there are no inputs.
     """
-    path = file.path if isinstance(file, ExportResult) else file
-    runner = MicroRunner(path if isinstance(path, bytes) else Path(path))
+    interface = Interface(model)
+    runner = MicroRunner(file)
     types = {"input_type": runner.input.dtype.name, "output_type": runner.output.dtype.name}
     if "float32" in types.values():
         raise DDQError(f"the file must show int8 or uint8. Received: {types}. Export it so")
@@ -76,8 +75,8 @@ def verify_tflm(
     reference = _Reference(tflite.write(dense_as_convolution(graph)))
     keras_codes, codes = [], []
     plain_codes, reference_codes = [], []
-    for batch in batches:
-        images = np.asarray(batch[0] if isinstance(batch, tuple | list) else batch, np.float32)
+    for batch in batches_of(batches, interface):
+        images = np.asarray(interface.arrays(batch)[0], np.float32)
         read = runner.input.quantize(images)
         keras_codes.append(runner.output.quantize(np.asarray(model(images, training=False))))
         codes.append(runner.run(read))

@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from ddq_tf.errors import DDQError, missing_package
+from ddq_tf.export.interpreter import content_of
 from ddq_tf.files import atomic_write_bytes
 
 _MEMORIES = ("on_chip_flash", "off_chip_flash", "sram")
@@ -64,7 +65,7 @@ def compile_with_vela(
     """
     if importlib.util.find_spec("ethosu") is None:
         raise missing_package("compiling for Ethos-U needs", "ethos-u-vela", "ethos-u")
-    content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    content = content_of(model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "model.tflite"

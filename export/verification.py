@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,6 +17,7 @@ from ddq_tf.export.interpreter import (
     Delegation,
     Runner,
     TensorInfo,
+    content_of,
     delegation,
     quantized_inputs,
 )
@@ -26,10 +25,11 @@ from ddq_tf.export.ir import Graph
 from ddq_tf.export.lower import lower
 from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
-from ddq_tf.export.simulation import simulate, with_all_outputs
+from ddq_tf.export.simulation import simulate, sums_floats, with_all_outputs
 from ddq_tf.graph import flatten
-from ddq_tf.graph.inputs import Interface
+from ddq_tf.graph.inputs import Interface, batches_of
 from ddq_tf.grids import Grid, grid_of
+from ddq_tf.layers import activation_layers
 from ddq_tf.targets import Target, get_target
 
 
@@ -59,7 +59,7 @@ class Verification:
 def verify(
     model: keras.Model,
     file: ExportResult | bytes | str | os.PathLike[str],
-    batches: Iterable[Any],
+    batches: Any,
     *,
     target: str | None = None,
     num_threads: int = 2,
@@ -69,18 +69,19 @@ def verify(
     Args:
         model: the DDQ model that was exported.
         file: what `export_tflite` returned, or the file's path or content.
-        batches: float32 inputs, or (inputs, labels) as pipelines give them; for several inputs a
-            list of arrays, or a dictionary by name.
+        batches: float32 inputs, with or without labels: whole arrays as `fit` takes them, or
+            batches as pipelines give them; for several inputs a list or a dictionary of arrays.
         target: what the file was written for; None for the model's own or the result's.
         num_threads: used by each op.
 
     Raises:
         DDQError: if the file is none, is of another model, or there are no inputs.
     """
-    content = _content(file)
+    interface = _interface_of_ddq(model)
+    content = content_of(file)
     runner = Runner(content, num_threads=num_threads)
-    agreement = _Agreement(model, runner)
-    for batch in batches:
+    agreement = _Agreement(model, interface, runner)
+    for batch in batches_of(batches, interface):
         agreement.add(batch)
     if not agreement.samples:
         raise DDQError("verification needs at least one input. Received: none")
@@ -96,13 +97,23 @@ def verify(
     )
 
 
+def _interface_of_ddq(model: keras.Model) -> Interface:
+    interface = Interface(model)
+    if not activation_layers(model):
+        raise DDQError(
+            "a comparison with a file needs a DDQ model, as quantize_model returns it. "
+            f"Received: {model.name!r}, a model without quantizers"
+        )
+    return interface
+
+
 class _Agreement:
     """Counts how far a model and its file agree, batch by batch, over all outputs."""
 
-    def __init__(self, model: keras.Model, runner: Runner) -> None:
+    def __init__(self, model: keras.Model, interface: Interface, runner: Runner) -> None:
         self.model = model
         self.runner = runner
-        self.interface = Interface(model)
+        self.interface = interface
         graph = flatten(model)
         self.grids = [grid_of(graph, tensor) for tensor in graph.outputs]
         self.samples = self.equal = self.total = self.max_lsb = 0
@@ -176,6 +187,9 @@ def first_difference(
 ) -> Difference | None:
     """Compares Keras, the integer simulator and LiteRT operator by operator.
 
+    What layers in float add up, each machine in its own order, is taken as LiteRT has it; the codes
+    that follow from it are compared with Keras's like all others.
+
     Args:
         model: a DDQ model.
         images: float32 inputs, as `verify` takes a batch; a few are enough.
@@ -188,15 +202,16 @@ def first_difference(
         DDQError: if the simulator has no rule for an operator (INT4 convolutions), or LiteRT could
             not run the graph.
     """
+    interface = _interface_of_ddq(model)
     lowered = lower(model)
     shown = with_all_outputs(run_passes(lowered, _target(model, None, target)))
     runtime_check.check(shown)
     runner = Runner(tflite.write(shown))
-    interface = Interface(model)
     arrays = [np.asarray(array, np.float32) for array in interface.arrays(images)]
     codes = quantized_inputs(runner, dict(zip(interface.names, arrays, strict=True)))
     ran = runner.run(codes)
-    computed = simulate(shown, codes)
+    sums = [op.outputs[0] for op in shown.ops if sums_floats(op, shown)]
+    computed = simulate(shown, codes, given={name: ran[name] for name in sums})
     trained = _trained_codes(model, lowered, arrays)
     for op in shown.ops:
         name = op.outputs[0]
@@ -228,15 +243,6 @@ def _trained_codes(
             codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale[0]))
             trained[layer.name] = np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
     return trained
-
-
-def _content(file: ExportResult | bytes | str | os.PathLike[str]) -> bytes:
-    if isinstance(file, bytes):
-        return file
-    path = Path(file.path if isinstance(file, ExportResult) else file)
-    if not path.is_file():
-        raise DDQError(f"the .tflite file does not exist. Received: {str(path)!r}")
-    return path.read_bytes()
 
 
 def _target(model: Any, file: Any, target: str | None) -> Target:

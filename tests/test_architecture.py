@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ddq_tf"
-BASE = {"config", "errors", "registration", "rules", "scheme", "targets", "files", "xnnpack"}
+BASE = {
+    "arguments",
+    "config",
+    "errors",
+    "registration",
+    "rules",
+    "scheme",
+    "targets",
+    "files",
+    "xnnpack",
+}
 BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
 
 # What each room may import of ddq_tf beside itself and the base.

@@ -91,7 +91,7 @@ def test_budget_has_exactly_one_valid_measure(given):
         ({"search_fraction": 1}, "search_fraction"),
         ({"search_fraction": 0}, "search_fraction"),
         ({"calibration_images": 0}, "calibration_images"),
-        ({"seed": -1}, "seed must be 0 or above.*-1"),
+        ({"seed": -1}, "seed must lie in.*-1"),
     ],
 )
 def test_config_refuses(given, words):

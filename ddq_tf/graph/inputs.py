@@ -82,12 +82,18 @@ class Interface:
         return [batch[name] for name in self.names]
 
     def is_data_set(self, data: Any) -> bool:
-        """Returns whether arrays hold all examples at once, as `fit` takes them."""
-        if isinstance(data, Mapping):
+        """Returns whether arrays hold all examples at once, as `fit` takes them.
+
+        A tuple is (inputs, labels) or (inputs, labels, weights).
+        """
+        if self._is_inputs(data):
             return True
-        if _is_array(data):
+        return isinstance(data, tuple) and 1 < len(data) <= 3 and self._is_inputs(data[0])
+
+    def _is_inputs(self, data: Any) -> bool:
+        if isinstance(data, Mapping) or _is_array(data):
             return True
-        return len(self.names) > 1 and isinstance(data, list | tuple) and self._is_own(data)
+        return len(self.names) > 1 and self._is_own(data)
 
 
 def input_structure(functional: Any) -> Any:
@@ -101,7 +107,8 @@ def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.nda
 
     Args:
         data: all examples at once, as `fit` takes them: an array, or a list or dictionary of arrays
-            for several inputs; or batches of these, with or without labels: a tf.data pipeline, a
+            for several inputs, or a tuple that starts with these and goes on with labels; or
+            batches of all this: a tf.data pipeline, a
             keras.utils.PyDataset, a list, a generator, also without end; or a function that returns
             such a generator, as tf.lite's representative_dataset.
         interface: of the model.
@@ -112,7 +119,7 @@ def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.nda
     """
     found: list[list[np.ndarray]] = []
     taken = 0
-    for number, batch in enumerate(_batches(data, interface)):
+    for number, batch in enumerate(batches_of(data, interface)):
         columns = interface.arrays(batch)
         arrays = [np.asarray(as_array(column)[: limit - taken], np.float32) for column in columns]
         _check_batch(arrays, interface, number)
@@ -134,13 +141,22 @@ def as_array(values: Any) -> np.ndarray:
     return array
 
 
-def _batches(given: Any, interface: Interface) -> Iterator[Any]:
+def batches_of(given: Any, interface: Interface) -> Iterator[Any]:
+    """Returns batches as `Interface.arrays` takes them.
+
+    Args:
+        given: see `examples_of`.
+        interface: of the model.
+
+    Raises:
+        DDQError: if it is no data.
+    """
     data: Any = given
     if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         data = data() if callable(data) else data
     if data is None or isinstance(data, str | bytes | int | float):
         raise DDQError(
-            f"calibration must be an array of inputs or an iterable of batches. Received: {data!r}"
+            f"data must be an array of inputs or an iterable of batches. Received: {data!r}"
         )
     if interface.is_data_set(data):
         return _sliced(interface.arrays(data), interface)
@@ -148,7 +164,7 @@ def _batches(given: Any, interface: Interface) -> Iterator[Any]:
         return (data[i] for i in range(len(data)))
     if not hasattr(data, "__iter__"):
         raise DDQError(
-            "calibration must be an array of inputs or an iterable of batches. "
+            "data must be an array of inputs or an iterable of batches. "
             f"Received: {_described(data)}"
         )
     batches: Iterable[Any] = data

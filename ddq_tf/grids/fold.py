@@ -179,6 +179,25 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     )
 
 
+def fold_in_float(graph: FlatGraph, node: FlatNode) -> tuple[np.ndarray, np.ndarray, int]:
+    """Folds a layer that stays in float with the BatchNorm that alone reads it, if one does.
+
+    Returns:
+        kernel: float32, output channels last; bias: float32, (channels,); the tensor that carries
+        the folded result.
+    """
+    kernel, after = node.layer.kernel_outputs_last(), graph.norm_of(node)
+    is_depthwise = isinstance(node.layer, keras.layers.DepthwiseConv2D)
+    channels = int(np.prod(kernel.shape[-2:])) if is_depthwise else kernel.shape[-1]
+    bias = np.zeros(channels) if node.layer.bias is None else as_float64(node.layer.bias)
+    if after is None:
+        return kernel, bias.astype(np.float32), node.outputs[0]
+    gain, shift = batch_norm_affine(after.layer, channels)
+    folded = (kernel.reshape(-1, channels) * gain).reshape(kernel.shape)
+    bias = gain * bias + shift
+    return folded.astype(np.float32), bias.astype(np.float32), after.outputs[0]
+
+
 def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     """Affine layers as one depthwise convolution; see `grids.affine`."""
     chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0

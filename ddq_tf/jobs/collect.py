@@ -105,8 +105,8 @@ def budget_text(config: DDQConfig) -> str:
 def rule_texts(config: DDQConfig) -> tuple[str, ...]:
     """Returns what each rule says and which layers it took."""
     return tuple(
-        f"{rule.words} ({', '.join(f'{name}={value!r}' for name, value in rule.options.items())}): "
-        f"{', '.join(rule.layers)}"
+        f"{rule.words} ({', '.join(f'{name}={value!r}' for name, value in rule.said.items())}): "
+        f"{', '.join(rule.taken)}"
         for rule in config.rules
     )
 

@@ -185,7 +185,7 @@ def _prelu_row(layer: Any, name: str) -> Any:
 
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
-    into.in_floats(node, "PRELU", [as_float64(node.layer.alpha)])
+    into.in_floats(node, "PRELU", {"slopes": as_float64(node.layer.alpha)})
 
 
 def _examples(*names: str) -> tuple[Example, ...]:

@@ -25,6 +25,10 @@ from ddq_tf.layers import (
     DDQConv2DTranspose,
     DDQDense,
     DDQDepthwiseConv2D,
+    FloatConv2D,
+    FloatConv2DTranspose,
+    FloatDense,
+    FloatDepthwiseConv2D,
     operator_kind,
 )
 
@@ -194,13 +198,13 @@ def _check_transposed(graph: FlatGraph, node: FlatNode) -> str | None:
 # The DDQ twin
 
 
-def _twin(kind: Any) -> Twin:
+def _twin(quantized: Any, in_float: Any) -> Twin:
     def make(config: DDQConfig, node: FlatNode, name: str) -> Any:
         layer, channels = node.layer, node.shapes[0][-1] or 0
-        return kind(
-            **{**config_of(node, name), "activation": "linear"},
-            scheme=config.scheme_for(operator_kind(layer), channels, name),
-        )
+        options = {**config_of(node, name), "activation": "linear"}
+        if config.leaves_in_float(name):
+            return in_float(**options)
+        return quantized(**options, scheme=config.scheme_for(operator_kind(layer), channels, name))
 
     return make
 
@@ -291,7 +295,7 @@ FAMILY = Family(
             expand=_with_activation,
             problem=_check,
             output=Output.OWN,
-            twin=_twin(DDQConv2D),
+            twin=_twin(DDQConv2D, FloatConv2D),
             examples=(
                 Example(build=lambda x: L.Conv2D(6, 3, activation="relu")(x)),
                 Example(build=lambda x: L.Conv2D(6, 3, strides=2, padding="same", groups=2)(x)),
@@ -300,14 +304,19 @@ FAMILY = Family(
                 Example(build=lambda x: L.BatchNormalization()(L.Conv2D(6, 1, use_bias=False)(x))),
             ),
         ),
-        LayerRule(layers=(DDQConv2D,), problem=_check_linear, output=Output.OWN, lower=_lower_conv),
+        LayerRule(
+            layers=(DDQConv2D, FloatConv2D),
+            problem=_check_linear,
+            output=Output.OWN,
+            lower=_lower_conv,
+        ),
         LayerRule(
             layers=(L.DepthwiseConv2D,),
             words="DepthwiseConv2D",
             expand=_with_activation,
             problem=_check,
             output=Output.OWN,
-            twin=_twin(DDQDepthwiseConv2D),
+            twin=_twin(DDQDepthwiseConv2D, FloatDepthwiseConv2D),
             examples=(
                 Example(build=lambda x: L.DepthwiseConv2D(3, padding="same")(x)),
                 Example(build=lambda x: L.DepthwiseConv2D(3, 2, depth_multiplier=2)(x)),
@@ -317,7 +326,7 @@ FAMILY = Family(
             ),
         ),
         LayerRule(
-            layers=(DDQDepthwiseConv2D,),
+            layers=(DDQDepthwiseConv2D, FloatDepthwiseConv2D),
             problem=_check_linear,
             output=Output.OWN,
             lower=_lower_depthwise,
@@ -335,14 +344,14 @@ FAMILY = Family(
             expand=_with_activation,
             problem=_check_transposed,
             output=Output.OWN,
-            twin=_twin(DDQConv2DTranspose),
+            twin=_twin(DDQConv2DTranspose, FloatConv2DTranspose),
             examples=(
                 Example(build=lambda x: L.Conv2DTranspose(5, 3, 2, padding="same")(x)),
                 Example(build=lambda x: L.Conv2DTranspose(5, 2, 3)(x)),
             ),
         ),
         LayerRule(
-            layers=(DDQConv2DTranspose,),
+            layers=(DDQConv2DTranspose, FloatConv2DTranspose),
             problem=_check_linear,
             output=Output.OWN,
             lower=_lower_transposed,
@@ -354,7 +363,7 @@ FAMILY = Family(
             on_row=on_any_rank,
             problem=_check,
             output=Output.OWN,
-            twin=_twin(DDQDense),
+            twin=_twin(DDQDense, FloatDense),
             examples=(
                 Example(build=lambda x: L.Dense(6, activation="relu")(L.Flatten()(x))),
                 Example(build=lambda x: L.Dense(6)(x)),
@@ -362,7 +371,12 @@ FAMILY = Family(
                 Example(build=lambda x: L.Dense(6, activation="tanh")(x), shape=_SEQUENCE),
             ),
         ),
-        LayerRule(layers=(DDQDense,), problem=_check_linear, output=Output.OWN, lower=_lower_dense),
+        LayerRule(
+            layers=(DDQDense, FloatDense),
+            problem=_check_linear,
+            output=Output.OWN,
+            lower=_lower_dense,
+        ),
         _on_row(
             L.Conv1D,
             _conv_row,

@@ -2,6 +2,13 @@
 
 from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax, elu
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
+from ddq_tf.layers.in_float import (
+    FloatConv2D,
+    FloatConv2DTranspose,
+    FloatDense,
+    FloatDepthwiseConv2D,
+    FloatLayer,
+)
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.weighted import (
     DDQConv2D,
@@ -28,6 +35,11 @@ __all__ = [
     "DDQRescaling",
     "DDQSoftmax",
     "DDQWeightedLayer",
+    "FloatConv2D",
+    "FloatConv2DTranspose",
+    "FloatDense",
+    "FloatDepthwiseConv2D",
+    "FloatLayer",
     "activation_layers",
     "elu",
     "operator_kind",

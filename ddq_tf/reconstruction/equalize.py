@@ -162,7 +162,11 @@ def _gauges(model: DDQModel) -> list[_Gauge]:
 
 def _norms(graph: FlatGraph) -> dict[int, FlatNode]:
     """By output tensor of a layer with weights, the BatchNormalization that folds into it."""
-    found = {node.outputs[0]: graph.norm_of(node) for node in graph.nodes}
+    found = {
+        node.outputs[0]: graph.norm_of(node)
+        for node in graph.nodes
+        if isinstance(node.layer, DDQWeightedLayer)
+    }
     return {
         tensor: norm
         for tensor, norm in found.items()

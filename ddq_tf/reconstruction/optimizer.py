@@ -23,7 +23,7 @@ class UnitAdam(keras.optimizers.Adam):
 
     Args:
         learning_rate: in units per step, or a schedule of it.
-        units: by variable path: float32, broadcasts against the variable.
+        units: by variable path: float32, broadcasts against the variable; others stay.
     """
 
     def __init__(self, learning_rate: Any, units: dict[str, np.ndarray], **kwargs: Any) -> None:
@@ -33,7 +33,8 @@ class UnitAdam(keras.optimizers.Adam):
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the moments."""
-        self._units = [self._unit_of[variable.path] for variable in variables]
+        none = np.zeros((), np.float32)
+        self._units = [self._unit_of.get(variable.path, none) for variable in variables]
         super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ddq_tf.errors import check_fields
+from ddq_tf.arguments import check_fields, check_types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class ReconstructionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_fields(self, "[1, inf)", "batch_size", "views", "whole_batch_size")
         check_fields(self, "[0, inf)", "steps", "search_views", "distill_steps", "seed")
         check_fields(self, "[0, inf)", "kernel_rate", "range_rate", "norm_rate", "whole_rate")

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ddq_tf.arguments import check_is
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import flatten
@@ -97,8 +98,10 @@ def reconstruct_model(
         DDQError: as `quantize_model`; if the model has several inputs or outputs; if views are
             asked for of inputs that are no images; if what is kept is of other settings or inputs.
     """
-    config = config or DDQConfig(narrow_range=False)
-    recipe = recipe or ReconstructionConfig()
+    config = DDQConfig(narrow_range=False) if config is None else config
+    recipe = ReconstructionConfig() if recipe is None else recipe
+    check_is("config", config, DDQConfig, cure="; it needs no labels")
+    check_is("recipe", recipe, ReconstructionConfig)
     interface = _single_input(model)
     parts = examples_of(images, interface, np.iinfo(np.int64).max)
     examples = np.concatenate([array for (array,) in parts])

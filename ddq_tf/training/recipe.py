@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf.answers import right_answers, threshold_of
-from ddq_tf.errors import DDQError, check_fields
+from ddq_tf.arguments import check_fields, check_types
+from ddq_tf.errors import DDQError
 from ddq_tf.search import DDQModel, FiniteGuard
 from ddq_tf.training.batch_norm import BatchNormReestimation
 from ddq_tf.training.checkpoint import Checkpoint, Resumable
@@ -67,6 +68,7 @@ class TrainConfig:
     quantizer_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_fields(self, "[1, inf)", "epochs", "batch_size")
         check_fields(self, "(0, inf)", "learning_rate", "distill_temperature")
         check_fields(self, "[0, inf)", "weight_decay", "dampening", "reestimate_batch_norm")

@@ -10,19 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf.arguments import check_is
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import WEIGHTED, FlatGraph, as_float64, flatten
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64, flatten
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
-from ddq_tf.rules import resolved
+from ddq_tf.rules import Place, resolved
 from ddq_tf.search import DDQModel, own_attributes, weight_budget
 from ddq_tf.targets import Target
 from ddq_tf.transform.calibrate import calibrate
 from ddq_tf.transform.canonical import canonical, origin_of
-from ddq_tf.transform.rebuild import rebuild
+from ddq_tf.transform.rebuild import blocks_of_own_precision, rebuild
 from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of
@@ -55,8 +56,10 @@ def quantize_model(
             empty or does not fit; if the budget cannot be met. After calibration, if numbers are
             beyond what integer arithmetic takes.
     """
+    config = DDQConfig() if config is None else config
+    check_is("config", config, DDQConfig, cure="; data goes to calibration")
     with _in_float32():
-        return _quantized(model, config or DDQConfig(), calibration)
+        return _quantized(model, config, calibration)
 
 
 @contextlib.contextmanager
@@ -82,7 +85,9 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQMo
         )
     graph = canonical(flatten(model))
     _check_model(model, graph, config.resolved_target)
-    config = dataclasses.replace(config, rules=resolved(config.rules, _kernels(graph)))
+    config = dataclasses.replace(
+        config, rules=resolved(config.rules, _kernels(graph), _outputs(graph))
+    )
     attributes = own_attributes(model)
     interface = Interface(model)
     examples = examples_of(calibration, interface, config.calibration_images)
@@ -114,15 +119,20 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
     return rebuild(separate(graph, places), config, model) if places else quantized
 
 
-def _kernels(graph: FlatGraph) -> list[tuple[str, str, Any]]:
-    """Of each layer with a kernel its name, and name and layer that it comes from."""
-    found = {}
-    for node in graph.nodes:
-        if isinstance(node.layer, WEIGHTED):
-            origin = origin_of(node.layer)
-            name = node.name if origin is node.layer else origin.name
-            found[node.name] = (node.name, name, origin)
-    return list(found.values())
+def _kernels(graph: FlatGraph) -> list[Place]:
+    """The layers with a kernel, each once."""
+    nodes = {node.name: node for node in graph.nodes if isinstance(node.layer, WEIGHTED)}
+    return [_place(node) for node in nodes.values()]
+
+
+def _outputs(graph: FlatGraph) -> list[list[Place]]:
+    """For each activation that may have other bits than 8 the layers that compute it."""
+    return [[_place(node) for node in nodes] for nodes in blocks_of_own_precision(graph)]
+
+
+def _place(node: FlatNode) -> Place:
+    origin = origin_of(node.layer)
+    return node.name, node.name if origin is node.layer else origin.name, origin
 
 
 def _check_model(model: keras.Model, graph: FlatGraph, target: Target) -> None:

@@ -32,7 +32,7 @@ from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSoftmax
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, own_class
-from ddq_tf.transform.ties import Ties, fused_activation
+from ddq_tf.transform.ties import Ties, block, fused_activation
 
 
 def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
@@ -150,7 +150,8 @@ class _Rebuilder:
                 value = keras.layers.ReLU(ceiling, name=self._free_name(f"{name}_relu"))(value)
             quantizer = self._tied(tensor, label)
         else:
-            precisions = None if tensor in self._ends else self.config.activation_precisions
+            precisions = self.config.activation_precisions_of([name])
+            precisions = (MAX_BITS,) if tensor in self._ends else precisions
             if kind == "clipped_relu":
                 kind = "relu"
             quantizer = self._quantizer(label, kind, precisions, ceiling=ceiling)
@@ -160,9 +161,18 @@ class _Rebuilder:
         """The one quantizer of all tensors tied to this one."""
         root = self.ties.root(tensor)
         if root not in self._shared:
-            precisions = self.config.activation_precisions
+            precisions = self.config.activation_precisions_of(self._writers(root))
             self._shared[root] = self._quantizer(f"{name}_shared", "linear", precisions)
         return self._shared[root]
+
+    def _writers(self, root: int) -> list[str]:
+        """The names of the blocks that write on the grid of tied tensors."""
+        return [
+            node.name
+            for node in self.graph.nodes
+            for tensor in (block(self.graph, node)[-1].outputs[0],)
+            if self.ties.is_tied(tensor) and self.ties.root(tensor) == root
+        ]
 
     def _put(self, tensor: int, value: Any, grid: Any) -> None:
         self.tensors[tensor] = value
@@ -172,16 +182,14 @@ class _Rebuilder:
         self,
         name: str,
         kind: str,
-        precisions: tuple[int, ...] | None = None,
+        precisions: tuple[int, ...] = (MAX_BITS,),
         *,
         learned: bool = True,
         ceiling: float | None = None,
     ) -> DDQActivation:
         """A new activation quantizer, of 8 bits by default; one for each call of a layer."""
         free = self._free_name(name)
-        return DDQActivation(
-            kind, precisions or (MAX_BITS,), learned=learned, ceiling=ceiling, name=free
-        )
+        return DDQActivation(kind, precisions, learned=learned, ceiling=ceiling, name=free)
 
     def _free_name(self, name: str) -> str:
         unique = unused(name, self._names)
@@ -216,6 +224,25 @@ def _ends(graph: FlatGraph) -> set[int]:
         if node is not None and _passes(node):
             pending += node.inputs
     return ends
+
+
+def blocks_of_own_precision(graph: FlatGraph) -> list[list[FlatNode]]:
+    """Returns the nodes that compute each activation whose precision may be chosen.
+
+    Those of inputs and outputs may not, nor those of grids that TFLite fixes.
+
+    Args:
+        graph: canonical, and supported.
+    """
+    ends, done, found = _ends(graph), set(), []
+    for node in graph.nodes:
+        if id(node) in done or output_of(node) not in (Output.OWN, Output.SHARED):
+            continue
+        nodes = block(graph, node)
+        done.update(id(each) for each in nodes)
+        if nodes[-1].outputs[0] not in ends:
+            found.append(nodes)
+    return found
 
 
 def _passes(node: FlatNode) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer
+from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer, FloatLayer
 from ddq_tf.targets import Target
 
 SUPPORTED = sorted(
@@ -38,7 +38,7 @@ def problems_of(graph: FlatGraph, target: Target) -> list[str]:
 
 
 def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
-    if isinstance(node.layer, DDQWeightedLayer | DDQActivation | DDQFixedGrid):
+    if isinstance(node.layer, DDQWeightedLayer | DDQActivation | DDQFixedGrid | FloatLayer):
         return "is quantized already; quantize_model takes the float model"
     rule = find_rule(node.layer)
     if rule is None:

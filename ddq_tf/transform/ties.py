@@ -31,7 +31,7 @@ class Ties:
         for calls in shared_calls(graph):
             inputs = [self._written(node.inputs[0]) for node in calls]
             self._join_all([tensor for tensor in inputs if tensor is not None])
-            self._join_all([self._end(node) for node in calls])
+            self._join_all([block(graph, node)[-1].outputs[0] for node in calls])
 
     def is_free(self, tensor: int) -> bool:
         """Returns whether what writes a tensor, moved or not, can write any grid."""
@@ -55,13 +55,6 @@ class Ties:
     def _join_all(self, tensors: list[int]) -> None:
         for tensor in tensors:
             self._join(tensor, tensors[0])
-
-    def _end(self, node: FlatNode) -> int:
-        """The output of a weighted layer's block: of the BatchNorm and the ReLU behind it."""
-        if isinstance(node.layer, WEIGHTED) and not does_linear(node):
-            return node.outputs[0]
-        end = self._graph.norm_of(node) or node
-        return (fused_activation(self._graph, end) or end).outputs[0]
 
     def _join(self, tensor: int, other: int) -> None:
         for each in (tensor, other):
@@ -98,6 +91,16 @@ def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
         if isinstance(node.layer, WEIGHTED) or is_affine(graph, node):
             calls.setdefault(id(node.layer), []).append(node)
     return [nodes for nodes in calls.values() if len(nodes) > 1]
+
+
+def block(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
+    """Returns an operator's node, the BatchNorm that folds into it, and the ReLU that it does."""
+    nodes = [node]
+    if isinstance(node.layer, WEIGHTED) and not does_linear(node):
+        return nodes
+    for after in (graph.norm_of(node), fused_activation(graph, graph.norm_of(node) or node)):
+        nodes += [] if after is None else [after]
+    return nodes
 
 
 def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:

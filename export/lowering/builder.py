@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,9 +20,9 @@ from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.flatten import unused
 from ddq_tf.grids import FoldedLayer, Grid, fold, grid_of
 from ddq_tf.grids.affine import continues_chain, is_affine
-from ddq_tf.grids.fold import quantizer_after
+from ddq_tf.grids.fold import fold_in_float, quantizer_after
 from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import DDQActivation, DDQFixedGrid
+from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
 
@@ -202,16 +202,29 @@ class Lowering:
 
     def weighted(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
         """An operator with a kernel, the BatchNorm behind it folded in, and its ReLU."""
+        if isinstance(node.layer, FloatLayer):
+            self._weighted_in_floats(kind, node, layout, **attrs)
+            return
         folded = fold(self.graph, node)
         reads = self.names[node.inputs[0]]
         attrs["fused_activation_function"] = self.fused_activation(folded.output)
         writes = self.result(node, folded.output, fuses=True)
-        operands = (reads, *self._kernel(node, folded, layout))
-        if kind == "TRANSPOSE_CONV":
-            shape = self.constant(f"{node.name}/shape", [1, *self.tensors[writes].shape[1:]])
-            image, weights, bias = operands
-            operands = (shape, weights, image, bias)
+        operands = self._ordered(kind, node, (reads, *self._kernel(node, folded, layout)))
         self.emit(kind, operands, writes, source=node.name, **attrs)
+
+    def _weighted_in_floats(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
+        kernel, bias, output = fold_in_float(self.graph, node)
+        constants = {"kernel": layout(kernel)[0], "bias": bias}
+        attrs["fused_activation_function"] = self.fused_activation(output)
+        self.in_floats(node, kind, constants, output=output, **attrs)
+
+    def _ordered(self, kind: str, node: FlatNode, operands: tuple[str, ...]) -> tuple[str, ...]:
+        """The operands image, weights, bias as an operator takes them."""
+        if kind != "TRANSPOSE_CONV":
+            return operands
+        image, weights, bias = operands
+        shape = self.constant(f"{node.name}/shape", [1, *output_shape(node)[1:]])
+        return (shape, weights, image, bias)
 
     def affine(self, node: FlatNode) -> None:
         """A chain of layers that multiply and shift each channel: DEPTHWISE_CONV_2D 1x1."""
@@ -273,22 +286,40 @@ class Lowering:
         grid = Quantization(scale=unit)
         return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
 
-    def in_floats(self, node: FlatNode, operator: str, constants: Sequence[np.ndarray]) -> None:
+    def in_floats(
+        self,
+        node: FlatNode,
+        operator: str,
+        constants: Mapping[str, np.ndarray],
+        *,
+        output: int | None = None,
+        **attrs: Any,
+    ) -> None:
         """DEQUANTIZE, an operator on floats with constants, QUANTIZE.
 
         XNNPACK runs all three with the integer operators around them, as one part. Where the
-        operator is a plain IEEE operation it gives, on every machine, what Keras's float32 gives.
+        operator is a plain IEEE operation it gives, on every machine, what Keras's float32 gives;
+        sums of floats depend on their order, in the last bits.
+
+        Args:
+            node: what computes.
+            operator: TFLite's.
+            constants: what it reads behind the image, by name.
+            output: the tensor that it writes, where more is folded in than the node.
+            **attrs: of the operator.
         """
         reads, shape = self.names[node.inputs[0]], output_shape(node)
         real = self.declare(f"{node.name}/real", node.shapes[0], DType.FLOAT32, None)
         made = self.declare(f"{node.name}/made", shape, DType.FLOAT32, None)
         operands = [
-            self.declare(f"{node.name}/constant", values.shape, DType.FLOAT32, None, values)
-            for values in (np.asarray(each, np.float32) for each in constants)
+            self.declare(f"{node.name}/{label}", values.shape, DType.FLOAT32, None, values)
+            for label, each in constants.items()
+            for values in (np.ascontiguousarray(each, np.float32),)
         ]
         self.emit("DEQUANTIZE", (reads,), real, source=node.name)
-        self.emit(operator, (real, *operands), made, source=node.name)
-        writes = self.result(node, node.outputs[0])
+        ordered = self._ordered(operator, node, (real, *operands))
+        self.emit(operator, ordered, made, source=node.name, **attrs)
+        writes = self.result(node, node.outputs[0] if output is None else output)
         self.emit("QUANTIZE", (made,), writes, source=node.name)
 
     def mean(self, node: FlatNode, *, keep_dims: bool) -> None:

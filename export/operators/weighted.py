@@ -205,7 +205,7 @@ def _multipliers(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantizati
 
 
 def _conv_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
-    """3 with INT8 weights, 6 if grouped, 7 with INT4 weights."""
+    """1 in floats, 3 with INT8 weights, 6 if grouped, 7 with INT4 weights."""
     image, weights = (tensors[name] for name in op.inputs[:2])
     by_type = {DType.INT8: 3, DType.INT4: 7}.get(weights.dtype, 1)
     grouped = op.kind == "CONV_2D" and image.shape[-1] != weights.shape[-1]
@@ -226,11 +226,12 @@ def _fully_connected_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _transpose_conv_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
-    """2 with INT8 weights, 3 with a bias, 4 with a fused activation."""
-    del tensors
+    """1 in floats, 2 with INT8 weights, 3 with a bias, 4 with a fused activation."""
     if op.attrs["fused_activation_function"] != "NONE":
         return 4
-    return 3 if len(op.inputs) > 3 and op.inputs[3] else 2
+    if len(op.inputs) > 3 and op.inputs[3]:
+        return 3
+    return 1 if tensors[op.inputs[1]].dtype is DType.FLOAT32 else 2
 
 
 _KINDS: Mapping[str, Callable[[Op], OpKind]] = {
