@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ddq_tf import command_line as line
 from ddq_tf.command_line import Flag
-from ddq_tf.config import AUTO, CALIBRATIONS, RESIZES, TUNE_DISTILL, DDQConfig
+from ddq_tf.config import AUTO, CALIBRATIONS, CHANNELS, RESIZES, TUNE_DISTILL, DDQConfig
 from ddq_tf.scheme import LEVEL_INITS, LEVELS
 from ddq_tf.targets import TARGETS
 
@@ -36,7 +36,8 @@ def data_flags(*, batch_size: int, required: bool = True, range_by: str = "") ->
         range_by: what the input range is by default, in words; "" for what the file shows.
     """
     by_default = range_by or (
-        "what the model was trained with, as far as its file shows it, else -1,1"
+        "what the model's file notes, what keras.applications says of such a network, or what the "
+        "file shows, else -1,1"
     )
     return (
         line.text(
@@ -49,6 +50,19 @@ def data_flags(*, batch_size: int, required: bool = True, range_by: str = "") ->
         line.pair(
             "input_range",
             f"values that pixels 0 and 255 become. By default {by_default}",
+        ),
+        line.numbers(
+            "mean",
+            "R,G,B",
+            "instead of --input_range, with --std: inputs are (pixel - mean) / std, pixels 0 to "
+            "255; one number, or one for each channel in the network's order",
+        ),
+        line.numbers("std", "R,G,B", "see --mean"),
+        line.choice(
+            "channels",
+            "their order. By default as for --input_range, else rgb",
+            CHANNELS,
+            None,
         ),
         line.number(
             "crop",

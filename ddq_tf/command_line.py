@@ -97,6 +97,11 @@ def pair(name: str, help: str) -> Flag:
     return _parsed(name, "LOW,HIGH", help, _pair_of)
 
 
+def numbers(name: str, shown: str, help: str) -> Flag:
+    """Returns a flag for real numbers with commas between."""
+    return _parsed(name, shown, help, _numbers_of)
+
+
 def whole_numbers(name: str, shown: str, help: str) -> Flag:
     """Returns a flag for whole numbers with commas between."""
     return _parsed(name, shown, help, _whole_numbers_of)
@@ -129,6 +134,13 @@ def _pair_of(words: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError("give two numbers, as in -1,1") from None
     return low, high
+
+
+def _numbers_of(words: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in words.split(","))
+    except ValueError:
+        raise ValueError("give numbers, as in 123.7,116.3,103.5") from None
 
 
 def _whole_numbers_of(words: str) -> tuple[int, ...]:

@@ -241,6 +241,7 @@ def _evaluate(call: Call) -> Outcome:
     evaluation = jobs.evaluate_file(
         call.files[0],
         _data_options(call.flags),
+        metrics=call.flags["metrics"].split(","),
         split=call.flags["split"],
         screen=call.screen,
     )
@@ -249,7 +250,14 @@ def _evaluate(call: Call) -> Outcome:
             ("model", f"{evaluation.path}, {evaluation.size_bytes:,} bytes, {evaluation.runtime}"),
             ("data", f"{evaluation.data}, {evaluation.split} split"),
             ("input range", _range_words(evaluation.input_range)),
-            ("accuracy", f"{_percent(evaluation.accuracy)} of {evaluation.num_samples:,} images"),
+            *(
+                (
+                    name.replace("_", " "),
+                    f"{_percent(value) if name.endswith('accuracy') else f'{value:.4g}'} "
+                    f"of {evaluation.num_samples:,} images",
+                )
+                for name, value in evaluation.metrics.items()
+            ),
         ],
     )
     return Outcome(results=evaluation.results)
@@ -288,6 +296,9 @@ def _data_options(flags: Mapping[str, Any]) -> Any:
     return DataOptions(
         spec=flags["data"],
         input_range=flags["input_range"],
+        mean=flags["mean"],
+        std=flags["std"],
+        channels=flags["channels"],
         crop=flags["crop"],
         resize=flags["resize"],
         batch_size=flags["batch_size"],
@@ -354,8 +365,9 @@ def _floor_words(sizes: Any) -> str:
     return f"{sizes.total - sizes.floor:,} bytes ({_percent(sizes.above_floor_share)}): {items}"
 
 
-def _range_words(values: tuple[float, float]) -> str:
-    return f"{values[0]:g} to {values[1]:g}"
+def _range_words(values: tuple[Any, Any]) -> str:
+    low, high = (end if isinstance(end, list | tuple) else (end,) for end in values)
+    return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"
 
 
 _ALL = (
@@ -488,7 +500,17 @@ _ALL = (
         name="evaluate",
         summary="Measure the accuracy of a .keras, .h5 or .tflite file.",
         files=("MODEL",),
-        flags=(*data_flags(batch_size=64), SPLIT, *COMMON),
+        flags=(
+            *data_flags(batch_size=64),
+            line.text(
+                "metrics",
+                "NAME,NAME",
+                "Keras's names, as in accuracy,sparse_top_k_categorical_accuracy",
+                "accuracy",
+            ),
+            SPLIT,
+            *COMMON,
+        ),
         example="ddq evaluate ddq.tflite --data=digits --split=test",
         run=_evaluate,
     ),

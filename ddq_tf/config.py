@@ -17,6 +17,7 @@ from ddq_tf.targets import OpKind, Target, get_target
 AUTO = "auto"  # a budget that every model can meet
 AUTO_FRACTION = 0.6
 CALIBRATIONS = ("mse", "percentile")
+CHANNELS = ("rgb", "bgr")
 RESIZES = ("bilinear", "bicubic", "area", "nearest", "lanczos3", "lanczos5")  # of tf.image.resize
 # How `ddq quantize` and the demo train (docs/recipes.md).
 TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}

@@ -144,19 +144,34 @@ def _meters(
     found = []
     for output, wanted in metrics.items():
         for metric in [wanted] if isinstance(wanted, str) else wanted:
-            if metric in _ACCURACY:
-                name, meter = "accuracy", _Accuracy(_threshold(content, output, runner))
-            else:
-                meter = _keras_metric(metric)
-                name = metric if isinstance(metric, str) else meter.name
+            name, meter = meter_of(metric, _threshold(content, output, runner))
             found.append((output, name if len(names) == 1 else f"{output}_{name}", meter))
     return found
+
+
+def meter_of(metric: Any, threshold: float | None) -> tuple[str, Any]:
+    """Returns a metric's name, and what computes it with `update_state` and `result`.
+
+    Args:
+        metric: Keras's, or its name.
+        threshold: for the accuracy; see `ddq_tf.answers.threshold_of`.
+
+    Raises:
+        DDQError: if it is none.
+    """
+    if isinstance(metric, str) and metric in _ACCURACY:
+        return "accuracy", _Accuracy(threshold)
+    meter = _keras_metric(metric)
+    return metric if isinstance(metric, str) else meter.name, meter
 
 
 def _keras_metric(metric: Any) -> Any:
     import keras
 
-    made = keras.metrics.get(metric)
+    try:
+        made = keras.metrics.get(metric)
+    except ValueError:
+        made = None
     if made is None:
         raise DDQError(f"a metric must be Keras's, or its name. Received: {metric!r}")
     if isinstance(made, keras.metrics.Metric):

@@ -12,6 +12,7 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -53,16 +54,22 @@ class ModelMetadata:
         check_types(self)
 
     @classmethod
-    def for_range(cls, low: float, high: float, *, labels: Sequence[str] = ()) -> ModelMetadata:
+    def for_range(cls, low: Any, high: Any, *, labels: Sequence[str] = ()) -> ModelMetadata:
         """Returns the metadata of a model for which pixels 0 and 255 become `low` and `high`.
+
+        Args:
+            low: one number, or one for each channel.
+            high: likewise.
+            labels: see `ModelMetadata`.
 
         Raises:
             DDQError: if `high` is not above `low`.
         """
-        if not low < high:
+        lows, highs = (np.atleast_1d(np.asarray(end, np.float64)) for end in (low, high))
+        if lows.shape != highs.shape or not (lows < highs).all():
             raise DDQError(f"the input range needs low < high. Received: {low}, {high}")
-        std = 255 / (high - low)
-        return cls(labels=labels, mean=(-low * std,), std=(std,))
+        stds = 255 / (highs - lows)
+        return cls(labels=labels, mean=(-lows * stds).tolist(), std=stds.tolist())
 
 
 def check(metadata: ModelMetadata, graph: Graph) -> None:

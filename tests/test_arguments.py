@@ -20,7 +20,6 @@ from ddq_tf.export import (
     tflite_accuracy,
     verify,
 )
-from ddq_tf.graph.inputs import Interface
 from ddq_tf.layers import activation_layers
 from ddq_tf.scheme import WeightScheme
 from ddq_tf.training import TrainConfig
@@ -113,7 +112,7 @@ def test_numbers_of_numpy_and_lists_become_pythons(tmp_path):
 def net():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
-        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
+        [keras.Input((8, 8, 3), name="x"), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
     )
 
 
@@ -157,7 +156,7 @@ def test_a_result_stands_for_its_file(exported):
 
 def test_data_are_whole_arrays_or_batches(exported):
     model, result = exported
-    by_name = {Interface(model).names[0]: X}
+    by_name = {"x": X}
     for data in (X, (X, Y), (X, Y, np.ones(40)), [X[:20], X[20:]], [(X, Y)], by_name):
         proof = verify(model, result, data)
         assert (proof.num_samples, proof.equal_codes_share) == (40, 1)

@@ -3,6 +3,19 @@
 from ddq_tf.data.dataset import Dataset
 from ddq_tf.data.loading import load
 from ddq_tf.data.pipeline import Augment, batches, calibration_batches, default_augment
+from ddq_tf.data.pixels import Range, as_range, published, range_of
 from ddq_tf.data.sources import Fit
 
-__all__ = ["Augment", "Dataset", "Fit", "batches", "calibration_batches", "default_augment", "load"]
+__all__ = [
+    "Augment",
+    "Dataset",
+    "Fit",
+    "Range",
+    "as_range",
+    "batches",
+    "calibration_batches",
+    "default_augment",
+    "load",
+    "published",
+    "range_of",
+]

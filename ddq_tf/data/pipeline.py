@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf.data.dataset import Dataset, Split
+from ddq_tf.data.pixels import Range, as_range, check_channels
 from ddq_tf.errors import DDQError
 
 _UPRIGHT = ("digits", "mnist")  # mirrored digits are no digits
@@ -53,7 +54,8 @@ def batches(
     split: str,
     *,
     batch_size: int,
-    input_range: tuple[float, float] = (-1.0, 1.0),
+    input_range: Range = (-1.0, 1.0),
+    channels: str = "rgb",
     augment: Augment | None = None,
     shuffle: bool = False,
     seed: int = 0,
@@ -70,7 +72,8 @@ def batches(
         dataset: where the images come from.
         split: "train", "val" or "test".
         batch_size: images per batch.
-        input_range: values that 0 and 255 become.
+        input_range: values that 0 and 255 become, also one for each channel.
+        channels: their order, "rgb" or "bgr".
         augment: random changes, or None for none.
         shuffle: whether the order is random.
         seed: of order and changes.
@@ -81,7 +84,8 @@ def batches(
     Raises:
         DDQError: if an argument is out of its range.
     """
-    _check(batch_size, input_range, limit, image_size)
+    _check(batch_size, limit, image_size)
+    pixels = _Pixels(input_range, channels)
     source = dataset.source(split)
     if limit is not None and limit < source.size:
         source = source.select(np.arange(limit) * source.size // limit)
@@ -99,7 +103,7 @@ def batches(
     return _pipeline(
         source,
         batch_size=batch_size,
-        input_range=input_range,
+        pixels=pixels,
         augment=augment,
         shuffle_seed=seed if shuffle else None,
         seed=seed,
@@ -113,7 +117,8 @@ def calibration_batches(
     *,
     num_samples: int = 256,
     batch_size: int = 64,
-    input_range: tuple[float, float] = (-1.0, 1.0),
+    input_range: Range = (-1.0, 1.0),
+    channels: str = "rgb",
     seed: int = 0,
 ) -> list[np.ndarray]:
     """Returns random training images, not augmented, as float32 (batch, height, width, 3).
@@ -122,13 +127,15 @@ def calibration_batches(
         dataset: where the images come from.
         num_samples: images in all; the whole of train if it has fewer.
         batch_size: images per batch; the last may have fewer.
-        input_range: values that 0 and 255 become.
+        input_range: values that 0 and 255 become, also one for each channel.
+        channels: their order, "rgb" or "bgr".
         seed: chooses the images.
 
     Raises:
         DDQError: if an argument is out of its range.
     """
-    _check(batch_size, input_range, num_samples, None)
+    _check(batch_size, num_samples, None)
+    pixels = _Pixels(input_range, channels)
     source = dataset.source("train")
     chosen = np.random.default_rng(seed).choice(
         source.size, min(num_samples, source.size), replace=False
@@ -136,12 +143,11 @@ def calibration_batches(
     batched = source.select(np.sort(chosen)).batched(
         batch_size, shuffle_seed=None, drop_remainder=False
     )
-    return [_scale(images, input_range).numpy() for images, _ in batched]
+    return [pixels.scaled(images).numpy() for images, _ in batched]
 
 
 def _check(
     batch_size: int,
-    input_range: tuple[float, float],
     num_images: int | None,
     image_size: int | None,
 ) -> None:
@@ -152,17 +158,34 @@ def _check(
     ):
         if value is not None and value < 1:
             raise DDQError(f"{name} must be at least 1. Received: {value!r}")
-    if len(input_range) != 2 or not input_range[0] < input_range[1]:
-        raise DDQError(
-            f"input_range must be (low, high), low below high. Received: {input_range!r}"
-        )
+
+
+class _Pixels:
+    """Makes inputs of uint8 images."""
+
+    def __init__(self, input_range: Range, channels: str) -> None:
+        check_channels(channels)
+        low, high = (np.asarray(end, np.float64) for end in as_range(*input_range))
+        self._is_reversed = channels == "bgr"
+        self._low, self._high = (end.astype(np.float32) for end in (low, high))
+        self._step = ((high - low) / 255).astype(np.float32)
+
+    def scaled(self, images: tf.Tensor) -> tf.Tensor:
+        """Maps uint8 0..255 to float32 low..high."""
+        if self._is_reversed:
+            images = tf.reverse(images, [-1])
+        return tf.cast(images, tf.float32) * self._step + self._low
+
+    def clipped(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Inputs within low..high."""
+        return tf.clip_by_value(inputs, self._low, self._high)
 
 
 def _pipeline(
     source: Split,
     *,
     batch_size: int,
-    input_range: tuple[float, float],
+    pixels: _Pixels,
     augment: Augment | None,
     shuffle_seed: int | None,
     seed: int,
@@ -172,9 +195,9 @@ def _pipeline(
     images = source.batched(batch_size, shuffle_seed=shuffle_seed, drop_remainder=drop_remainder)
 
     def finish(x: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x = _scale(x, input_range)
+        x = pixels.scaled(x)
         if x.shape[1:3] != size:
-            x = tf.clip_by_value(tf.image.resize(x, size, antialias=True), *input_range)
+            x = pixels.clipped(tf.image.resize(x, size, antialias=True))
         return x, label
 
     if augment is None:
@@ -193,12 +216,6 @@ def _pipeline(
         .map(change, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
-
-
-def _scale(images: tf.Tensor, input_range: tuple[float, float]) -> tf.Tensor:
-    """Maps uint8 0..255 to float32 low..high."""
-    low, high = input_range
-    return tf.cast(images, tf.float32) * ((high - low) / 255) + low
 
 
 def _augment(images: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:

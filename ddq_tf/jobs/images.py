@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from ddq_tf import data
-from ddq_tf.data import Augment, Dataset, Fit
+from ddq_tf.data import Augment, Dataset, Fit, Range
 from ddq_tf.errors import DDQError
 from ddq_tf.layers import activation_layers
 
@@ -29,8 +29,14 @@ class DataOptions:
 
     Attributes:
         spec: as `ddq_tf.data.load` takes it.
-        input_range: values that pixels 0 and 255 become; None for what the model file notes or
-            its input quantizer shows, else (-1, 1).
+        input_range: values that pixels 0 and 255 become, also one for each channel; None for what
+            the model file notes, keras.applications says of such a network, or the input quantizer
+            shows, else (-1, 1).
+        mean: instead of `input_range`, with `std`: inputs are (pixel - mean) / std, pixels from 0
+            to 255; one number, or one for each channel in the network's order.
+        std: likewise.
+        channels: their order, "rgb" or "bgr"; None for what the model file notes or
+            keras.applications says, else "rgb".
         crop: share of an image's centre that the network sees; None for what the model file
             notes, else 1. See `ddq_tf.data.Fit`.
         resize: how it comes to the network's size; None for what the model file notes, else
@@ -40,11 +46,29 @@ class DataOptions:
     """
 
     spec: str
-    input_range: tuple[float, float] | None = None
+    input_range: Range | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    channels: str | None = None
     crop: float | None = None
     resize: str | None = None
     batch_size: int = 128
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.input_range is not None, self.mean is not None, self.std is not None]
+        if given not in ([False] * 3, [True, False, False], [False, True, True]):
+            raise DDQError(
+                "give input_range, or mean and std together, or none of them. Received: "
+                f"input_range={self.input_range}, mean={self.mean}, std={self.std}"
+            )
+
+    @property
+    def range_said(self) -> Range | None:
+        """What pixels 0 and 255 become, as far as the user says so."""
+        if self.mean is not None and self.std is not None:
+            return data.range_of(self.mean, self.std)
+        return None if self.input_range is None else data.as_range(*self.input_range)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +76,8 @@ class Images:
     """An open data set as a model takes it."""
 
     dataset: Dataset
-    input_range: tuple[float, float]
+    input_range: Range
+    channels: str
     fit: Fit
     batch_size: int
     limit: int | None = None
@@ -63,6 +88,7 @@ class Images:
         return {
             "data": self.dataset.name,
             "input_range": self.input_range,
+            "channels": self.channels,
             **dataclasses.asdict(self.fit),
         }
 
@@ -78,6 +104,7 @@ class Images:
             split,
             batch_size=self.batch_size,
             input_range=self.input_range,
+            channels=self.channels,
             limit=self.limit,
         )
 
@@ -88,6 +115,7 @@ class Images:
             "train",
             batch_size=self.batch_size,
             input_range=self.input_range,
+            channels=self.channels,
             augment=augment,
             shuffle=True,
             seed=seed,
@@ -99,7 +127,11 @@ class Images:
     def calibration(self, num_samples: int, seed: int = 0) -> list[np.ndarray]:
         """Returns batches of random training images."""
         return data.calibration_batches(
-            self.dataset, num_samples=num_samples, input_range=self.input_range, seed=seed
+            self.dataset,
+            num_samples=num_samples,
+            input_range=self.input_range,
+            channels=self.channels,
+            seed=seed,
         )
 
 
@@ -108,7 +140,7 @@ def open_images(
     *,
     input_shape: tuple[int | None, ...],
     num_classes: int | None = None,
-    input_range: tuple[float, float] | None = None,
+    known: tuple[Range, str] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Images:
     """Opens a data set for a model.
@@ -117,7 +149,8 @@ def open_images(
         options: what the user said.
         input_shape: of the model, (batch, height, width, channels).
         num_classes: outputs of the model; None where they do not matter.
-        input_range: what the model is known to take, if neither the user nor its file says.
+        known: range and order of channels that the model is known to take, if neither the user nor
+            its file says.
         notes: those of the model's file, for what the user does not say.
 
     Raises:
@@ -145,12 +178,15 @@ def open_images(
             f"the model tells {num_classes} classes apart; {options.spec} has "
             f"{len(dataset.class_names)}. Choose the data that it was trained on"
         )
-    noted = (notes or {}).get("input_range")
-    known = tuple(noted) if noted else input_range
+    noted = notes or {}
+    if "input_range" in noted:
+        known = data.as_range(*noted["input_range"]), str(noted.get("channels", "rgb"))
+    input_range, channels = known or (DEFAULT_INPUT_RANGE, "rgb")
     return Images(
         dataset=dataset,
         fit=fit,
-        input_range=options.input_range or known or DEFAULT_INPUT_RANGE,
+        input_range=options.range_said or input_range,
+        channels=options.channels or channels,
         batch_size=options.batch_size,
         limit=options.limit,
     )
@@ -185,22 +221,22 @@ def open_for_model(
         options,
         input_shape=takes,
         num_classes=gives[-1],
-        input_range=_learned_range(model),
+        known=data.published(model) or _learned_range(model),
         notes=notes,
     )
 
 
-def range_of_grid(scale: float, qmin: int, qmax: int) -> tuple[float, float] | None:
-    """Returns the usual input range that an input's grid was made for, if one fits."""
+def range_of_grid(scale: float, qmin: int, qmax: int) -> tuple[Range, str] | None:
+    """Returns the usual input range that an input's grid was made for, if one fits, in RGB."""
     low, high = scale * qmin, scale * qmax
     for known in _KNOWN_RANGES:
         reach = _RANGE_TOLERANCE * max(map(abs, known))
         if abs(low - known[0]) <= reach and abs(high - known[1]) <= reach:
-            return known
+            return known, "rgb"
     return None
 
 
-def _learned_range(model: keras.Model) -> tuple[float, float] | None:
+def _learned_range(model: keras.Model) -> tuple[Range, str] | None:
     """Returns what the input quantizer of a DDQ model shows."""
     for layer in activation_layers(model)[:1]:
         quantizer = layer.quantizer

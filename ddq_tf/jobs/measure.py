@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from ddq_tf.answers import threshold_of
+from ddq_tf.data import Range
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import Runner, is_for_micro
-from ddq_tf.export.measurement import runner_for, tflite_accuracy
+from ddq_tf.export.measurement import evaluate, meter_of, runner_for, tflite_accuracy
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
@@ -20,7 +24,7 @@ from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.quiet import silenced
 from ddq_tf.search import DDQModel
-from ddq_tf.training import accuracy
+from ddq_tf.training import accuracy, output_activation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class ModelOutcome:
             "path": str(self.path),
             "data": self.images.dataset.name,
             "input_range": self.images.input_range,
+            "channels": self.images.channels,
         }
 
 
@@ -128,7 +133,7 @@ class Evaluation:
         split: likewise.
         input_range: that was used.
         num_samples: images.
-        accuracy: in [0, 1].
+        metrics: by name; an accuracy in [0, 1].
     """
 
     path: str
@@ -136,45 +141,52 @@ class Evaluation:
     size_bytes: int
     data: str
     split: str
-    input_range: tuple[float, float]
+    input_range: Range
     num_samples: int
-    accuracy: float
+    metrics: dict[str, float]
 
     @property
     def results(self) -> dict[str, Any]:
         """What JSON should hold."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return {**fields, **fields.pop("metrics")}
 
 
 def evaluate_file(
     path: str | os.PathLike[str],
     options: DataOptions,
     *,
+    metrics: Sequence[Any] = ("accuracy",),
     split: str = "test",
     screen: Screen | None = None,
 ) -> Evaluation:
-    """Measures the accuracy of a .keras, .h5 or .tflite file.
+    """Measures a .keras, .h5 or .tflite file, of one output, on labelled data.
 
     Args:
         path: the file.
         options: the data.
+        metrics: Keras metrics, or their names.
         split: "train", "val" or "test".
         screen: where to tell what is going on.
 
     Raises:
-        DDQError: if the file or the data cannot be used, or the package tflite-micro is missing
+        DDQError: if file, data or a metric cannot be used, or the package tflite-micro is missing
             where it is needed.
     """
     screen, path, runtime = screen or Screen(), Path(path), "Keras"
+    for metric in metrics:
+        meter_of(metric, None)
     if path.suffix.lower() == ".tflite":
         content = read_tflite(path, micro=True)
         runtime = _runtime(content)
         images = _open_for_tflite(content, options)
-        measured = litert_accuracy(content, images, split, screen)
+        words = f"file in {runtime}"
+        measured = evaluate(content, _tracked(images, split, screen, words), metrics)
     else:
         model = load_model(path)
         images = open_for_model(options, model, read_notes(path))
-        measured = keras_accuracy(model, images, split, screen)
+        words = f"{model.name} in Keras"
+        measured = _measured(model, _tracked(images, split, screen, words), metrics)
     return Evaluation(
         path=str(path),
         runtime=runtime,
@@ -183,8 +195,19 @@ def evaluate_file(
         split=split,
         input_range=images.input_range,
         num_samples=images.count(split),
-        accuracy=measured,
+        metrics=measured,
     )
+
+
+def _measured(model: keras.Model, batches: Any, metrics: Sequence[Any]) -> dict[str, float]:
+    """What metrics say of a Keras model, which need not be compiled."""
+    threshold = threshold_of(output_activation(model))
+    meters = [meter_of(metric, threshold) for metric in metrics]
+    for images, labels in batches:
+        outputs = model.predict_on_batch(images)
+        for _, meter in meters:
+            meter.update_state(np.asarray(labels), np.asarray(outputs))
+    return {name: float(meter.result()) for name, meter in meters}
 
 
 def verify_file(
@@ -268,5 +291,5 @@ def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
         options,
         input_shape=(None, *info.shape[1:]),
         num_classes=runner.output.shape[-1],
-        input_range=known,
+        known=known,
     )

@@ -120,7 +120,8 @@ def _open(name: str, options: DataOptions, config: TrainConfig, image_size: int 
     return Images(
         dataset=data.load(options.spec, image_size=image_size, fit=fit, seed=SPLIT_SEED),
         fit=fit,
-        input_range=options.input_range or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
+        input_range=options.range_said or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
+        channels=options.channels or "rgb",
         batch_size=config.batch_size,
         limit=options.limit,
     )

@@ -78,8 +78,29 @@ def test_evaluate_runs_tflite_micro(
     export_tflite(quantized.model, plain, target="litert-int8")
     ours, other = (jobs.evaluate_file(path, OPTIONS) for path in (micro, plain))
     assert (ours.runtime, other.runtime) == ("TFLite Micro", "LiteRT")
-    assert ours.accuracy == pytest.approx(other.accuracy, abs=0.05)  # the runtimes round apart
-    assert ours.accuracy > 0.2
+    measured = [each.metrics["accuracy"] for each in (ours, other)]
+    assert measured[0] == pytest.approx(measured[1], abs=0.05)  # the runtimes round apart
+    assert measured[0] > 0.2
+
+
+def test_any_metric_of_keras_on_files_and_models(
+    quantized: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.tflite"
+    export_tflite(quantized.model, path, target="litert-int8")
+    names = "acc,sparse_top_k_categorical_accuracy,sparse_categorical_crossentropy"
+    found = []
+    for file in (path, quantized.path):
+        record = tmp_path / f"{file.name}.json"
+        flags = [f"--metrics={names}", f"--json={record}"]
+        assert cli.run(["evaluate", str(file), *DATA, *flags]) == 0
+        found.append(json.loads(record.read_text())["results"])
+    assert "sparse top k categorical accuracy" in " ".join(capsys.readouterr().out.split())
+    for name in ("accuracy", *names.split(",")[1:]):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-6), name
+    assert found[0]["accuracy"] < found[0]["sparse_top_k_categorical_accuracy"] <= 1
+    assert cli.run(["evaluate", str(path), *DATA, "--metrics=accuracy,top5"]) == 2
+    assert "a metric must be Keras's, or its name. Received: 'top5'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["verify", "evaluate"])
