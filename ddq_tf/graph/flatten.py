@@ -25,6 +25,9 @@ WEIGHTED = (
 )
 
 
+Shape = tuple[int | None, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlatNode:
     """One call of one layer.
@@ -44,7 +47,7 @@ class FlatNode:
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    shapes: tuple[tuple[int | None, ...], ...]
+    shapes: tuple[Shape, ...]
     inference: bool = False
     constants: tuple[Any, ...] = ()
 
@@ -213,12 +216,12 @@ class _Flattener:
     def __init__(self) -> None:
         self.nodes: list[FlatNode] = []
         self._names: dict[int, str] = {}
-        self._count = 0
+        self._shapes: list[Shape] = []
 
-    def new_tensor(self) -> int:
-        """Returns an unused tensor number."""
-        self._count += 1
-        return self._count - 1
+    def new_tensor(self, shape: Shape) -> int:
+        """Returns an unused tensor number, of a tensor of this shape."""
+        self._shapes.append(tuple(shape))
+        return len(self._shapes) - 1
 
     def walk(
         self, functional: Any, inputs: Sequence[int], prefix: str, inference: bool
@@ -238,16 +241,19 @@ class _Flattener:
         if isinstance(layer, keras.Model):
             inner = functional_of(layer)
             reads = [numbers[id(tensor)] for tensor in _in_order(inner, node)]
+            _check_fits(layer, inner, [self._shapes[number] for number in reads])
             writes = self.walk(inner, reads, f"{prefix}{layer.name}_", fixed)
         else:
-            writes = [self.new_tensor() for _ in node.outputs]
+            shapes = tuple(self._shapes[number] for number in reads)
+            name = self._unique(layer, prefix)
+            writes = [self.new_tensor(shape) for shape in _written_shapes(node, shapes, name)]
             self.nodes.append(
                 FlatNode(
                     layer=layer,
-                    name=self._unique(layer, prefix),
+                    name=name,
                     inputs=tuple(reads),
                     outputs=tuple(writes),
-                    shapes=tuple(tuple(t.shape) for t in node.arguments.keras_tensors),
+                    shapes=shapes,
                     inference=fixed,
                     constants=_constants(node),
                 )
@@ -277,6 +283,43 @@ def _in_order(inner: Any, node: Any) -> list[Any]:
     if isinstance(inner.input, dict):
         return keras.tree.flatten({key: given[key] for key in inner.input})
     return [given[tensor.name] for tensor in inner.inputs]
+
+
+def _check_fits(model: Any, functional: Any, shapes: Sequence[Shape]) -> None:
+    """Raises DDQError if an inner model is called on shapes that it does not take.
+
+    Keras builds such a model and cannot run it.
+    """
+    for tensor, shape in zip(functional.inputs, shapes, strict=True):
+        declared = tuple(tensor.shape)
+        fits = len(declared) == len(shape) and all(
+            None in (wanted, given) or wanted == given
+            for wanted, given in zip(declared[1:], shape[1:], strict=True)
+        )
+        if not fits:
+            raise DDQError(
+                f"the inner model {model.name!r} takes inputs of shape {declared}. "
+                f"Received: it is called on shape {shape}"
+            )
+
+
+def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Shape]:
+    """What a node writes where it reads these shapes; an inner model may leave sizes open."""
+    tensors = node.arguments.keras_tensors
+    if shapes == tuple(tuple(tensor.shape) for tensor in tensors):
+        return [tuple(tensor.shape) for tensor in node.outputs]
+    known = {
+        id(tensor): keras.KerasTensor(shape, dtype=tensor.dtype)
+        for tensor, shape in zip(tensors, shapes, strict=True)
+    }
+    args, kwargs = node.arguments.fill_in(known)
+    try:
+        written = node.operation.compute_output_spec(*args, **kwargs)
+    except ValueError as error:
+        raise DDQError(
+            f"layer {name!r} ({type(node.operation).__name__}): cannot read {shapes}. {error}"
+        ) from error
+    return [tuple(tensor.shape) for tensor in keras.tree.flatten(written)]
 
 
 def output_names(functional: Any) -> tuple[str, ...]:
@@ -320,11 +363,12 @@ def flatten(model: Any) -> FlatGraph:
     """Returns the flat graph of a Sequential, Functional or nested model, of what outputs need.
 
     Raises:
-        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model.
+        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model, or calls an inner model
+            on shapes that it does not take.
     """
     functional = functional_of(model)
     flattener = _Flattener()
-    inputs = [flattener.new_tensor() for _ in functional.inputs]
+    inputs = [flattener.new_tensor(tensor.shape) for tensor in functional.inputs]
     outputs = flattener.walk(functional, inputs, "", False)
     return FlatGraph(
         nodes=_read_by(outputs, flattener.nodes),

@@ -34,10 +34,11 @@ def on_sequences(graph: FlatGraph, node: FlatNode) -> str | None:
 
 def known_activation(node: FlatNode) -> str | None:
     """What is wrong with the activation of a layer with weights."""
-    if function_of(node.layer) is not None:
+    activation = node.layer.activation
+    if function_of(node.layer) is not None or isinstance(activation, keras.layers.Layer):
         return None
-    name = keras.activations.serialize(node.layer.activation)
-    return f"needs an activation among {known_names()}. Received: activation={name!r}"
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return f"needs an activation among {known_names()}, or a layer. Received: activation={name!r}"
 
 
 def does_linear(node: FlatNode) -> bool:

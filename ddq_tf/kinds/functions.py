@@ -101,9 +101,12 @@ def activation_name(layer: Any) -> str | None:
         return "relu6" if layer.max_value == 6 else "clipped_relu"
     if isinstance(layer, keras.layers.Softmax):
         return "softmax" if layer.axis == -1 else None
-    if layer.activation is elu:
+    function = layer.activation
+    if function is elu:
         return "elu"
-    name = keras.activations.serialize(layer.activation)
+    if not getattr(function, "__module__", "").startswith("keras."):
+        return None  # a user's own, which Keras may not serialize
+    name = keras.activations.serialize(function)
     return name if isinstance(name, str) else None
 
 

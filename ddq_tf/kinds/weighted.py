@@ -45,15 +45,16 @@ L = keras.layers
 
 def _with_activation(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     """Splits off an activation that no integer operator fuses."""
-    function = function_of(node.layer)
-    if function is None or function.is_fused or node.outputs[0] in to.bare:
+    function, own = function_of(node.layer), node.layer.activation
+    is_layer = isinstance(own, L.Layer)
+    if node.outputs[0] in to.bare or not (is_layer or (function and not function.is_fused)):
         return [node]
     middle = to.new_tensor()
     to.bare.add(middle)
-    label = f"{node.name}_{function.name}"
-    activation = to.layer(
-        node.layer, "activation", lambda: L.Activation(node.layer.activation, name=label)
-    )
+    label = f"{node.name}_{own.name if is_layer or function is None else function.name}"
+    activation = own
+    if not is_layer:
+        activation = to.layer(node.layer, "activation", lambda: L.Activation(own, name=label))
     shape = node.layer.compute_output_shape(node.shapes[0])
     return [
         node.calling(node.layer, outputs=(middle,)),
@@ -302,6 +303,8 @@ FAMILY = Family(
                 Example(build=lambda x: L.Conv2D(6, (1, 3), dilation_rate=(1, 2))(x)),
                 Example(build=lambda x: L.Conv2D(5, 1, activation="relu6")(x)),
                 Example(build=lambda x: L.BatchNormalization()(L.Conv2D(6, 1, use_bias=False)(x))),
+                Example(build=lambda x: L.Conv2D(6, 1, activation=L.ReLU(0.5))(x)),
+                Example(build=lambda x: L.Conv2D(6, 1, activation=L.LeakyReLU(25 / 256))(x)),
             ),
         ),
         LayerRule(

@@ -95,7 +95,8 @@ class _Rebuilder:
             self.done.add(id(norm))
         if isinstance(node.layer, WEIGHTED) and not does_linear(node):
             kind = activation_name(node.layer) or "linear"
-        self._finish(value, node.name, last, kind)
+        after = fused_activation(self.graph, node) if kind == "linear" else None
+        self._finish(value, node.name, last, kind, after)
 
     def keeps(self, node: FlatNode) -> None:
         """A layer that keeps the grid of its input."""
@@ -135,9 +136,10 @@ class _Rebuilder:
         reads = [self.tensors[tensor] for tensor in node.inputs]
         return self._twin(node)(reads if len(reads) > 1 else reads[0])
 
-    def _finish(self, value: Any, name: str, last: FlatNode, kind: str) -> None:
+    def _finish(
+        self, value: Any, name: str, last: FlatNode, kind: str, after: FlatNode | None
+    ) -> None:
         """The ReLU behind a block, then its quantizer."""
-        after = fused_activation(self.graph, last) if kind == "linear" else None
         label, ceiling = f"{name}_quant", None
         if after is not None:
             kind, label, last = activation_name(after.layer) or "linear", after.name, after

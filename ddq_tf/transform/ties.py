@@ -78,7 +78,12 @@ class Ties:
         function, before = function_of(node.layer), self._graph.producer(node.inputs[0])
         if function is None or function.name == "clipped_relu":
             return False  # what ends it is the range of a quantizer of its own
-        return before is not None and fused_activation(self._graph, before) is node
+        if before is None:
+            return False
+        producer = self._graph.producer(before.inputs[0])
+        if producer is not None and self._graph.norm_of(producer) is before:
+            before = producer
+        return fused_activation(self._graph, before) is node
 
 
 def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
@@ -95,20 +100,25 @@ def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
 
 def block(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
     """Returns an operator's node, the BatchNorm that folds into it, and the ReLU that it does."""
-    nodes = [node]
-    if isinstance(node.layer, WEIGHTED) and not does_linear(node):
-        return nodes
-    for after in (graph.norm_of(node), fused_activation(graph, graph.norm_of(node) or node)):
-        nodes += [] if after is None else [after]
-    return nodes
+    norm = graph.norm_of(node)
+    after = fused_activation(graph, node)
+    return [node, *(each for each in (norm, after) if each is not None)]
 
 
 def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
-    """Returns the ReLU that an operator does itself: it alone reads the operator's output."""
-    after = graph.sole_consumer(node.outputs[0])
-    if after is None or not is_activation(after) or output_of(node) is not Output.OWN:
-        return None
+    """Returns the ReLU that an operator does itself, behind the BatchNorm that folds into it.
+
+    It alone reads what the operator writes. A ceiling other than 6 is the end of a grid, which an
+    operator that is called several times shares with others: such a ReLU stands alone.
+    """
     if is_activation(node) or (isinstance(node.layer, WEIGHTED) and not does_linear(node)):
         return None
+    end = graph.norm_of(node) or node
+    after = graph.sole_consumer(end.outputs[0])
+    if after is None or not is_activation(after) or output_of(end) is not Output.OWN:
+        return None
     function = function_of(after.layer)
-    return after if function is not None and function.is_fused else None
+    if function is None or not function.is_fused:
+        return None
+    is_shared = graph.calls(node.layer) > 1
+    return None if is_shared and function.name == "clipped_relu" else after

@@ -231,3 +231,35 @@ def test_what_another_loop_trained_is_aligned_once(tmp_path):
     again = array(q(X))
     export_tflite(q, tmp_path / "again.tflite")
     np.testing.assert_array_equal(again, array(q(X)))
+
+
+def of_any_size():
+    """Layers that ask for their size, in a model that leaves it open."""
+    inputs = keras.Input((None, None, 4))
+    x = L.Conv2D(4, 3, padding="same")(inputs)
+    x = L.UpSampling2D(2, interpolation="bilinear")(x)
+    x = L.Conv2DTranspose(4, 3, 2, padding="same")(x)
+    x = L.AveragePooling2D(3, 2, padding="same")(x)
+    return keras.Model(inputs, L.SeparableConv2D(4, 3)(x), name="any_size")
+
+
+@pytest.mark.parametrize("sizes", [(8,), (8, 6)])
+def test_an_inner_model_of_any_size_has_that_of_its_calls(sizes, tmp_path):
+    inner = of_any_size()
+    inputs = [keras.Input((size, size, 3), name=f"of_{size}") for size in sizes]
+    parts = [L.Flatten()(inner(L.Conv2D(4, 1)(each))) for each in inputs]
+    joined = L.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    model = keras.Model(inputs, L.Dense(3)(joined))
+    data = {f"of_{size}": images(12, (size, size, 3)) for size in sizes}
+    quantized = quantize_model(model, DDQConfig(budget=None), data)
+    result = export_tflite(quantized, tmp_path / "model.tflite")
+    assert verify(quantized, result, data).equal_codes_share == 1
+
+
+def test_an_inner_model_on_another_shape_is_refused():
+    inputs = keras.Input((1,))
+    inner = keras.Model(inputs, L.Dense(5)(inputs), name="inner")
+    outer = keras.Input((1,))
+    model = keras.Model(outer, inner(inner(outer)))  # Keras builds it, and cannot run it
+    with pytest.raises(DDQError, match=r"'inner' takes inputs of shape \(None, 1\).*\(None, 5\)"):
+        quantize_model(model, calibration=images(8, (1,)))

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,9 @@ from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import flatten
 from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.transform.calibrate import float_network
+from ddq_tf.transform.canonical import canonical
+from ddq_tf.transform.quantize import rebuilt
 from tests.toys import array, compiled, images, labels, mixed_net, shake
 
 K = keras.layers
@@ -369,3 +374,32 @@ def test_a_global_policy_changes_neither_the_model_nor_itself(policy, tmp_path):
     compiled(q).fit(x, labels(8), epochs=1, verbose=0)
     result = export_tflite(q, tmp_path / "model.tflite")
     assert verify(q, result, [x]).equal_codes_share == 1
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("ceiling", [0.5, 6.0, None])
+def test_a_layer_called_twice_keeps_the_ceiling_behind_one_of_its_calls(ceiling, norm, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", kernel_initializer="random_normal")
+    first = shared(inputs)
+    x = shared(keras.layers.Conv2D(3, 1)(first))
+    x = keras.layers.BatchNormalization()(x) if norm else x
+    model = shake(keras.Model(inputs, [keras.layers.ReLU(ceiling)(x), first]))
+    x = 20 * images(16)
+    twin = rebuilt(canonical(flatten(model)), FREE, model)
+    with float_network(twin):
+        for ours, theirs in zip(twin(x), model(x), strict=True):
+            np.testing.assert_allclose(array(ours), array(theirs), rtol=1e-5, atol=1e-5)
+    q = quantize_model(model, FREE, x)
+    result = export_tflite(q, tmp_path / "model.tflite")
+    assert verify(q, result, x).equal_codes_share == 1
+
+
+@pytest.mark.parametrize(
+    "activation", [lambda x: x * 2, functools.partial(keras.activations.relu, max_value=2.0)]
+)
+def test_an_activation_of_ones_own_is_named(activation):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 3, activation=activation)(inputs))
+    with pytest.raises(DDQError, match=r"an activation among .*, or a layer. Received: a"):
+        quantize_model(model, calibration=images(8))
