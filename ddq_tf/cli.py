@@ -13,7 +13,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -23,6 +22,7 @@ import ddq_tf
 from ddq_tf.command_line import Call, Command, Outcome, suggestion
 from ddq_tf.commands import COMMANDS
 from ddq_tf.errors import DDQError
+from ddq_tf.files import check_writable
 from ddq_tf.quiet import silenced
 
 _DONE, _FAILED, _BAD_INPUT, _BUG, _INTERRUPTED = 0, 1, 2, 70, 130
@@ -73,8 +73,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _execute(command: Command, flags: Mapping[str, Any], files: Sequence[str], typed: str) -> int:
     """Runs a command and writes what it came to."""
-    if flags["json"] and not Path(flags["json"]).parent.is_dir():
-        raise DDQError(f"--json must name a file in an existing folder. Received: {flags['json']}")
+    if flags["json"]:
+        check_writable(flags["json"], "--json")
     start = time.monotonic()
     logging.use_absl_handler()
     logging.set_verbosity(flags["verbosity"])

@@ -11,6 +11,45 @@ from pathlib import Path
 from ddq_tf.errors import DDQError
 
 
+def check_writable(path: str | os.PathLike[str], name: str = "the path") -> None:
+    """Refuses a file that cannot be written, before the work for it starts.
+
+    Args:
+        path: of the file.
+        name: what the user calls it.
+
+    Raises:
+        DDQError: if its folder is missing or read-only, or it is itself a folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise DDQError(
+            f"{name} must be a file in an existing folder. Received: {str(path)!r}. "
+            "Create the folder first, or choose another name"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise DDQError(
+            f"the folder of {str(path)!r} cannot be written to: it is read-only. Choose another"
+        )
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuses a folder that cannot hold files, there or still to be made.
+
+    Raises:
+        DDQError: if it is a file, lies in one, or in a folder that is read-only.
+    """
+    there = Path(folder).absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "is read-only" if there.is_dir() else "is no folder"
+        raise DDQError(
+            f"the folder {str(folder)!r} cannot be written to: {str(there)!r} {reason}. "
+            "Choose another"
+        )
+
+
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     """Writes a file in one step: a reader sees the old content or the new, never a part.
 
@@ -26,11 +65,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
             full or read-only; `path` is then as it was.
     """
     path = Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise DDQError(
-            f"the path must name a file in an existing folder. Received: {str(path)!r}. "
-            "Create the folder first, or choose another name"
-        )
+    check_writable(path)
     _sweep(path)
     # Not tempfile: its files are private to the user whatever the umask says.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

@@ -18,7 +18,7 @@ from ddq_tf.export.lower import lower
 from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.sizes import ByteSizes, itemize
-from ddq_tf.files import atomic_write_bytes
+from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.grids import align_if_needed
 from ddq_tf.targets import Target, get_target
 
@@ -86,6 +86,7 @@ def export_tflite(
             model, or the target needs a package that is missing.
     """
     check_path("path", path)
+    check_writable(path)
     check_is("metadata", metadata, ModelMetadata | None)
     config = getattr(model, "ddq_config", None)
     chosen = get_target(target or (config.target if config else "litert"))

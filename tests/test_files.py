@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
+import ddq_tf
 from ddq_tf import files
 from ddq_tf.errors import DDQError
-from ddq_tf.files import atomic_write_bytes
+from ddq_tf.files import atomic_write_bytes, check_folder, check_writable
+from tests.toys import images, mixed_net
 
 
 def test_writes_and_replaces(tmp_path):
@@ -36,6 +38,45 @@ def test_refuses_paths_that_cannot_be_files(tmp_path):
     for path in (tmp_path, tmp_path / "absent" / "model.tflite"):
         with pytest.raises(DDQError, match="existing folder"):
             atomic_write_bytes(path, b"")
+
+
+@pytest.fixture
+def read_only(tmp_path, monkeypatch):
+    """A folder that, even for root, cannot be written to."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    asked = os.access
+
+    def access(path, mode):
+        return asked(path, mode) and not (mode == os.W_OK and os.fspath(path) == str(folder))
+
+    monkeypatch.setattr(os, "access", access)
+    return folder
+
+
+def test_a_read_only_folder_is_found_before_the_work(read_only, tmp_path):
+    for path in (read_only / "model.tflite", str(read_only / "model.tflite")):
+        with pytest.raises(DDQError, match=r"model.tflite' cannot be written to: it is read-only"):
+            check_writable(path)
+    for path in (read_only, read_only / "new", str(read_only / "new" / "inner")):
+        with pytest.raises(DDQError, match=r"cannot be written to: .*read_only' is read-only"):
+            check_folder(path)
+    check_folder(tmp_path / "new" / "inner")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DDQError, match="file' is no folder"):
+        check_folder(tmp_path / "file" / "new")
+
+
+def test_training_reconstruction_and_export_look_before_they_work(read_only):
+    model, x = mixed_net(), images(16)
+    quantized = ddq_tf.quantize_model(model, calibration=x)
+    for work in (
+        lambda: ddq_tf.export.export_tflite(quantized, read_only / "model.tflite"),
+        lambda: ddq_tf.training.Checkpoint(read_only),
+        lambda: ddq_tf.reconstruct_model(model, x, checkpoint_dir=read_only / "kept"),
+    ):
+        with pytest.raises(DDQError, match="cannot be written to"):
+            work()
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):

@@ -15,7 +15,7 @@ import keras
 
 import ddq_tf.layers  # noqa: F401  (registers the DDQ layers with Keras)
 from ddq_tf.errors import DDQError
-from ddq_tf.files import atomic_write_bytes
+from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.search import DDQModel
 
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -93,10 +93,7 @@ def check_output(path: str | os.PathLike[str], suffix: str) -> Path:
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise DDQError(f"the file to write must end in {suffix}. Received: {str(path)!r}")
-    if not path.parent.is_dir() or path.is_dir():
-        raise DDQError(f"the file to write must lie in an existing folder. Received: {str(path)!r}")
-    if not os.access(path.parent, os.W_OK):
-        raise DDQError(f"the folder of {str(path)!r} cannot be written to")
+    check_writable(path)
     return path
 
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 from ddq_tf.arguments import check_is
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
+from ddq_tf.files import check_folder
 from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
@@ -193,6 +194,8 @@ class _State:
         recipe: ReconstructionConfig,
         examples: np.ndarray,
     ) -> None:
+        if folder is not None:
+            check_folder(folder)
         self._path = None if folder is None else Path(folder) / FILE
         self._settings = {
             **config.to_dict(),

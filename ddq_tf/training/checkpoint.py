@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
-from ddq_tf.files import atomic_write_bytes
+from ddq_tf.files import atomic_write_bytes, check_folder
 from ddq_tf.training.kept import Kept, forget, keep
 
 FILE, _TABLE = "training.npz", "history.csv"
@@ -57,7 +57,8 @@ class Checkpoint(keras.callbacks.Callback):
         history: by name, the values of all epochs so far, those before an interruption too.
 
     Raises:
-        DDQError: if the file in the folder is broken, of another model, or of other settings.
+        DDQError: if the folder is read-only, or the file in it is broken, of another model, or of
+            other settings.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_folder(folder)
         self._folder = Path(folder)
         self._companions = tuple(companions)
         self._settings = dict(settings or {})
