@@ -63,7 +63,9 @@ class TensorInfo:
     zero_point: int
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
-        """Returns the nearest codes, halves to even; what is out of range saturates.
+        """Returns the nearest codes, rint(x * f32(1 / scale)), as Keras and QUANTIZE do.
+
+        Halves go to even; what is out of range saturates.
 
         Args:
             values: real numbers, any shape.
@@ -71,7 +73,8 @@ class TensorInfo:
         if self.scale is None:
             return np.asarray(values, self.dtype)
         limits = np.iinfo(self.dtype)
-        codes = np.rint(np.asarray(values, np.float32) / self.scale) + self.zero_point
+        inverse = np.float32(1) / np.float32(self.scale)
+        codes = np.rint(np.asarray(values, np.float32) * inverse) + self.zero_point
         return np.clip(codes, limits.min, limits.max).astype(self.dtype)
 
     def dequantize(self, codes: np.ndarray) -> np.ndarray:

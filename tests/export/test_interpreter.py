@@ -5,7 +5,9 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType
+from ddq_tf.quantizers.fake_quant import fake_quantize
 from tests.export.graphs import Builder, small_network
+from tests.toys import array
 
 
 def test_interface_and_batches(tmp_path):
@@ -28,6 +30,23 @@ def test_quantize_rounds_halves_to_even_and_saturates():
     info = Runner(tflite.write(small_network())).input
     steps = np.array([0.5, 1.5, -0.5, 900, -900])
     assert info.quantize(steps * info.scale).tolist() == [-5, -3, -5, 127, -128]
+
+
+@pytest.mark.parametrize("scale", [np.float32(s) for s in (0.0078, 0.029114962, 1 / 3, 1e-6, 3e5)])
+def test_quantize_is_keras_and_the_operator_quantize_at_every_half(scale):
+    halves = (np.arange(-128, 127) + 0.5).astype(np.float32) * scale
+    values = np.concatenate(
+        [np.nextafter(halves, np.float32(end)) for end in (-np.inf, np.inf)] + [halves]
+    )
+    keras_codes = array(fake_quantize(values, scale, np.float32(-128), np.float32(127))) / scale
+    make = Builder()
+    real = make.tensor((-1, 765), scale=None, dtype=DType.FLOAT32)
+    codes = make.op("QUANTIZE", (real,), (-1, 765), float(scale))
+    runner = Runner(tflite.write(make.graph({"x": real}, {"y": codes})))
+    (ran,) = runner.run({"x": values[None]})["y"]
+    ours = runner.outputs["y"].quantize(values)
+    np.testing.assert_array_equal(ours, ran)
+    np.testing.assert_array_equal(ours, np.rint(keras_codes).astype(np.int8))
 
 
 def test_inputs_and_outputs_come_in_the_order_of_the_file():
