@@ -5,7 +5,8 @@
 
 The case of each seed from `--seed` on is quantized, in a quarter of the cases trained, saved,
 loaded, exported and run in LiteRT; every output code is compared with Keras (random_models/).
-Cases run in a process of their own, which is started anew when it dies or hangs. With --shrink the
+Cases run in a process of their own, which is started anew when it dies or hangs; what takes longer
+than `--limit` seconds is tried again, for 5 times as long, before it counts as a hang. With --shrink the
 first case of each fault is shrunk to the smallest model that has it. Ends after `--cases` or
 `--seconds`; started again with the same --out and at the same commit, it goes on where it ended.
 Writes benchmarks/results/model_fuzz.json.
@@ -37,6 +38,7 @@ from ddq_tf.jobs.record import git_commit
 _SEEDS_KEPT = 8
 _WRITE_EVERY = 25
 _SHRINK_LIMIT_S = 15
+_PATIENCE = 5
 
 
 class Tally:
@@ -140,6 +142,8 @@ def main() -> None:
         seed = options.seed + tally.results["cases"]
         case = generate(seed)
         outcome = worker.run(case, limit_s=options.limit)
+        if outcome.kind == "hang":  # or other work has taken the processor: once more, with time
+            outcome = worker.run(case, limit_s=_PATIENCE * options.limit)
         if not tally.add(seed, case, outcome):
             continue
         print(f"seed {seed}: {outcome.fault}\n  {outcome.detail}", flush=True)
