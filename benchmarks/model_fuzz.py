@@ -6,10 +6,10 @@
 The case of each seed from `--seed` on is quantized, in a quarter of the cases trained, saved,
 loaded, exported and run in LiteRT; every output code is compared with Keras (random_models/).
 Cases run in a process of their own, which is started anew when it dies or hangs; what takes longer
-than `--limit` seconds is tried again, for 5 times as long, before it counts as a hang. With --shrink the
-first case of each fault is shrunk to the smallest model that has it. Ends after `--cases` or
-`--seconds`; started again with the same --out and at the same commit, it goes on where it ended.
-Writes benchmarks/results/model_fuzz.json.
+than `--limit` seconds is tried again, for 5 times as long, before it counts as a hang. With
+--shrink the first case of each fault is shrunk to the smallest model that has it. Ends after
+`--cases` or `--seconds`; started again with the same --out and at the same commit, it goes on where
+it ended. Writes benchmarks/results/model_fuzz.json.
 """
 
 from __future__ import annotations
