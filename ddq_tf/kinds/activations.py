@@ -20,7 +20,15 @@ from ddq_tf.kinds.functions import (
     function_of,
     known_names,
 )
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, on_any_rank, plain_copy
+from ddq_tf.kinds.rule import (
+    Example,
+    Family,
+    LayerRule,
+    Output,
+    as_layer,
+    on_any_rank,
+    plain_copy,
+)
 from ddq_tf.layers import DDQSoftmax, elu
 
 if TYPE_CHECKING:
@@ -194,16 +202,19 @@ def _examples(*names: str) -> tuple[Example, ...]:
 
 def _as_layer(make: Callable[[Any, str], Any], operation: type, *uses: Any) -> LayerRule:
     """The rule of an activation written as a function, as in `keras.activations.relu(x)`."""
-
-    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-        layer = to.layer(node.layer, "layer", lambda: make(node.layer, node.name))
-        return [node.calling(layer)]
-
-    return LayerRule(
-        layers=(operation,),
-        expand=expand,
+    return as_layer(
+        lambda node: make(node.layer, node.name),
+        operation,
+        needs="a tensor",
         examples=tuple(Example(build=use) for use in uses),
     )
+
+
+def _above_zero(node: FlatNode) -> Any | None:
+    """Max(x, 0) is a ReLU."""
+    given = [constant for constant in node.constants if constant is not None]
+    is_zero = len(node.inputs) == len(given) == 1 and np.ndim(given[0]) == 0 and given[0] == 0
+    return L.ReLU(name=node.name) if is_zero else None
 
 
 def _named(function: str, operation: type, use: Any) -> LayerRule:
@@ -303,6 +314,12 @@ FAMILY = Family(
         ),
         _as_layer(lambda _, name: L.ReLU(name=name), nn.Relu, keras.ops.relu),
         _as_layer(lambda _, name: L.ReLU(6.0, name=name), nn.Relu6, keras.ops.relu6),
+        as_layer(
+            _above_zero,
+            operations.Maximum,
+            needs="a tensor and 0, as a ReLU does",
+            examples=(Example(build=lambda x: keras.ops.maximum(x, 0.0)),),
+        ),
         _as_layer(
             lambda op, name: L.LeakyReLU(op.negative_slope, name=name),
             nn.LeakyRelu,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
+from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, as_layer
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
+    from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
 
@@ -33,6 +36,52 @@ def _cropping_row(layer: Any, name: str) -> Any:
 def _concatenate_row(layer: Any, name: str) -> Any:
     axis = layer.axis if layer.axis <= 0 else layer.axis + 1
     return L.Concatenate(axis, name=name)
+
+
+# Operations
+
+
+def _reshape(node: FlatNode) -> Any | None:
+    """A Reshape that leaves the batch as it is."""
+    first, *target = node.layer.newshape
+    sizes = [size for size in node.shapes[0][1:] if size is not None]
+    known = len(sizes) + 1 == len(node.shapes[0]) and all(isinstance(n, int) for n in target)
+    if not known or first not in (-1, None):
+        return None
+    same = first is None if -1 in target else math.prod(sizes) == math.prod(target)
+    return L.Reshape(target, name=node.name) if same else None
+
+
+def _concatenate(node: FlatNode) -> Any:
+    return L.Concatenate(node.layer.axis, name=node.name)
+
+
+def _permute(node: FlatNode) -> Any | None:
+    axes = node.layer.axes
+    return None if not axes or axes[0] != 0 else L.Permute(tuple(axes[1:]), name=node.name)
+
+
+def _other_rank(node: FlatNode) -> Any | None:
+    """A Reshape that adds or drops axes of one value."""
+    written = node.layer.compute_output_spec(keras.KerasTensor(node.shapes[0])).shape
+    if None in written[1:] or written[:1] != node.shapes[0][:1]:
+        return None
+    return L.Reshape(tuple(written[1:]), name=node.name)
+
+
+def _center_crop(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """A Cropping2D, where the image is large enough."""
+    layer, (_, height, width, _) = node.layer, node.shapes[0]
+    spare = ((height or 0) - layer.height, (width or 0) - layer.width)
+    if layer.data_format != "channels_last" or min(spare) < 0:
+        return [node]
+    cut = tuple((int(size / 2), size - int(size / 2)) for size in spare)
+    return [node.calling(to.layer(layer, "crop", lambda: L.Cropping2D(cut, name=node.name)))]
+
+
+def _check_center_crop(graph: FlatGraph, node: FlatNode) -> str | None:
+    wanted = (node.layer.height, node.layer.width)
+    return f"needs images of {wanted} px at least, channels last. Received: {node.shapes[0]}"
 
 
 # Integer operators
@@ -142,6 +191,45 @@ FAMILY = Family(
                 Example(build=lambda x: L.Concatenate()([x, L.Conv2D(3, 1)(x)])),
                 Example(build=lambda x: L.Concatenate(1)([x, x, x, x, x, x, x])),
             ),
+        ),
+        as_layer(
+            _reshape,
+            operations.Reshape,
+            needs="a shape that leaves the batch as it is, as (-1, 10, 3)",
+            examples=(Example(build=lambda x: keras.ops.reshape(x, (-1, 4, 16, 4))),),
+        ),
+        as_layer(
+            _concatenate,
+            operations.Concatenate,
+            needs="another axis than the batch",
+            examples=(Example(build=lambda x: keras.ops.concatenate([x, x * 0.5], -1)),),
+        ),
+        as_layer(
+            _permute,
+            operations.Transpose,
+            needs="axes that leave the batch first",
+            examples=(Example(build=lambda x: keras.ops.transpose(x, (0, 3, 1, 2))),),
+        ),
+        as_layer(
+            _other_rank,
+            operations.ExpandDims,
+            operations.Squeeze,
+            needs="another axis than the batch, and a fixed size",
+            examples=(
+                Example(build=lambda x: keras.ops.expand_dims(L.GlobalMaxPooling2D()(x), 1)),
+                Example(
+                    build=lambda x: keras.ops.squeeze(
+                        L.GlobalMaxPooling2D(keepdims=True)(x), (1, 2)
+                    )
+                ),
+            ),
+        ),
+        LayerRule(
+            layers=(L.CenterCrop,),
+            words="CenterCrop",
+            expand=_center_crop,
+            problem=_check_center_crop,
+            examples=(Example(build=lambda x: L.CenterCrop(5, 4)(x)),),
         ),
         LayerRule(
             layers=(L.ZeroPadding1D,),

@@ -7,7 +7,9 @@ images of one row (`transform.sequences`). Then neighbours:
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
 3. Rescalings in a row: one.
 4. A rescaling behind a convolution or dense layer: part of its weights.
-5. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
+5. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
+   image of one pixel and back.
+6. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
    for `grids.align` to move.
 """
 
@@ -213,4 +215,50 @@ def _joined(graph: FlatGraph, gone: list[FlatNode], node: FlatNode, new: FlatNod
     return graph.replaced({**nothing, node.outputs[0]: [new]})
 
 
-_RULES: tuple[_Neighbours, ...] = (_hard_sigmoid, _two_rescalings, _scaled_kernel, _own_bias)
+def _flat_scale(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
+    """Gains and shifts of vectors that nothing takes up: of an image of one pixel."""
+    layer, shape = node.layer, node.shapes[0]
+    if not isinstance(layer, DDQRescaling | keras.layers.BatchNormalization) or len(shape) != 2:
+        return None
+    before = to.graph.producer(node.inputs[0])
+    if before is not None and to.graph.norm_of(before) is node:
+        return None
+    pixel = (shape[0], 1, 1, shape[1])
+    there, back = to.new_tensor(), to.new_tensor()
+    first, last = (
+        to.layer(layer, role, lambda target=target, role=role: _reshape_to(target, node, role))
+        for role, target in (("pixel", pixel[1:]), ("vector", shape[1:]))
+    )
+    scale = to.layer(layer, "of a pixel", lambda: _on_a_pixel(layer, pixel))
+    nodes = [
+        node.calling(first, name=first.name, outputs=(there,)),
+        node.calling(scale, inputs=(there,), outputs=(back,), shapes=(pixel,)),
+        node.calling(last, name=last.name, inputs=(back,), shapes=(pixel,)),
+    ]
+    return to.graph.replaced({node.outputs[0]: nodes})
+
+
+def _reshape_to(target: Any, node: FlatNode, role: str) -> Any:
+    return keras.layers.Reshape(target, name=f"{node.name}_{role}")
+
+
+def _on_a_pixel(layer: Any, shape: Any) -> Any:
+    """The layer for images, with its weights."""
+    fields = {**layer.get_config(), "dtype": "float32"}
+    if isinstance(layer, keras.layers.BatchNormalization):
+        fields["axis"] = -1
+    copy = type(layer).from_config(fields)
+    if layer.built:
+        copy.build(shape)
+        for mine, theirs in zip(copy.weights, layer.weights, strict=True):
+            mine.assign(theirs)
+    return copy
+
+
+_RULES: tuple[_Neighbours, ...] = (
+    _hard_sigmoid,
+    _two_rescalings,
+    _scaled_kernel,
+    _own_bias,
+    _flat_scale,
+)

@@ -7,14 +7,19 @@ from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer, FloatLayer
 from ddq_tf.targets import Target
 
-SUPPORTED = sorted(
-    {
-        layer.__name__
-        for rule in RULES.rules
-        for layer in rule.layers
-        if layer.__module__.startswith("keras.src.layers")
-    }
+
+def _known(module: str) -> str:
+    """The names of what has a rule, of a module of Keras."""
+    kinds = {layer for rule in RULES.rules for layer in rule.layers}
+    return ", ".join(sorted(k.__name__ for k in kinds if k.__module__.startswith(module)))
+
+
+_MOVES_CHANNELS = (
+    "if it changes the order of channels, as preprocess_input of some networks does, leave it "
+    "outside the model: in the data pipeline, or ddq's --channels=bgr"
 )
+# By names of operations: what to do instead.
+_CURES = dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS)
 
 
 def problems_of(graph: FlatGraph, target: Target) -> list[str]:
@@ -42,7 +47,11 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
         return "is quantized already; quantize_model takes the float model"
     rule = find_rule(node.layer)
     if rule is None:
-        return f"has no integer form here; supported are {', '.join(SUPPORTED)}"
+        kind = type(node.layer)
+        is_operation = kind.__module__.startswith("keras.src.ops")
+        known = _known("keras.src.ops" if is_operation else "keras.src.layers")
+        cure = _CURES.get(kind.__name__, f"supported are {known}")
+        return f"has no integer form here; {cure}"
     return rule.problem(graph, node)
 
 

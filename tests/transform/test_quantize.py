@@ -403,3 +403,59 @@ def test_an_activation_of_ones_own_is_named(activation):
     model = keras.Model(inputs, keras.layers.Conv2D(3, 3, activation=activation)(inputs))
     with pytest.raises(DDQError, match=r"an activation among .*, or a layer. Received: a"):
         quantize_model(model, calibration=images(8))
+
+
+def vectors(*layers):
+    inputs = keras.Input((7,))
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    return shake(keras.Model(inputs, x))
+
+
+def adapted(x):
+    layer = K.Normalization()
+    layer.adapt(x)
+    return layer
+
+
+TABLE = np.random.default_rng(0).normal(3, 5, (48, 7)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: vectors(adapted(TABLE), K.Dense(8, "relu"), K.Dense(2)),
+        lambda: vectors(K.BatchNormalization(), K.Dense(8, "relu"), K.Dense(2)),
+        lambda: vectors(K.Dense(8, "relu"), K.BatchNormalization(), K.Dense(2)),
+        lambda: vectors(K.Rescaling(0.1), K.Dense(8, "sigmoid"), lambda x: x / 3.0 + 1.0),
+    ],
+)
+def test_vectors_are_scaled_and_normalized_wherever_that_stands(model, tmp_path):
+    model = model()
+    q = quantize_model(model, FREE, TABLE)
+    assert relative_error(array(q(TABLE)), array(model(TABLE))) < 0.05
+    assert verify(q, export_tflite(q, tmp_path / "net.tflite"), TABLE).equal_codes_share == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda x: 1.0 / x, "'true_divide.*to divide by, not 0. Received: float of shape"),
+        (lambda x: x / 0.0, "to divide by, not 0"),
+        (lambda x: x / x, "Received: 2 tensors"),
+        (lambda x: x * np.ones((6, 6, 1), np.float32), r"ndarray of shape \(6, 6, 1\)"),
+        (lambda x: x[..., ::-1], "leave it outside the model: .*--channels=bgr"),
+        (lambda x: keras.ops.mean(x, -1, keepdims=True), r"the axes between .*axis=\[?-1"),
+        (lambda x: keras.ops.reshape(x, (-1, 3)), r"leaves the batch as it is.*newshape=\(-1, 3"),
+        (lambda x: keras.ops.transpose(x, (1, 0, 2, 3)), "leave the batch first"),
+        (lambda x: keras.ops.maximum(x, 1.0), "a tensor and 0, as a ReLU does.*=1.0"),
+        (lambda x: keras.ops.cast(x, "int32"), "needs floats.*dtype='int32'"),
+        (lambda x: K.CenterCrop(9, 9)(x), r"images of \(9, 9\) px at least"),
+    ],
+)
+def test_operations_without_an_integer_form_say_what_would_have_one(use, message):
+    inputs = keras.Input((6, 6, 3))
+    x = use(K.Conv2D(3, 1)(inputs))
+    with pytest.raises(DDQError, match=message):
+        quantize_model(keras.Model(inputs, x), FREE, images(8, (6, 6, 3)))
