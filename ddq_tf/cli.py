@@ -37,6 +37,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
+    except BrokenPipeError:  # as of `ddq --help | head`: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
     except (DDQError, OSError) as error:
         name = f" {arguments[0]}" if arguments and arguments[0] in COMMANDS else ""
         print(f"ddq{name}: {error}", file=sys.stderr)

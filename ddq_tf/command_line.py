@@ -61,11 +61,14 @@ def switch(name: str, help: str, default: bool = False) -> Flag:
     )
 
 
+_MOST = 2**31 - 1
+
+
 def integer(
     name: str, shown: str, help: str, default: int | None = None, *, low: int | None = 1
 ) -> Flag:
     """Returns a flag for whole numbers from `low`."""
-    define = _define(flags.DEFINE_integer, lower_bound=low)
+    define = _define(flags.DEFINE_integer, lower_bound=low, upper_bound=_MOST)
     return Flag(name=name, shown=shown, help=help, default=default, define=define)
 
 

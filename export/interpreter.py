@@ -228,9 +228,9 @@ class Runner:
             for name, values in inputs.items():
                 interpreter.set_tensor(self.inputs[name].index, np.ascontiguousarray(values))
             interpreter.invoke()
+            return {name: interpreter.get_tensor(info.index) for name, info in self.outputs.items()}
         except (RuntimeError, ValueError) as error:
             raise DDQError(f"the LiteRT runtime cannot run this model: {error}") from error
-        return {name: interpreter.get_tensor(info.index) for name, info in self.outputs.items()}
 
 
 def codes_of(infos: Mapping[str, TensorInfo], inputs: Any) -> dict[str, np.ndarray]:
@@ -358,6 +358,7 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
             experimental_op_resolver_type=resolver,
         )
         interpreter.allocate_tensors()
+        interpreter.get_tensor_details()  # decodes every name
     except (RuntimeError, ValueError) as error:
         raise DDQError(f"the LiteRT runtime refuses this model: {error}") from error
     return interpreter
@@ -397,7 +398,12 @@ def _in_order(
     places: dict[int, list[int]] = {}
     for place, details in enumerate(tensors):
         places.setdefault(details["index"], []).append(place)
-    order = {name: places[signature[name]["index"]].pop(0) for name in names}
+    order = {}
+    for name in names:
+        left = places.get(signature[name]["index"], []) if name in signature else []
+        if not left:
+            raise DDQError(f"the file's signature names {name!r}, no input or output of it")
+        order[name] = left.pop(0)
     return {name: _tensor_info(signature[name]) for name in sorted(names, key=order.__getitem__)}
 
 

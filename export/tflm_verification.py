@@ -20,7 +20,7 @@ from ddq_tf.export.lower import lower
 from ddq_tf.export.operators import attributes
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.tflm import MicroRunner
-from ddq_tf.graph.inputs import Interface, batches_of
+from ddq_tf.graph.inputs import Interface, batches_of, checked
 from ddq_tf.targets import get_target
 
 
@@ -76,7 +76,7 @@ def verify_tflm(
     keras_codes, codes = [], []
     plain_codes, reference_codes = [], []
     for batch in batches_of(batches, interface):
-        images = np.asarray(interface.arrays(batch)[0], np.float32)
+        images = checked(interface.arrays(batch), interface, "the batch")[0]
         read = runner.input.quantize(images)
         keras_codes.append(runner.output.quantize(np.asarray(model(images, training=False))))
         codes.append(runner.run(read))

@@ -27,9 +27,9 @@ from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, sums_floats, with_all_outputs
 from ddq_tf.graph import flatten
-from ddq_tf.graph.inputs import Interface, batches_of
+from ddq_tf.graph.inputs import Interface, batches_of, checked
 from ddq_tf.grids import Grid, grid_of
-from ddq_tf.layers import activation_layers
+from ddq_tf.layers import DDQActivation
 from ddq_tf.targets import Target, get_target
 
 
@@ -99,7 +99,7 @@ def verify(
 
 def _interface_of_ddq(model: keras.Model) -> Interface:
     interface = Interface(model)
-    if not activation_layers(model):
+    if not any(isinstance(node.layer, DDQActivation) for node in flatten(model).nodes):
         raise DDQError(
             "a comparison with a file needs a DDQ model, as quantize_model returns it. "
             f"Received: {model.name!r}, a model without quantizers"
@@ -121,7 +121,8 @@ class _Agreement:
 
     def add(self, batch: Any) -> None:
         """Compares the outputs for a batch of inputs."""
-        arrays = [np.asarray(array, np.float32) for array in self.interface.arrays(batch)]
+        label = f"the batch behind {self.samples} examples"
+        arrays = checked(self.interface.arrays(batch), self.interface, label)
         expected = keras.tree.flatten(self.model(self.interface.packed(arrays), training=False))
         inputs = dict(zip(self.interface.names, arrays, strict=True))
         received = self._from_file(inputs, len(expected))
@@ -207,7 +208,7 @@ def first_difference(
     shown = with_all_outputs(run_passes(lowered, _target(model, None, target)))
     runtime_check.check(shown)
     runner = Runner(tflite.write(shown))
-    arrays = [np.asarray(array, np.float32) for array in interface.arrays(images)]
+    arrays = checked(interface.arrays(images), interface, "the batch")
     codes = quantized_inputs(runner, dict(zip(interface.names, arrays, strict=True)))
     ran = runner.run(codes)
     sums = [op.outputs[0] for op in shown.ops if sums_floats(op, shown)]

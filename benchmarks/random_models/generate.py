@@ -211,7 +211,8 @@ class _Maker:
         try:
             self._head()
         except ValueError:
-            self.call("Dense", self.inputs[0].writes, units=1)
+            if not self.calls:
+                self.call("Dense", self.inputs[0].writes, units=1)
 
     def _head(self) -> None:
         tensor = list(self.shapes)[-1]

@@ -24,7 +24,7 @@ from ddq_tf.export import Runner, export_tflite, tflite, verify_tflm
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
 from ddq_tf.graph import flatten
-from ddq_tf.layers import DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers import DDQFixedGrid, DDQSoftmax, elu
 from ddq_tf.targets import get_target
 from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
@@ -228,6 +228,8 @@ def _compare_floats(model: Any, q: Any, data: list[np.ndarray]) -> None:
             layer.negative_slope = min(_SLOPES, key=lambda other: abs(other - slope))
         elif isinstance(layer, DDQSoftmax):
             layer.call = lambda inputs, training=None: keras.ops.softmax(inputs)
+        elif getattr(layer, "activation", None) is elu:
+            layer.activation = keras.activations.elu  # whose e^x - 1 has steps of 6e-8
     with float_network(twin):
         received = _outputs(twin, data)
     if len(wanted) != len(received):

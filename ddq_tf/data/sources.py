@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import importlib
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ UNREADABLE = (
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
     tf.errors.PermissionDeniedError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
     tf.errors.DataLossError,
 )
+_MOST_CLASSES = 100_000
 _MOST_PIXELS = 100_000_000  # 300 MB decoded
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -261,14 +265,17 @@ def read_tfrecord(path: Path) -> Encoded:
     except tf.errors.DataLossError as error:
         reason = "a truncated or foreign file"
         raise DDQError(f"{path} must be {required}; copy it again. Received: {reason}") from error
-    except UNREADABLE as error:
+    except (UnicodeDecodeError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0][:200]
         raise DDQError(f"{path} must be {required}; convert it. Received: {reason}") from error
     if not batches:
         raise DDQError(f"{path} must be {required}. Received: a file without records")
     labels = np.concatenate(batches).astype(np.int64)
-    if labels.min() < 0:
-        raise DDQError(f"{path}: labels must be 0 or above. Received: {labels.min()}")
+    if labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+        raise DDQError(
+            f"{path}: labels must be classes from 0 to below {_MOST_CLASSES:,}. "
+            f"Received: {labels.min()} to {labels.max()}"
+        )
     items = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
     return Encoded(origin=str(path), items=items, read=tf.identity, labels=labels)
 
@@ -282,7 +289,11 @@ def labels_beside(path: Path) -> tuple[str, ...] | None:
             found.append((len(prefix), candidate))
     if not found:
         return None
-    lines = max(found)[1].read_text(encoding="utf-8").splitlines()
+    chosen = max(found)[1]
+    try:
+        lines = chosen.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DDQError(f"cannot read the labels {str(chosen)!r}: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -314,7 +325,7 @@ def read_images(path: Path) -> tuple[dict[str, Source], tuple[str, ...]]:
     """
     if not path.is_dir():
         raise DDQError(f"image folder {path} does not exist; check the path")
-    files = sorted(str(f) for f in path.rglob("*") if f.suffix.lower() in _IMAGE_SUFFIXES)
+    files = sorted(str(f) for f in path.rglob("*") if _is_image(f))
     if not files:
         raise DDQError(
             f"{path} must hold {', '.join(_IMAGE_SUFFIXES)} files. Received: a folder without them"
@@ -327,7 +338,20 @@ def _holds_images(path: Path) -> bool:
 
 
 def _images_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+    return sorted(file for file in path.iterdir() if _is_image(file))
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a path is named like an image and may be read: no folder, pipe or device.
+
+    A link that leads nowhere counts, for its name to be told.
+    """
+    if path.suffix.lower() not in _IMAGE_SUFFIXES:
+        return False
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def _read_classes(path: Path, class_names: Sequence[str]) -> Encoded:
@@ -349,6 +373,10 @@ def _read_classes(path: Path, class_names: Sequence[str]) -> Encoded:
 
 def _files(path: Path, files: list[str], labels: list[int]) -> Encoded:
     numbers = np.asarray(labels, np.int64)
+    # Python keeps bytes that are no UTF-8 as lone surrogates.
+    odd = [name for name in files if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if odd:
+        raise DDQError(f"{path}: names of images must be UTF-8; rename them. Received: {odd}")
     items = tf.data.Dataset.from_tensor_slices((files, numbers))
     return Encoded(origin=str(path), items=items, read=tf.io.read_file, labels=numbers)
 

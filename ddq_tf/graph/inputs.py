@@ -121,8 +121,8 @@ def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.nda
     taken = 0
     for number, batch in enumerate(batches_of(data, interface)):
         columns = interface.arrays(batch)
-        arrays = [np.asarray(as_array(column)[: limit - taken], np.float32) for column in columns]
-        _check_batch(arrays, interface, number)
+        rows = [as_array(column)[: limit - taken] for column in columns]
+        arrays = checked(rows, interface, f"calibration batch {number}")
         found.append(arrays)
         taken += len(arrays[0])
         if taken >= limit:
@@ -180,10 +180,30 @@ def _sliced(columns: Sequence[Any], interface: Interface) -> Iterator[list[np.nd
         yield rows if len(interface.names) > 1 else rows[0]  # type: ignore[misc]
 
 
-def _check_batch(arrays: Sequence[np.ndarray], interface: Interface, number: int) -> None:
+def checked(columns: Sequence[Any], interface: Interface, label: str) -> list[np.ndarray]:
+    """Returns the inputs of a batch as float32 arrays.
+
+    Args:
+        columns: one array for each input.
+        interface: of the model.
+        label: what errors call the batch.
+
+    Raises:
+        DDQError: if they are no finite numbers, or do not fit the model.
+    """
+    try:
+        arrays = [np.asarray(column, np.float32) for column in columns]
+    except (TypeError, ValueError) as error:
+        kinds = ", ".join(str(np.asarray(column, object).dtype) for column in columns)
+        raise DDQError(f"{label} must hold numbers. Received: arrays of type {kinds}") from error
+    _check_batch(arrays, interface, label)
+    return arrays
+
+
+def _check_batch(arrays: Sequence[np.ndarray], interface: Interface, label: str) -> None:
     several = len(arrays) > 1
     for array, shape, name in zip(arrays, interface.shapes, interface.names, strict=True):
-        where = f"calibration batch {number}" + (f", input {name!r}," if several else "")
+        where = label + (f", input {name!r}," if several else "")
         wanted = shape[1:]
         fits = array.ndim == len(shape) and all(
             w is None or w == g for w, g in zip(wanted, array.shape[1:], strict=True)
@@ -199,9 +219,7 @@ def _check_batch(arrays: Sequence[np.ndarray], interface: Interface, number: int
             raise DDQError(f"{where} holds NaN or infinite values.")
     sizes = {name: len(array) for name, array in zip(interface.names, arrays, strict=True)}
     if len(set(sizes.values())) > 1:
-        raise DDQError(
-            f"calibration batch {number} needs as many examples of each input. Received: {sizes}"
-        )
+        raise DDQError(f"{label} needs as many examples of each input. Received: {sizes}")
 
 
 def _is_array(value: Any) -> bool:

@@ -180,7 +180,7 @@ def open_images(
         )
     noted = notes or {}
     if "input_range" in noted:
-        known = data.as_range(*noted["input_range"]), str(noted.get("channels", "rgb"))
+        known = _noted_range(noted)
     input_range, channels = known or (DEFAULT_INPUT_RANGE, "rgb")
     return Images(
         dataset=dataset,
@@ -195,10 +195,24 @@ def open_images(
 def fit_of(options: DataOptions, notes: Mapping[str, Any] | None = None) -> Fit:
     """Returns how images are fitted: as the user says, else as the model's file notes."""
     noted = notes or {}
+    crop = noted.get("crop", 1.0)
+    if not isinstance(crop, int | float):
+        raise DDQError(f"the model's file must note a number as crop. Received: {crop!r}")
     return Fit(
-        crop=options.crop or float(noted.get("crop", 1.0)),
+        crop=options.crop or float(crop),
         resize=options.resize or str(noted.get("resize", "bilinear")),
     )
+
+
+def _noted_range(notes: Mapping[str, Any]) -> tuple[Range, str]:
+    """What a model's file says of its inputs."""
+    try:
+        return data.as_range(*notes["input_range"]), str(notes.get("channels", "rgb"))
+    except (TypeError, ValueError) as error:
+        raise DDQError(
+            "the model's file must note an input range of two ends. "
+            f"Received: {notes['input_range']!r}"
+        ) from error
 
 
 def open_for_model(

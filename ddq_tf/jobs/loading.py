@@ -21,6 +21,7 @@ from ddq_tf.search import DDQModel
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _NOTES = "ddq_tf.json"
 _LONGEST_CAUSE = 300
+_MOST_UNPACKED = 200  # Keras stores weights as they are, and deflates only a little JSON
 
 
 class _LegacyDepthwiseConv2D(keras.layers.DepthwiseConv2D):
@@ -48,6 +49,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     if path.suffix.lower() not in _KERAS_SUFFIXES:
         raise DDQError(f"a Keras model ends in .keras or .h5. Received: {str(path)!r}")
     legacy = path.suffix.lower() != ".keras"
+    if not legacy:
+        _check_archive(path)
     shims = {"DepthwiseConv2D": _LegacyDepthwiseConv2D} if legacy else None
     try:
         model = keras.models.load_model(path, custom_objects=shims, compile=False)
@@ -56,6 +59,21 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise DDQError(f"{str(path)!r} holds a {type(model).__name__}, not a Keras model")
     return model
+
+
+def _check_archive(path: Path) -> None:
+    """Raises DDQError unless a .keras file is a whole archive of a size that it could have."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DDQError(f"{str(path)!r} is damaged, or no .keras file: {error}") from error
+    packed = path.stat().st_size
+    if unpacked > _MOST_UNPACKED * packed + (1 << 20):
+        raise DDQError(
+            f"{str(path)!r} unpacks to {unpacked:,} bytes, more than {_MOST_UNPACKED} times its "
+            f"{packed:,}: no .keras file of a model does"
+        )
 
 
 def load_ddq_model(path: str | os.PathLike[str]) -> DDQModel:
@@ -119,7 +137,7 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             notes = json.loads(archive.read(_NOTES))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile):
         return {}
     return notes if isinstance(notes, dict) else {}
 

@@ -38,6 +38,24 @@ def _concatenate_row(layer: Any, name: str) -> Any:
     return L.Concatenate(axis, name=name)
 
 
+# Rewriting
+
+
+def _flatten(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """One that takes the channels for the first axis puts it last before."""
+    layer, rank = node.layer, len(node.shapes[0])
+    if layer.data_format != "channels_first" or rank < 3:
+        return [node]
+    axes, moved = (*range(2, rank), 1), to.new_tensor()
+    permute = to.layer(layer, "permute", lambda: L.Permute(axes, name=f"{node.name}_permute"))
+    plain = to.layer(layer, "flat", lambda: L.Flatten("channels_last", name=node.name))
+    shape = permute.compute_output_shape(node.shapes[0])
+    return [
+        node.calling(permute, name=permute.name, outputs=(moved,)),
+        node.reading(moved, shape, plain, node.name),
+    ]
+
+
 # Operations
 
 
@@ -139,9 +157,14 @@ FAMILY = Family(
         LayerRule(
             layers=(L.Flatten,),
             words="Flatten",
+            expand=_flatten,
             output=Output.KEEPS,
             lower=_lower_reshape,
-            examples=(Example(build=lambda x: L.Flatten()(x)),),
+            examples=(
+                Example(build=lambda x: L.Flatten()(x)),
+                Example(build=lambda x: L.Flatten("channels_first")(x)),
+                Example(build=lambda x: L.Flatten("channels_first")(x), shape=(12, 4)),
+            ),
         ),
         LayerRule(
             layers=(L.Reshape,),

@@ -31,7 +31,7 @@ from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses,
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
-from ddq_tf.training.kept import Kept, forget, keep
+from ddq_tf.training.kept import Kept, broken, forget, keep
 from ddq_tf.transform.calibrate import calibrate, float_network
 from ddq_tf.transform.quantize import quantize_model
 
@@ -171,7 +171,15 @@ def blocks_kept(folder: str | os.PathLike[str]) -> int | None:
         DDQError: if its file is broken.
     """
     kept = Kept.read(Path(folder) / FILE)
-    return None if kept is None else len(kept.notes["errors"])
+    return None if kept is None else len(_errors(kept))
+
+
+def _errors(kept: Kept) -> list[BlockError]:
+    """Of the blocks that are done."""
+    try:
+        return [BlockError(**error) for error in kept.notes["errors"]]
+    except (KeyError, TypeError) as error:
+        raise broken(kept.path, error) from error
 
 
 def forget_reconstruction(folder: str | os.PathLike[str]) -> None:
@@ -207,7 +215,7 @@ class _State:
         self.errors: list[BlockError] = []
         if self._kept is not None:
             self._kept.check_settings(self._settings)
-            self.errors = [BlockError(**error) for error in self._kept.notes["errors"]]
+            self.errors = _errors(self._kept)
 
     @property
     def blocks_done(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from ddq_tf.config import DDQConfig
+from ddq_tf.errors import DDQError
 from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers
 from ddq_tf.search.averages import spare_gates
@@ -123,6 +124,19 @@ class DDQModel(keras.Model):
             search.finish()
         align(self)
         return history
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """`keras.Model.save`; into a .keras file.
+
+        Raises:
+            DDQError: for .h5, from which Keras restores no model class but its own.
+        """
+        if str(filepath).lower().endswith((".h5", ".hdf5")):
+            raise DDQError(
+                f"a DDQ model is saved in a .keras file, for .h5 loses what class it is. Received: "
+                f"{str(filepath)!r}"
+            )
+        super().save(filepath, *args, **kwargs)
 
     def set_weights(self, weights: Any) -> None:
         """`keras.Model.set_weights`; weights of another calibration bring their grids along."""

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ddq_tf.files import atomic_write_bytes, check_folder
-from ddq_tf.training.kept import Kept, forget, keep
+from ddq_tf.training.kept import Kept, broken, forget, keep
 
 FILE, _TABLE = "training.npz", "history.csv"
 
@@ -29,6 +29,18 @@ class Resumable(Protocol):
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes up what `state` returned; the model has its weights of then."""
         ...
+
+
+def _progress(kept: Kept) -> tuple[int, dict[str, list[float]]]:
+    """Epochs done, and the history of them."""
+    try:
+        history = {
+            str(name): [float(value) for value in values]
+            for name, values in kept.notes["history"].items()
+        }
+        return int(kept.notes["epochs_done"]), history
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise broken(kept.path, error) from error
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -77,8 +89,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._kept = Kept.read(self._folder / FILE)
         if self._kept is not None:
             self._kept.check_settings(self._settings)
-            self.epochs_done = int(self._kept.notes["epochs_done"])
-            self.history = self._kept.notes["history"]
+            self.epochs_done, self.history = _progress(self._kept)
 
     def remove(self) -> None:
         """Deletes what is kept, once the result lies elsewhere."""
@@ -118,7 +129,7 @@ def epochs_kept(folder: str | os.PathLike[str]) -> int | None:
         DDQError: if its file is broken.
     """
     kept = Kept.read(Path(folder) / FILE)
-    return None if kept is None else int(kept.notes["epochs_done"])
+    return None if kept is None else _progress(kept)[0]
 
 
 def forget_training(folder: str | os.PathLike[str]) -> None:

@@ -32,8 +32,8 @@ class Kept:
         if held["format"] != _FORMAT:
             raise ValueError(f"format {held['format']}")
         self.path = path
-        self.notes: dict[str, Any] = held["notes"]
-        self._settings: dict[str, Any] = held["settings"]
+        self.notes: dict[str, Any] = {**held["notes"]}
+        self._settings: dict[str, Any] = {**held["settings"]}
         self._count = int(held["variables"])
         self._arrays = arrays
 
@@ -48,12 +48,12 @@ class Kept:
         if not path.is_file():
             return None
         try:
-            with open(path, "rb") as file, np.load(file) as archive:
-                return cls(path, dict(archive))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DDQError(
-                f"cannot read the unfinished work {str(path)!r}: {error}. Delete it to begin anew"
-            ) from error
+            with open(path, "rb") as file:
+                _check_stored(file)
+                with np.load(file) as archive:
+                    return cls(path, dict(archive))
+        except Exception as error:  # of zipfile, zlib, numpy or json: damage shows anywhere
+            raise broken(path, error) from error
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raises DDQError, with all that differs, if the work was begun with other settings."""
@@ -76,7 +76,10 @@ class Kept:
         Raises:
             DDQError: if they are others than those that were kept.
         """
-        values = [self._arrays[f"variable_{number}"] for number in range(self._count)]
+        try:
+            values = [self._arrays[f"variable_{number}"] for number in range(self._count)]
+        except KeyError as error:
+            raise broken(self.path, error) from error
         shapes = [tuple(value.shape) for value in values]
         if shapes != [tuple(variable.shape) for variable in variables]:
             raise DDQError(
@@ -84,6 +87,8 @@ class Kept:
                 f"{len(values)} variables. Received: {len(variables)}, or others in shape. Delete "
                 "it to begin anew"
             )
+        if not all(value.dtype.kind in "fiub" for value in values):
+            raise broken(self.path, TypeError("it holds others than numbers"))
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
@@ -91,6 +96,22 @@ class Kept:
         """Returns further arrays that were kept under a name."""
         start = f"extra_{name}_"
         return {n.removeprefix(start): a for n, a in self._arrays.items() if n.startswith(start)}
+
+
+def broken(path: Path, error: Exception) -> DDQError:
+    """Returns the error for a file of unfinished work that cannot be used."""
+    reason = str(error) or type(error).__name__
+    return DDQError(
+        f"cannot read the unfinished work {str(path)!r}: {reason}. Delete it to begin anew"
+    )
+
+
+def _check_stored(file: Any) -> None:
+    """Raises ValueError for an archive that unpacks to more than it is: `keep` packs nothing."""
+    with zipfile.ZipFile(file) as archive:
+        if any(member.file_size != member.compress_size for member in archive.infolist()):
+            raise ValueError("it is packed, which ddq_tf never does")
+    file.seek(0)
 
 
 def keep(

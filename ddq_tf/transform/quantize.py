@@ -26,7 +26,7 @@ from ddq_tf.transform.canonical import canonical, origin_of
 from ddq_tf.transform.rebuild import blocks_of_own_precision, rebuild
 from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
-from ddq_tf.transform.supported import problems_of
+from ddq_tf.transform.supported import problems_of, problems_of_weights
 
 
 def quantize_model(
@@ -83,7 +83,9 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQMo
             f"model {model.name!r} is quantized already: train it on with fit, or pass the float "
             "model that it was made from"
         )
-    graph = canonical(flatten(model))
+    flat = flatten(model)
+    raise_all(f"model {model.name!r} cannot be quantized:", problems_of_weights(flat))
+    graph = canonical(flat)
     _check_model(model, graph, config.resolved_target)
     config = dataclasses.replace(
         config, rules=resolved(config.rules, _kernels(graph), _outputs(graph))

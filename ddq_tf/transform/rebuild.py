@@ -8,6 +8,7 @@ Concatenate share one quantizer (`transform.ties`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,9 @@ from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSo
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, own_class
 from ddq_tf.transform.ties import Ties, block, fused_activation
+
+# An input may be called anything; a layer made for it may not.
+_OTHER_LETTERS = re.compile(r"^[^A-Za-z0-9.]|[^A-Za-z0-9_.\\/>-]")
 
 
 def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
@@ -102,6 +106,7 @@ class _Rebuilder:
         """A layer that keeps the grid of its input."""
         tensor = node.inputs[0]
         nothing = is_activation(node) and function_of(node.layer) is FUNCTIONS["linear"]
+        nothing |= node.inference and rule_of(node.layer).has_two_modes
         value = self.tensors[tensor] if nothing else self._called(node)
         self._put(node.outputs[0], value, self.grids[tensor])
 
@@ -194,7 +199,8 @@ class _Rebuilder:
         return DDQActivation(kind, precisions, learned=learned, ceiling=ceiling, name=free)
 
     def _free_name(self, name: str) -> str:
-        unique = unused(name, self._names)
+        """A name that no layer has, of letters that TensorFlow allows in the scope of a layer."""
+        unique = unused(_OTHER_LETTERS.sub("_", name), self._names)
         self._names.add(unique)
         return unique
 

@@ -19,7 +19,7 @@ _MOVES_CHANNELS = (
     "outside the model: in the data pipeline, or ddq's --channels=bgr"
 )
 # By names of operations: what to do instead.
-_CURES = dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS)
+_CURES: dict[str, str] = dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS)
 
 
 def problems_of(graph: FlatGraph, target: Target) -> list[str]:
@@ -40,6 +40,36 @@ def problems_of(graph: FlatGraph, target: Target) -> list[str]:
         if problem is not None:
             found.append(f"layer {node.name!r} ({type(node.layer).__name__}): {problem}")
     return found
+
+
+def problems_of_weights(graph: FlatGraph) -> list[str]:
+    """Returns one line for every layer whose weights are no plain variables of its own.
+
+    Args:
+        graph: as flattened; rewriting copies weights.
+    """
+    found: list[str] = []
+    owners: dict[int, FlatNode] = {}
+    for node in graph.nodes:
+        layer, label = node.layer, f"layer {node.name!r} ({type(node.layer).__name__})"
+        if getattr(layer, "quantization_mode", None):
+            found.append(
+                f"{label}: is quantized by Keras already ({layer.quantization_mode}); pass the "
+                "float model"
+            )
+        elif getattr(layer, "lora_enabled", False):
+            found.append(
+                f"{label}: has LoRA weights beside its kernel; save the model and load it again, "
+                "which adds them up"
+            )
+        for variable in getattr(layer, "weights", ()):
+            owner = owners.setdefault(id(variable), node)
+            if owner.layer is not layer:
+                found.append(
+                    f"{label}: shares its {variable.name!r} with layer {owner.name!r}, which "
+                    "quantization would part; call one layer twice instead"
+                )
+    return list(dict.fromkeys(found))
 
 
 def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
