@@ -36,7 +36,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        done = _dispatch(arguments)
+        sys.stdout.flush()
+        return done
     except BrokenPipeError:  # as of `ddq --help | head`: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED

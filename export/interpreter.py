@@ -358,7 +358,8 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
             experimental_op_resolver_type=resolver,
         )
         interpreter.allocate_tensors()
-        interpreter.get_tensor_details()  # decodes every name
+        for names in (interpreter.get_input_details, interpreter.get_output_details):
+            names()  # which must be UTF-8
     except (RuntimeError, ValueError) as error:
         raise DDQError(f"the LiteRT runtime refuses this model: {error}") from error
     return interpreter

@@ -173,6 +173,7 @@ _BAD = {
     "missing flag": (["train", "--data=digits"], "--out must be given"),
     "missing argument": (["export", "--out={out}.tflite"], "give DDQ.keras"),
     "not a number": (["train", "--epochs=x"], "--epochs=x"),
+    "beyond any number": (["evaluate", "{float}", "--batch_size=99999999999999999999"], "99999"),
     "range of one": (["evaluate", "{float}", "--input_range=1"], "two numbers"),
     "missing file": (["quantize", "{out}x.keras", "{data}", "--out={out}.keras"], "not exist"),
     "truncated": (["quantize", "{half}", "{data}", "--out={out}.keras"], "half.keras"),
@@ -287,3 +288,11 @@ def test_the_demo(tmp_path: Path) -> None:
     assert accuracies["DDQ (LiteRT)"] >= accuracies["float"] - 0.02
     assert report.agreement is not None
     assert report.agreement.weight_codes_identical
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = "import sys; from ddq_tf.cli import run; sys.exit(run(['evaluate', '--help']))"
+    command = f'{sys.executable} -c "{code}" | head -1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    assert done.stderr == ""

@@ -1,5 +1,7 @@
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
@@ -129,3 +131,30 @@ def test_several_outputs_come_by_name():
     assert list(found) == ["y", "z"]
     np.testing.assert_allclose(found["y"], 3.0 * ones, atol=0.16)
     np.testing.assert_allclose(found["z"], 5.0 * ones, atol=0.31)
+
+
+def forged(change):
+    """A file of ours, changed."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(tflite.write(small_network())))
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def name_no_text(model):
+    model.subgraphs[0].tensors[0].name = b"\xff\xfe"
+
+
+def drop_operators(model):
+    model.subgraphs[0].operators = []
+
+
+def sign_another_tensor(model):
+    model.signatureDefs[0].inputs[0].tensorIndex = 3
+
+
+@pytest.mark.parametrize("change", [name_no_text, drop_operators, sign_another_tensor])
+def test_forged_files_are_refused(change):
+    with pytest.raises(DDQError):
+        Runner(forged(change))(np.zeros((1, 8, 8, 3), np.float32))

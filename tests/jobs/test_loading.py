@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,47 @@ def test_outputs_are_checked_early(tmp_path: Path) -> None:
         check_output(tmp_path / "a.h5", ".keras")
     with pytest.raises(DDQError, match="existing folder"):
         check_output(tmp_path / "absent" / "a.keras", ".keras")
+
+
+def rewritten(source: Path, target: Path, **members: bytes) -> Path:
+    """A .keras file with other members."""
+    with zipfile.ZipFile(source) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**held, **members}.items():
+            archive.writestr(name, content)
+    return target
+
+
+def test_a_file_that_is_no_archive_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.keras").write_bytes(b"hello")
+    with pytest.raises(DDQError, match=r"x.keras' is damaged, or no .keras file"):
+        jobs.load_model(tmp_path / "x.keras")
+
+
+def test_an_archive_that_inflates_is_refused(tmp_path: Path, trained: Any) -> None:
+    large = {"more.json": b" " * (1 << 30)}
+    path = rewritten(trained.path, tmp_path / "large.keras", **large)
+    with pytest.raises(DDQError, match=r"unpacks to 1,[\d,]+ bytes, more than 200 times"):
+        jobs.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        (b"[" * 100_000, None),
+        (b'{"crop": "x"}', "must note a number as crop"),
+        (b'{"input_range": 3}', "must note an input range of two ends"),
+        (b'{"input_range": [1, "x"]}', "must note an input range of two ends"),
+    ],
+)
+def test_forged_notes_are_named(
+    notes: bytes, message: str | None, tmp_path: Path, trained: Any
+) -> None:
+    path = rewritten(trained.path, tmp_path / "odd.keras", **{"ddq_tf.json": notes})
+    options = jobs.DataOptions(spec="digits", limit=16)
+    if message is None:
+        assert jobs.read_notes(path) == {}
+        return
+    with pytest.raises(DDQError, match=message):
+        jobs.evaluate_file(path, options)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.layers import weighted_layers
@@ -108,3 +114,64 @@ def test_it_is_removed_with_its_folder_unless_others_use_that(tmp_path):
     forget_training(folder)
     assert [f.name for f in folder.iterdir()] == ["mine.txt"]
     assert epochs_kept(folder) is None
+
+
+def held(notes):
+    """The file of a checkpoint without variables."""
+    file = io.BytesIO()
+    np.savez(file, notes=np.frombuffer(json.dumps(notes).encode(), np.uint8))
+    return bytearray(file.getvalue())
+
+
+GOOD = {"format": 1, "notes": {"epochs_done": 1, "history": {}}, "settings": {}, "variables": 0}
+
+
+@given(bit=st.integers(0, 8 * len(held(GOOD)) - 1))
+@settings(max_examples=300, deadline=None)
+def test_any_flipped_bit_is_harmless_or_named(tmp_path_factory, bit):
+    content = held(GOOD)
+    content[bit // 8] ^= 1 << bit % 8
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "training.npz").write_bytes(content)
+    with contextlib.suppress(DDQError):  # any other error fails the test
+        assert Checkpoint(folder).epochs_done >= 0
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        [],
+        None,
+        {**GOOD, "notes": {}},
+        {**GOOD, "notes": []},
+        {**GOOD, "notes": {"epochs_done": "x", "history": {}}},
+        {**GOOD, "notes": {"epochs_done": 1e999, "history": {}}},
+        {**GOOD, "notes": {"epochs_done": 1, "history": [1]}},
+        {**GOOD, "notes": {"epochs_done": 1, "history": {"loss": 3}}},
+        {**GOOD, "notes": {"epochs_done": 1, "history": {"loss": ["x"]}}},
+        {**GOOD, "settings": 3},
+        {**GOOD, "variables": "many"},
+    ],
+)
+def test_forged_notes_are_named(notes, tmp_path):
+    (tmp_path / "training.npz").write_bytes(held(notes))
+    for look in (Checkpoint, epochs_kept):
+        with pytest.raises(DDQError, match="cannot read the unfinished work"):
+            look(tmp_path)
+
+
+def test_what_unpacks_to_more_than_it_is_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "training.npz", notes=np.zeros(1 << 20, np.uint8))
+    with pytest.raises(DDQError, match="it is packed, which ddq_tf never does"):
+        Checkpoint(tmp_path)
+
+
+def test_missing_and_odd_variables_are_named(tmp_path):
+    model = compiled(mixed_net())
+    for arrays in ({}, {"variable_0": np.array(["x"])}):
+        file = io.BytesIO()
+        notes = np.frombuffer(json.dumps({**GOOD, "variables": 1}).encode(), np.uint8)
+        np.savez(file, notes=notes, **arrays)
+        (tmp_path / "training.npz").write_bytes(file.getvalue())
+        with pytest.raises(DDQError, match="unfinished work"):
+            model.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])

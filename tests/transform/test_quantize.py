@@ -251,10 +251,6 @@ REFUSED = {
         lambda: clipped(-1, 1),
         "needs to clip to 0 and a number > 0.*Received: -1 and 1",
     ),
-    "batch norm of rows": (
-        lambda: net(K.BatchNormalization(name="b"), K.Dense(2), shape=(6,)),
-        "'b'.*model's input",
-    ),
     "hard sigmoid of rows": (
         lambda: net(K.Dense(4, "hard_sigmoid", name="d"), shape=(6,)),
         "'d_hard_sigmoid'.*rank 4",
@@ -459,3 +455,99 @@ def test_operations_without_an_integer_form_say_what_would_have_one(use, message
     x = use(K.Conv2D(3, 1)(inputs))
     with pytest.raises(DDQError, match=message):
         quantize_model(keras.Model(inputs, x), FREE, images(8, (6, 6, 3)))
+
+
+def dense_net():
+    return keras.Sequential([keras.Input((6,)), K.Dense(8, name="one"), K.ReLU(), K.Dense(3)])
+
+
+def quantized_by_keras():
+    model = dense_net()
+    model.get_layer("one").quantize("int8")
+    return model
+
+
+def with_lora():
+    model = dense_net()
+    model.get_layer("one").enable_lora(2)
+    return model
+
+
+def with_shared_kernel():
+    inputs = keras.Input((6,))
+    one, two = K.Dense(6, use_bias=False, name="one"), K.Dense(6, use_bias=False, name="two")
+    outputs = two(K.ReLU()(one(inputs)))
+    two._tracker.unlock()
+    two._trainable_variables.clear()
+    two._kernel = one._kernel
+    two._tracker.lock()
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (quantized_by_keras, r"'one' \(Dense\): is quantized by Keras already \(int8\)"),
+        (with_lora, r"'one' \(Dense\): has LoRA weights .* save the model and load it again"),
+        (with_shared_kernel, "'two' .* shares its 'kernel' with layer 'one'"),
+    ],
+)
+def test_weights_that_are_no_plain_variables_of_a_layer_are_named(make, message):
+    with pytest.raises(DDQError, match=message):
+        quantize_model(make(), FREE, images(8, (6,)))
+
+
+@pytest.mark.parametrize("name", ["input image", "hey:)", "ünï", "a.b", "_x", "1"])
+def test_inputs_may_have_any_name_that_keras_trains_with(name, tmp_path):
+    inputs = keras.Input((8, 8, 3), name=name)
+    x = K.GlobalAveragePooling2D()(K.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, K.Dense(4)(x))
+    q = quantize_model(model, FREE, X)
+    q.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    q.fit(X, labels(48), verbose=0)
+    result = export_tflite(q, tmp_path / "net.tflite")
+    assert list(result.graph.inputs) == [name]
+    assert verify(q, result, X).equal_codes_share == 1
+
+
+def test_a_ddq_model_is_not_saved_as_h5(tmp_path):
+    with pytest.raises(DDQError, match=r"is saved in a .keras file"):
+        quantized(mixed_net()).save(tmp_path / "model.h5")
+
+
+def test_an_inner_model_called_for_inference_is_all_in_inference():
+    inner_input = keras.Input((8, 8, 3))
+    x = K.BatchNormalization(name="norm")(K.Conv2D(4, 3)(inner_input))
+    inner = keras.Model(inner_input, K.GaussianNoise(1.0)(K.Dropout(0.9)(x)))
+    inputs = keras.Input((8, 8, 3))
+    x = K.GlobalAveragePooling2D()(inner(inputs, training=False))
+    q = quantized(keras.Model(inputs, K.Dense(4)(x)), X, DDQConfig(budget=None, precisions=(8,)))
+    np.testing.assert_array_equal(array(q(X, training=True)), array(q(X, training=True)))
+    before = array(q.get_layer("norm").moving_mean)
+    compiled(q).fit(X, labels(48), verbose=0)
+    np.testing.assert_array_equal(array(q.get_layer("norm").moving_mean), before)
+
+
+def test_a_model_made_of_ddq_models_is_verified(tmp_path):
+    first = keras.Sequential([keras.Input((8, 8, 3)), K.Conv2D(4, 3, activation="relu")])
+    last = keras.Sequential([keras.Input((6, 6, 4)), K.GlobalAveragePooling2D(), K.Dense(3)])
+    q1, q2 = quantized(first), quantized(last, array(first(X)))
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, q2(q1(inputs)))
+    assert verify(model, export_tflite(model, tmp_path / "net.tflite"), X).equal_codes_share == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (X * np.nan, "holds NaN or infinite values"),
+        (X[:, :4], r"needs the shape \(batch, 8, 8, 3\)"),
+        (np.array([X[0], None], object), "must hold numbers. Received: arrays of type object"),
+    ],
+)
+def test_bad_data_are_told_alike_to_calibration_and_verification(data, message, tmp_path):
+    q = quantized(mixed_net())
+    result = export_tflite(q, tmp_path / "net.tflite")
+    for use in (lambda: quantized(mixed_net(), data), lambda: verify(q, result, data)):
+        with pytest.raises(DDQError, match=message):
+            use()
