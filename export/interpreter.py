@@ -13,11 +13,16 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from ddq_tf.errors import DDQError
+from ddq_tf.export.operators import OPERATORS
+from ddq_tf.export.tflite.reader import BUILTIN_NAMES, refusing_damage
 
 Model = bytes | str | os.PathLike[str]
 
 _DELEGATE = "DELEGATE"
 _MICRO_OPERATOR = b"TFLM_DECODE\0"
+# Operators that compute with the scales of their tensors, and tensors that must have them.
+_SCALED = {kind for kind, known in OPERATORS.items() if known.needs_scales}
+_EIGHT_BITS = (schema.TensorType.INT8, schema.TensorType.UINT8)
 
 
 def content_of(model: Model) -> bytes:
@@ -350,6 +355,7 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
             "TFLM_DECODE). `ddq verify` and `ddq evaluate` take it; for others export with another "
             "target"
         )
+    _check_quantized(content)
     resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = Interpreter(
@@ -363,6 +369,28 @@ def _load(model: Model, *, delegate: bool, num_threads: int) -> Interpreter:
     except (RuntimeError, ValueError) as error:
         raise DDQError(f"the LiteRT runtime refuses this model: {error}") from error
     return interpreter
+
+
+def _check_quantized(content: bytes) -> None:
+    """Raises DDQError for integers without a scale where a kernel needs one: LiteRT would abort."""
+    with refusing_damage(content):
+        model = schema.Model.GetRootAs(content)
+        for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+            for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+                code = model.OperatorCodes(operator.OpcodeIndex())
+                kind = BUILTIN_NAMES.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "")
+                if kind in _SCALED:
+                    _check_scales(graph, operator, kind)
+
+
+def _check_scales(graph: Any, operator: Any, kind: str) -> None:
+    places = [operator.Inputs(i) for i in range(operator.InputsLength())]
+    places += [operator.Outputs(i) for i in range(operator.OutputsLength())]
+    for tensor in (graph.Tensors(place) for place in places if place >= 0):
+        grid = tensor.Quantization()
+        scales = 0 if grid is None else grid.ScaleLength()
+        if tensor.Type() in _EIGHT_BITS and not scales:
+            raise DDQError(f"{kind} needs a scale for each 8-bit tensor. Received: one without")
 
 
 def _interface(

@@ -77,6 +77,12 @@ class Operator:
         no_requantizations
     )
 
+    @property
+    def needs_scales(self) -> bool:
+        """Whether its kernel computes with the scales of its tensors."""
+        multiplies = self.requantizations is not no_requantizations
+        return self.weights is not None or self.constants is not None or multiplies
+
 
 FUSED: Mapping[str, Any] = {"fused_activation_function": "NONE"}
 WINDOW: Mapping[str, Any] = {"padding": "VALID", "stride_h": 1, "stride_w": 1, **FUSED}
