@@ -97,7 +97,7 @@ def test_no_model(call, tmp_path):
         call(b"not a model")
     with pytest.raises(DDQError, match="cannot read"):
         call(tmp_path / "absent.tflite")
-    with pytest.raises(DDQError, match="refuses|is damaged"):
+    with pytest.raises(DDQError, match=r"refuses|is damaged"):
         call(tflite.write(small_network())[:900])
 
 
