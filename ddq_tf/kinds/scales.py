@@ -84,7 +84,7 @@ FAMILY = Family(
     rules=(
         LayerRule(
             layers=(L.BatchNormalization,),
-            words="BatchNormalization (folded, or alone on images)",
+            words="BatchNormalization (folded, or alone)",
             on_row=_batch_norm_row,
             problem=_check_batch_norm,
             output=Output.OWN,
