@@ -31,7 +31,7 @@ def deep() -> keras.Model:
     """A chain of small residual blocks."""
     inputs = keras.Input((8, 8, 8))
     x = inputs
-    small = keras.initializers.RandomNormal(0.0, 0.01, seed=0)  # 400 sums must not overflow
+    small: Any = keras.initializers.RandomNormal(0.0, 0.01, seed=0)  # 400 sums must not overflow
     for _ in range(_BLOCKS):
         conv = L.Conv2D(8, 1, use_bias=False, kernel_initializer=small)
         y = L.ReLU()(L.BatchNormalization()(conv(x)))
