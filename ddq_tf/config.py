@@ -11,7 +11,7 @@ from ddq_tf import xnnpack
 from ddq_tf.arguments import check_fields, check_types
 from ddq_tf.errors import DDQError
 from ddq_tf.rules import Rule
-from ddq_tf.scheme import MAX_BITS, WeightScheme, check_precisions
+from ddq_tf.scheme import MAX_BITS, WeightScheme, as_precisions, check_precisions
 from ddq_tf.targets import OpKind, Target, get_target
 
 AUTO = "auto"  # a budget that every model can meet
@@ -223,8 +223,7 @@ class DDQConfig:
     @property
     def activation_precisions(self) -> tuple[int, ...]:
         """The precisions that activations learn over."""
-        bits = self.activation_bits
-        return (bits,) if isinstance(bits, int) else tuple(bits)
+        return as_precisions(self.activation_bits)
 
     @property
     def resolved_target(self) -> Target:

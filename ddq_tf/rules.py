@@ -9,6 +9,7 @@ from typing import Any
 
 from ddq_tf.arguments import check_types
 from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.scheme import as_precisions
 
 # Of a rule: what is no option of a kernel's `WeightScheme`.
 _NO_OPTIONS = ("match", "in_float", "activation_bits", "layers", "activations")
@@ -123,10 +124,7 @@ class Rule:
     @property
     def activation_precisions(self) -> tuple[int, ...]:
         """What activations learn over; () if it says nothing of them."""
-        bits = self.activation_bits
-        if bits is None:
-            return ()
-        return (bits,) if isinstance(bits, int) else tuple(bits)
+        return () if self.activation_bits is None else as_precisions(self.activation_bits)
 
     @property
     def said(self) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class WeightScheme:
         return {**dataclasses.asdict(self), "precisions": list(self.precisions)}
 
 
+def as_precisions(bits: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns what is learned over, of one precision or several."""
+    return (bits,) if isinstance(bits, int) else tuple(bits)
+
+
 def check_precisions(name: str, precisions: Sequence[int]) -> None:
     """Raises DDQError unless precisions are distinct, ascending and within 2..8."""
     allowed = range(2, MAX_BITS + 1)

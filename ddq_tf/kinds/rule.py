@@ -124,7 +124,6 @@ def as_layer(
     make: Callable[[FlatNode], Any | None],
     *operations: type,
     needs: str,
-    words: str = "",
     examples: tuple[Example, ...],
 ) -> LayerRule:
     """The rule of operations, as in `keras.ops.mean(x, axis=(1, 2))`, that a layer does too.
@@ -133,8 +132,7 @@ def as_layer(
         make: the layer for a call, under the node's name; None where there is none.
         *operations: of Keras.
         needs: what the others need, in words.
-        words: see `LayerRule`.
-        examples: likewise.
+        examples: see `LayerRule`.
     """
 
     def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
@@ -150,9 +148,7 @@ def as_layer(
         received = ", ".join(f"{name}={value!r}" for name, value in given.items())
         return f"needs {needs}. Received: shape {node.shapes[0]}{received and ', '}{received}"
 
-    return LayerRule(
-        layers=operations, words=words, expand=expand, problem=problem, examples=examples
-    )
+    return LayerRule(layers=operations, expand=expand, problem=problem, examples=examples)
 
 
 # The attributes of operations that say what they do.

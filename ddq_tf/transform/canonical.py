@@ -7,10 +7,10 @@ images of one row (`transform.sequences`). Then neighbours:
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
 3. Rescalings in a row: one.
 4. A rescaling behind a convolution or dense layer: part of its weights.
-5. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
-   image of one pixel and back.
-6. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
+5. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
    for `grids.align` to move.
+6. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
+   image of one pixel and back.
 """
 
 from __future__ import annotations
