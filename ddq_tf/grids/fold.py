@@ -167,16 +167,25 @@ def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
         )
     gain, shift = batch_norm_affine(after.layer, channels)
     signs = np.where(gain < 0, -1, 1)
-    dead = scale * np.abs(gain) < _DEAD
-    live = np.where(dead, 0, signs).astype(np.int8).reshape(layer.quantizer.channel_shape)
+    steps, bias = scale * np.abs(gain), gain * bias + shift
+    live = np.where(steps < _DEAD, 0, signs).astype(np.int8).reshape(layer.quantizer.channel_shape)
     return FoldedLayer(
         node=node,
         batch_norm=after.layer,
         output=after.outputs[0],
         make_codes=lambda: layer.integer_weights()[0] * live,
-        scale=np.where(dead, scale, scale * np.abs(gain)).astype(np.float32),
-        bias=gain * bias + shift,
+        scale=_scales(graph, node, steps, bias),
+        bias=bias,
     )
+
+
+def _scales(graph: FlatGraph, node: FlatNode, steps: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Steps as float32; of dead channels, which only give their bias, the finest that holds it."""
+    dead = steps < _DEAD
+    if dead.any():
+        finest = 1.001 * np.abs(bias) / (float(grid_of(graph, node.inputs[0]).scale) * BIAS_MAX)
+        steps = np.where(dead, np.maximum(finest, _DEAD), steps)
+    return steps.astype(np.float32)
 
 
 def fold_in_float(graph: FlatGraph, node: FlatNode) -> tuple[np.ndarray, np.ndarray, int]:
@@ -203,14 +212,13 @@ def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
     chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0
     gain, shift = compose(chain, channels)
     code = best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))
-    dead = np.abs(gain) < _DEAD
-    codes = np.where(dead, 0, np.where(gain < 0, -code, code))
+    codes = np.where(np.abs(gain) / code < _DEAD, 0, np.where(gain < 0, -code, code))
     return FoldedLayer(
         node=node,
         batch_norm=chain[-1].layer,
         output=chain[-1].outputs[0],
         make_codes=lambda: codes.astype(np.int8).reshape(1, 1, channels, 1),
-        scale=(np.where(dead, np.abs(gain).max() or 1.0, np.abs(gain)) / code).astype(np.float32),
+        scale=_scales(graph, node, np.abs(gain) / code, shift),
         bias=shift,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from ddq_tf import xnnpack
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import stays_inside
-from ddq_tf.grids.fold import fold, grid_of, quantizer_after, source_of
+from ddq_tf.grids.fold import BIAS_MAX, fold, grid_of, quantizer_after, source_of
 from ddq_tf.grids.relations import SUMS
 from ddq_tf.kinds import rule_of
 from ddq_tf.layers import DDQBorderGain, DDQWeightedLayer
@@ -131,9 +131,9 @@ def _sum_problem(graph: FlatGraph, node: FlatNode, target: Target) -> str | None
             quantizer.choose(index)
             folded = fold(graph, node)
             codes = np.abs(folded.codes.astype(np.int64))
-            sums = codes.sum(axis=tuple(range(codes.ndim - 1))).max() * largest
+            sums = codes.reshape(-1, folded.scale.size).sum(axis=0) * largest
             unit = float(grid.scale) * folded.scale.astype(np.float64)
-            total = float(sums + min(np.abs(folded.bias / unit).max(), 2.0**26))
+            total = float((sums + np.minimum(np.abs(folded.bias / unit), BIAS_MAX)).max())
             if total >= limit:
                 worst = (bits, total, limit)
     finally:
@@ -149,8 +149,9 @@ def _sum_problem(graph: FlatGraph, node: FlatNode, target: Target) -> str | None
 
 
 def _terms(node: FlatNode) -> int:
-    shape = node.layer.kernel.shape
-    return int(np.prod(shape[:-1]))
+    """The number of products in a sum."""
+    quantizer = node.layer.quantizer
+    return quantizer.num_weights // quantizer.num_channels
 
 
 def _kind(node: FlatNode) -> str | None:

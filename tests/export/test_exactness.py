@@ -263,6 +263,13 @@ def test_numbers_far_apart(name, tmp_path):
     compare(model, tmp_path, scale)
 
 
+def test_betas_alone_behind_steps_far_above_them(tmp_path):
+    """One range for a kernel of which a BatchNorm leaves nothing: its steps lie far above betas."""
+    norm = K.BatchNormalization(gamma_initializer="zeros", beta_initializer=constant(0.01))
+    model = net(lambda i: norm(conv(4, kernel_initializer=constant(1e4))(i)))
+    exact(model, tmp_path, config=DDQConfig(budget=None, per_channel=False))
+
+
 def test_a_loop_of_ones_own_is_exported_as_exactly(tmp_path):
     model = net(lambda i: K.Dense(4)(K.GlobalAveragePooling2D()(conv(8, 3, activation="relu")(i))))
     quantized = quantize_model(model, DDQConfig(budget=None, precisions=(4,)), smooth())
