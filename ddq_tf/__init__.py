@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddq_tf import models as models
     from ddq_tf.reconstruction import ReconstructionConfig, reconstruct_model
     from ddq_tf.search import DDQModel, PrecisionSearch
-    from ddq_tf.transform import quantize_model
+    from ddq_tf.transform import KernelRange, Ranges, quantize_model
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,9 @@ __all__ = [
     "DDQConfig",
     "DDQError",
     "DDQModel",
+    "KernelRange",
     "PrecisionSearch",
+    "Ranges",
     "ReconstructionConfig",
     "Rule",
     "Target",
@@ -38,12 +40,14 @@ __all__ = [
 # Loaded on first use: Keras takes seconds to import, and `ddq --help` or a report need none of it.
 _LAZY = {
     "DDQModel": "ddq_tf.search",
+    "KernelRange": "ddq_tf.transform",
+    "Ranges": "ddq_tf.transform",
     "PrecisionSearch": "ddq_tf.search",
     "ReconstructionConfig": "ddq_tf.reconstruction",
     "quantize_model": "ddq_tf.transform",
     "reconstruct_model": "ddq_tf.reconstruction",
 }
-_LAZY_MODULES = ("callbacks", "data", "export", "layers", "models", "training")
+_LAZY_MODULES = ("callbacks", "data", "export", "layers", "models", "tfmot", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -142,6 +142,7 @@ DDQ_FLAGS = (
         "leave out the lowest code, as -8 of 4 bits, of a fixed grid",
         _DEFAULTS.narrow_range,
     ),
+    line.switch("keep_zeros", "let weights that are 0, as of a pruned network, stay so"),
     line.switch("per_tensor", "one weight range per layer instead of one per channel"),
     line.whole_numbers(
         "activation_bits",

@@ -141,6 +141,8 @@ class DDQConfig:
             arbitrary codes.
         level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
         correction: coefficient of the gradient correction of free levels.
+        keep_zeros: whether weights that are exactly 0 stay so through `fit`, as those of a pruned
+            network; uniform levels only. `reconstruct_model` then leaves out the closed form.
         activation_bits: precision of activations, or several to learn over. Inputs, outputs and
             what sigmoid, tanh, hard-sigmoid and softmax write stay at 8 bits.
         activation_budget: mean bits of the activations that learn their precision, or None for no
@@ -164,6 +166,7 @@ class DDQConfig:
     levels: str = "uniform"
     level_init: str = "uniform"
     correction: float = 1.0
+    keep_zeros: bool = False
     activation_bits: int | tuple[int, ...] = 8
     activation_budget: float | None = None
     activation_calibration: str = "mse"

@@ -45,6 +45,7 @@ class Rule:
         levels: likewise.
         level_init: likewise.
         correction: likewise.
+        keep_zeros: likewise.
         in_float: whether the layer stays a float32 layer, in the file too: between DEQUANTIZE and
             QUANTIZE, from 8-bit inputs to a quantized output. Its kernel takes 4 bytes a weight,
             which no budget counts. Sums of floats depend on their order, so a code behind it may,
@@ -68,6 +69,7 @@ class Rule:
     levels: str | None = None
     level_init: str | None = None
     correction: float | None = None
+    keep_zeros: bool | None = None
     in_float: bool = False
     activation_bits: int | Sequence[int] | None = None
     layers: tuple[str, ...] = ()

@@ -28,6 +28,8 @@ class WeightScheme:
         levels: "uniform" or "free", learned ones.
         level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
         correction: coefficient of the gradient correction of free levels, 0 or above.
+        keep_zeros: whether weights that are exactly 0 stay so while the rest trains, as those of a
+            pruned network; with uniform levels, which have a 0.
 
     Raises:
         DDQError: if options are unknown or contradict each other.
@@ -44,6 +46,7 @@ class WeightScheme:
     levels: str = "uniform"
     level_init: str = "uniform"
     correction: float = 1.0
+    keep_zeros: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -59,6 +62,11 @@ class WeightScheme:
                 "free levels are narrow and have one precision per layer; choose levels='uniform'. "
                 f"Received: narrow_range={self.narrow_range}, "
                 f"channel_precision={self.channel_precision}"
+            )
+        if self.keep_zeros and self.levels == "free":
+            raise DDQError(
+                "keep_zeros needs levels='uniform': free levels need not have a 0. "
+                "Received: levels='free'"
             )
         if self.channel_precision and not self.per_channel:
             raise DDQError(

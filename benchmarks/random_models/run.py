@@ -219,7 +219,7 @@ def _outputs(model: Any, data: list[np.ndarray]) -> list[np.ndarray]:
 def _compare_floats(model: Any, q: Any, data: list[np.ndarray]) -> None:
     """The DDQ model with all quantizers off, before alignment, against the float model."""
     wanted = _outputs(model, data)
-    twin = rebuilt(canonical(flatten(model)), q.ddq_config, model)
+    twin = rebuilt(canonical(flatten(model)), q.ddq_config, model).model
     for layer in twin.layers:
         if isinstance(layer, DDQFixedGrid):
             layer.call = lambda inputs, lift=0.0: inputs

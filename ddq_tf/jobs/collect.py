@@ -49,6 +49,8 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
         family=layer.quantizer.scheme.levels,
         scale_min=steps.min(),
         scale_max=steps.max(),
+        float_zeros=layer.float_zeros,
+        zeros=np.mean(codes == 0),
         histogram=WeightHistogram.measure(
             kernel / layer.quantizer.range_in_force(), layer.quantizer.levels_in_force()
         ),

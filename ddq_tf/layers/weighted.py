@@ -27,8 +27,10 @@ class DDQWeightedLayer:
         scheme: how the kernel is quantized; or the options of `WeightScheme` one by one.
         quantizer_trainable: whether range, levels and precision learn. `trainable` speaks of
             kernel and bias alone: a frozen kernel too gets the grid that suits it.
+        float_zeros: see the attribute.
 
     Attributes:
+        float_zeros: the share of zeros in the float kernel that it was made from.
         probe: sees inputs and their products with the kernel, while something is measured; or
             None.
     """
@@ -40,6 +42,7 @@ class DDQWeightedLayer:
     name: str
     _trainable: bool
     _trainable_variables: list[Any]
+    float_zeros: float
     probe: Probe | None = None
 
     def __init__(
@@ -47,10 +50,12 @@ class DDQWeightedLayer:
         *args: Any,
         scheme: WeightScheme | None = None,
         quantizer_trainable: bool = True,
+        float_zeros: float = 0.0,
         **kwargs: Any,
     ) -> None:
         scheme = scheme or WeightScheme.taken_from(kwargs)
         super().__init__(*args, **kwargs)
+        self.float_zeros = float_zeros
         self.quantizer = WeightQuantizer(
             scheme=scheme,
             channel_axes=self._channel_axes,
@@ -105,6 +110,7 @@ class DDQWeightedLayer:
             **super().get_config(),  # type: ignore[misc]
             **self.quantizer.scheme.to_dict(),
             "quantizer_trainable": self.quantizer.trainable,
+            "float_zeros": self.float_zeros,
         }
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

@@ -130,6 +130,8 @@ class WeightQuantizer(LearnedPrecision):
         kernel = ops.copy(kernel)  # a tensor: custom gradients take no variables
         if self.bypass:
             return kernel
+        if self.scheme.keep_zeros and training:
+            kernel = ops.where(ops.equal(kernel, 0), 0.0, kernel)  # no gradient there
         selection = self.selection(training)
         tensors = (kernel, *self._parameters(training))
         if not training:
@@ -194,6 +196,14 @@ class WeightQuantizer(LearnedPrecision):
     def _set_ranges(self, ranges: Sequence[np.ndarray]) -> None:
         self.base_range.assign(np.stack(ranges).reshape(self.base_range.shape))
         self.log_range.assign(np.zeros(self.log_range.shape, np.float32))
+
+    def set_range_at(self, index: int, alpha: np.ndarray) -> None:
+        """Sets the ranges at precision number `index`: > 0, broadcast to their shape."""
+        base = np.array(ops.convert_to_numpy(self.base_range))
+        log = np.array(ops.convert_to_numpy(self.log_range))
+        base[index], log[index] = alpha, 0.0
+        self.base_range.assign(base)
+        self.log_range.assign(log)
 
     @property
     def num_weights(self) -> int:

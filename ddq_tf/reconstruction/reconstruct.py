@@ -32,7 +32,7 @@ from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
 from ddq_tf.training.kept import Kept, broken, forget, keep
-from ddq_tf.transform.calibrate import calibrate, float_network
+from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels, float_network
 from ddq_tf.transform.quantize import quantize_model
 
 FILE = "reconstruction.npz"
@@ -124,7 +124,8 @@ def reconstruct_model(
     if recipe.equalize:
         batches = [x for (x,) in examples_of(examples, interface, config.calibration_images)]
         equalize(quantized, batches)
-        calibrate(quantized, batches, config.seed, config.activation_calibration)
+        calibrate_kernels(quantized)
+        calibrate_activations(quantized, batches, config.seed, config.activation_calibration)
     calibrated()
     keras.utils.set_random_seed(recipe.seed)
     x = views_of(examples, recipe.views, recipe.seed)

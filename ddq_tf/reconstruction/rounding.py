@@ -39,8 +39,8 @@ def round_block(
     First `kernel_for`, then `round_kernel`. What is left of the shift of the outputs' means goes
     into the moving mean of the BatchNormalization behind, else into the bias.
 
-    Layers that stand several times in the model, transposed and grouped convolutions, and those
-    with more than 4096 inputs to an output keep their kernels.
+    Layers that stand several times in the model, transposed and grouped convolutions, those with
+    more than 4096 inputs to an output, and those whose zeros are to stay keep their kernels.
 
     Args:
         block: its layers must have ranges; kernels end on their levels.
@@ -198,7 +198,9 @@ def descend(
 
 
 def is_plain(layer: Any) -> bool:
-    """Returns whether a layer's kernel can be rounded by correlations."""
+    """Returns whether a layer's kernel can be rounded by correlations, which leaves no zeros."""
+    if layer.quantizer.scheme.keep_zeros:
+        return False
     if layer.kind is OpKind.DEPTHWISE:
         return True
     is_grouped = getattr(layer, "groups", 1) > 1

@@ -121,6 +121,8 @@ class LayerReport(_Record):
         family: of its levels, "uniform" or "free".
         scale_min: the smallest channel scale.
         scale_max: the largest channel scale.
+        float_zeros: the share of zeros among the float weights that training started from.
+        zeros: the share of zeros among the codes.
         histogram: of the weights, if measured.
     """
 
@@ -136,6 +138,8 @@ class LayerReport(_Record):
     family: str
     scale_min: float
     scale_max: float
+    float_zeros: float = 0.0
+    zeros: float = 0.0
     histogram: WeightHistogram | None = None
 
 
@@ -274,6 +278,11 @@ class Report(_Record):
         if not self.num_weights:
             return None
         return sum(layer.num_weights * layer.num_bits for layer in self.layers) / self.num_weights
+
+    def share_of_zeros(self, name: str) -> float:
+        """Returns `float_zeros` or `zeros` of all weights together."""
+        found = sum(layer.num_weights * getattr(layer, name) for layer in self.layers)
+        return found / self.num_weights if self.num_weights else 0.0
 
     @property
     def errors(self) -> dict[str, tuple[float, ...]]:

@@ -145,6 +145,8 @@ def _bits(report: Report) -> str:
         f"{wording.size(report.weights_size_bytes)}. Bars upwards: bits learned; bars downwards: "
         f"bytes in the file."
     )
+    if zeros := wording.zeros_sentence(report):
+        summary += f" {zeros}."
     kinds = dict.fromkeys(layer.kind for layer in report.layers)
     legend = _legend((f"k-{wording.kind_class(kind)}", kind) for kind in kinds)
     chart = charts.bits_per_layer(report.layers, report.average_bits)
@@ -272,6 +274,7 @@ def _layer_card(layer: LayerReport, is_open: bool) -> str:
         ("Stored in", f"{layer.stored_bits} bits, {wording.size(layer.size_bytes)}"),
         ("Error, Σ(w − x_q)² / Σw²", wording.error(layer.quantization_error)),
         ("Scales", f"{layer.scale_min:.4g} to {layer.scale_max:.4g}"),
+        ("Zeros", f"{wording.percent(layer.zeros, 1)} of the codes"),
     )
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in facts)
     chart = ""

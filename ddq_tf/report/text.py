@@ -42,6 +42,8 @@ def render(report: Report, console: Console) -> None:
     if report.layers:
         console.print(_layers_table(report, console))
         _print(console, _layers_summary(report))
+        if zeros := wording.zeros_sentence(report):
+            _print(console, zeros)
     if report.agreement:
         console.print()
         _print(console, "Agreement of the file with the trained model", "bold")

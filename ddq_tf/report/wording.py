@@ -7,6 +7,7 @@ import math
 from ddq_tf.report.data import FLOAT_LABEL, STOCK_LABEL, Agreement, ModelVariant, Report
 
 NONE = "-"
+_SPARSE = 0.05  # a share of zeros that somebody meant
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -65,6 +66,14 @@ def standard_error(variant: ModelVariant) -> float | None:
     if variant.accuracy is None or not variant.num_samples or not 0 <= variant.accuracy <= 1:
         return None
     return math.sqrt(variant.accuracy * (1 - variant.accuracy) / variant.num_samples)
+
+
+def zeros_sentence(report: Report) -> str:
+    """Returns how many zeros a sparse network had and has; nothing of one that had few."""
+    before, now = report.share_of_zeros("float_zeros"), report.share_of_zeros("zeros")
+    if before < _SPARSE:
+        return ""
+    return f"{percent(before, 1)} of the float weights were 0, {percent(now, 1)} of the codes are"
 
 
 def short_kind(kind: str) -> str:

@@ -41,23 +41,29 @@ class _Sampler:
         return np.concatenate(self._parts)
 
 
-def calibrate(model: keras.Model, batches: list[Any], seed: int, method: str) -> None:
-    """Sets every range of a DDQ model: weights by their kernels, activations by the data.
+def calibrate_kernels(model: keras.Model) -> None:
+    """Sets the ranges of all kernels of a DDQ model, with its weights in place."""
+    for layer in weighted_layers(model):
+        layer.quantizer.calibrate(ops.convert_to_numpy(layer.kernel))
+
+
+def calibrate_activations(model: keras.Model, batches: list[Any], seed: int, method: str) -> None:
+    """Sets the ranges of all activations of a DDQ model by the data; without data, none.
 
     The data passes through the float network (quantizers off), so that no range depends on the
     order of layers. A "linear" activation that never went below 0 gets an unsigned grid.
 
     Args:
         model: a DDQ model with its weights in place.
-        batches: inputs, as the model takes them.
+        batches: inputs, as the model takes them; may be none.
         seed: for sampling values.
         method: of activations, "mse" or "percentile".
 
     Raises:
         DDQError: if an activation is not finite on the data.
     """
-    for layer in weighted_layers(model):
-        layer.quantizer.calibrate(ops.convert_to_numpy(layer.kernel))
+    if not batches:
+        return
     samplers, arrived = _observe(model, batches, seed)
     broken = [name for name, s in samplers.items() if not np.isfinite(s.values).all()]
     if broken:
@@ -135,7 +141,7 @@ def _set_activation_range(
         # Nothing but zeros: of what arrived, should it live again.
         quantizer.set_range(min(arrived or 1.0, quantizer.ceiling or np.inf))
     elif not quantizer.learned:
-        quantizer.set_range(_input_range(values, quantizer.qmax))
+        quantizer.set_range(input_range(values, quantizer.qmax))
     else:
         least = min(arrived * _LEAST_SHARE, quantizer.ceiling or np.inf)
         limits = [quantizer.limits(bits) for bits in quantizer.precisions]
@@ -147,8 +153,8 @@ def _set_activation_range(
         quantizer.set_range([max(each, least) for each in ranges])
 
 
-def _input_range(values: np.ndarray, qmax: int) -> float:
-    """The range of a model's input: all of the data; for images in 0..255 exactly these bytes."""
+def input_range(values: np.ndarray, qmax: int) -> float:
+    """Returns the range of an input: all of the data; for images in 0..255 exactly these bytes."""
     low, high = float(values.min()), float(values.max())
     if qmax == 255 and low >= 0 and 127 < high <= 255:
         return 255.0

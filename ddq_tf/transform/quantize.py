@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -21,16 +21,21 @@ from ddq_tf.grids.relations import conflicts
 from ddq_tf.rules import Place, resolved
 from ddq_tf.search import DDQModel, own_attributes, weight_budget
 from ddq_tf.targets import Target
-from ddq_tf.transform.calibrate import calibrate
+from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels
 from ddq_tf.transform.canonical import canonical, origin_of
-from ddq_tf.transform.rebuild import blocks_of_own_precision, rebuild
+from ddq_tf.transform.ranges import KnownRanges, Ranges, as_ranges
+from ddq_tf.transform.rebuild import Rebuilt, blocks_of_own_precision, rebuild
 from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
 from ddq_tf.transform.supported import problems_of, problems_of_weights
 
 
 def quantize_model(
-    model: keras.Model, config: DDQConfig | None = None, calibration: Any = None
+    model: keras.Model,
+    config: DDQConfig | None = None,
+    calibration: Any = None,
+    *,
+    ranges: Ranges | Mapping[str, tuple[float, float]] | None = None,
 ) -> DDQModel:
     """Returns a DDQ model that starts from a float model's weights; the original stays as it is.
 
@@ -46,6 +51,9 @@ def quantize_model(
             several inputs), or batches of them with or without labels (a tf.data pipeline, a
             PyDataset, a list, a generator, a function that returns one); a few hundred examples
             are plenty, and no more than `config.calibration_images` are read.
+        ranges: what is known already, as of `ddq_tf.tfmot.from_tfmot`; it counts instead of
+            calibration. A mapping from layers to (min, max) of what they write will do. Where it
+            tells of all activations, no calibration data is needed.
 
     Returns:
         A `DDQModel` with calibrated ranges, at the highest precisions, to compile and fit.
@@ -58,8 +66,9 @@ def quantize_model(
     """
     config = DDQConfig() if config is None else config
     check_is("config", config, DDQConfig, cure="; data goes to calibration")
+    given = as_ranges(ranges)
     with _in_float32():
-        return _quantized(model, config, calibration)
+        return _quantized(model, config, calibration, given)
 
 
 @contextlib.contextmanager
@@ -77,7 +86,7 @@ def _in_float32() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQModel:
+def _quantized(model: keras.Model, config: DDQConfig, calibration: Any, ranges: Ranges) -> DDQModel:
     if isinstance(model, DDQModel):
         raise DDQError(
             f"model {model.name!r} is quantized already: train it on with fit, or pass the float "
@@ -92,14 +101,21 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQMo
     )
     attributes = own_attributes(model)
     interface = Interface(model)
-    examples = examples_of(calibration, interface, config.calibration_images)
-    batches = [interface.packed(arrays) for arrays in examples]
-    quantized = rebuilt(graph, config, model)
+    batches = []
+    if calibration is not None or ranges.say_nothing:
+        examples = examples_of(calibration, interface, config.calibration_images)
+        batches = [interface.packed(arrays) for arrays in examples]
+    quantized, grids = rebuilt(graph, config, model)
+    known = KnownRanges(ranges, flat, graph, grids)
     quantized.take_over(attributes)
     weight_budget(quantized, config)
+    if calibration is None:
+        known.check_whole(quantized)
     if not config.narrow_range:
         make_gains_positive(quantized)
-    calibrate(quantized, batches, config.seed, config.activation_calibration)
+    calibrate_kernels(quantized)
+    calibrate_activations(quantized, batches, config.seed, config.activation_calibration)
+    known.set_all(quantized)
     raise_all(f"model {model.name!r} cannot be quantized:", narrow(flatten(quantized)))
     align(quantized)
     found = problems(flatten(quantized), config.resolved_target)
@@ -107,7 +123,7 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any) -> DDQMo
     return quantized
 
 
-def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
+def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> Rebuilt:
     """Returns the uncalibrated model, whose scales can meet all that operators ask of them.
 
     Args:
@@ -116,9 +132,9 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
         model: the float model.
     """
     graph = separate_tied(graph)
-    quantized = rebuild(graph, config, model)
-    places = conflicts(flatten(quantized))
-    return rebuild(separate(graph, places), config, model) if places else quantized
+    found = rebuild(graph, config, model)
+    places = conflicts(flatten(found.model))
+    return rebuild(separate(graph, places), config, model) if places else found
 
 
 def _kernels(graph: FlatGraph) -> list[Place]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import functional_of, output_names, unused
 from ddq_tf.graph.inputs import input_structure
 from ddq_tf.kinds import (
@@ -30,7 +31,13 @@ from ddq_tf.kinds import (
     rule_of,
 )
 from ddq_tf.kinds.checks import does_linear
-from ddq_tf.layers import DDQActivation, DDQConv2DTranspose, DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQConv2DTranspose,
+    DDQFixedGrid,
+    DDQSoftmax,
+    DDQWeightedLayer,
+)
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, own_class
 from ddq_tf.transform.ties import Ties, block, fused_activation
@@ -39,7 +46,19 @@ from ddq_tf.transform.ties import Ties, block, fused_activation
 _OTHER_LETTERS = re.compile(r"^[^A-Za-z0-9.]|[^A-Za-z0-9_.\\/>-]")
 
 
-def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel:
+class Rebuilt(NamedTuple):
+    """A DDQ model, and what lies where in it.
+
+    Attributes:
+        model: uncalibrated.
+        grids: for each tensor of the float graph that has a grid, the layer that it lies on.
+    """
+
+    model: DDQModel
+    grids: dict[int, Any]
+
+
+def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> Rebuilt:
     """Returns the uncalibrated DDQ model of a supported graph, with the float model's weights.
 
     Args:
@@ -47,7 +66,8 @@ def rebuild(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> DDQModel
         config: of the DDQ model.
         model: the float model, for its class, the structure and the names of inputs and outputs.
     """
-    return _Rebuilder(graph, config).run(model)
+    walk = _Rebuilder(graph, config)
+    return Rebuilt(walk.run(model), walk.grids)
 
 
 class _Rebuilder:
@@ -274,6 +294,8 @@ class _WithWeights:
             ):
                 transposed = isinstance(self.layer, DDQConv2DTranspose) and mine.name == "kernel"
                 mine.assign(keras.ops.swapaxes(theirs, -1, -2) if transposed else theirs)
+            if isinstance(self.layer, DDQWeightedLayer):
+                self.layer.float_zeros = float(np.mean(as_float64(self.layer.kernel) == 0))
             self._copied = True
         return outputs
 

@@ -89,7 +89,7 @@ def test_every_example_is_computed_exactly(name, tmp_path):
 def test_without_rounding_an_example_is_the_float_layer(name):
     model = uses_of(GROUPS[name])
     x = images(4, GROUPS[name][0].shape)
-    twin = rebuilt(canonical(flatten(model)), DDQConfig(budget=None), model)
+    twin = rebuilt(canonical(flatten(model)), DDQConfig(budget=None), model).model
     without_grids(twin)
     # Slopes of leaky ReLUs are rounded to odd multiples of 1/256.
     slopes = ("Leaky", "Relu", "ReLU", "Activation-3")

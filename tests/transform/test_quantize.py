@@ -382,7 +382,7 @@ def test_a_layer_called_twice_keeps_the_ceiling_behind_one_of_its_calls(ceiling,
     x = keras.layers.BatchNormalization()(x) if norm else x
     model = shake(keras.Model(inputs, [keras.layers.ReLU(ceiling)(x), first]))
     x = 20 * images(16)
-    twin = rebuilt(canonical(flatten(model)), FREE, model)
+    twin = rebuilt(canonical(flatten(model)), FREE, model).model
     with float_network(twin):
         for ours, theirs in zip(twin(x), model(x), strict=True):
             np.testing.assert_allclose(array(ours), array(theirs), rtol=1e-5, atol=1e-5)
