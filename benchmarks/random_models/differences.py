@@ -18,6 +18,7 @@ from ddq_tf.targets import get_target
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _BUILT_IN = ("SOFTMAX", "GELU")
+_NARROW = ("INT4", "INT2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def is_documented(first: First, target: str) -> bool:
     """Whether the README says that an operator rounds differently from Keras."""
     if first.kind in _BUILT_IN:
         return first.largest <= 1
-    narrow = first.weights in ("INT4", "INT2")
+    narrow = first.weights in _NARROW
     return target == "litert-compact" and first.kind in _CONVOLUTIONS and narrow
 
 
@@ -101,7 +102,7 @@ def _unclamped(graph: Graph, op: Op) -> Op:
 
 
 def _hidden(graph: Graph, op: Op, trained: dict[str, np.ndarray]) -> Op | None:
-    """The operator with narrow weights that a difference comes from, if Keras hides it.
+    """The built-in kernel with narrow weights that a difference comes from, if Keras hides it.
 
     Several layers, or calls of one, may be one operator: then Keras shows no result between.
     """
@@ -110,7 +111,7 @@ def _hidden(graph: Graph, op: Op, trained: dict[str, np.ndarray]) -> Op | None:
             continue
         for writer in graph.ops:
             if name in writer.outputs:
-                narrow = _weights(graph, writer) in ("INT4", "INT2")
+                narrow = _weights(graph, writer) in _NARROW and writer.kind in _CONVOLUTIONS
                 found = writer if narrow else _hidden(graph, writer, trained)
                 if found is not None:
                     return found

@@ -65,14 +65,16 @@ def compose(chain: list[FlatNode], channels: int) -> tuple[np.ndarray, np.ndarra
 def best_code(gain: np.ndarray, shift: np.ndarray, input_scale: float) -> int:
     """Returns the code w whose bias steps gain * s_x / w come closest to the shifts.
 
-    Among 64..127; 1 where nothing is shifted, as the largest steps of sums leave least doubt.
+    Among 64..127; 1 where nothing is shifted, as the largest steps of sums leave least doubt. Of
+    codes that differ by no more than float32 rounds, the largest: alignment must not change it.
     """
     if not shift.any():
         return 1
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(gain == 0, 0.0, shift / (np.abs(gain) * input_scale))
     errors = {w: np.abs(w * steps - np.rint(w * steps)).max() / w for w in range(127, 63, -1)}
-    return min(errors, key=lambda w: round(errors[w], 9))
+    rounded = 2.0**-23 * np.abs(steps).max()
+    return max(w for w, error in errors.items() if error <= min(errors.values()) + rounded)
 
 
 def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -38,6 +38,7 @@ from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 
 _SMALL = 1e-4
 _CLEAR = 2e-3
+_MOST_ROUNDS = 10
 
 
 def align(model: keras.Model) -> None:
@@ -55,15 +56,25 @@ def align(model: keras.Model) -> None:
     for nodes in _weighted(graph):
         for node in nodes:
             _make_room_for_bias(graph, node)
-        # Twice for affine layers: their code (`grids.affine.best_code`) depends on what moves.
-        for _ in range(1 if isinstance(nodes[0].layer, DDQWeightedLayer) else 2):
-            for node in nodes:
-                _align_multipliers(graph, node, shared=len(nodes) > 1)
-                _align_bias(graph, node)
+        codes, before = _codes(graph, nodes), None
+        for _ in range(_MOST_ROUNDS):
+            for node, code in zip(nodes, codes, strict=True):
+                _align_multipliers(graph, node, code, shared=len(nodes) > 1)
+                _align_bias(graph, node, code)
+            codes, before = _codes(graph, nodes), codes
+            if codes == before:
+                break
         for node in nodes:
             _keep_from_middles(graph, node)
     aligned: Any = model
     aligned.aligned_digest = _digest(model)
+
+
+def _codes(graph: FlatGraph, nodes: list[FlatNode]) -> list[int | None]:
+    """Of affine layers the code that their bias asks for, which may change with what moves."""
+    if isinstance(nodes[0].layer, DDQWeightedLayer):
+        return [None] * len(nodes)
+    return [int(np.abs(fold(graph, node).codes).max()) or 1 for node in nodes]
 
 
 def align_if_needed(model: keras.Model) -> bool:
@@ -122,12 +133,12 @@ def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
         quantizer.rescale(factor if quantizer.per_channel else factor.max())
 
 
-def _align_multipliers(graph: FlatGraph, node: FlatNode, *, shared: bool) -> None:
+def _align_multipliers(graph: FlatGraph, node: FlatNode, code: int | None, *, shared: bool) -> None:
     """Moves each output channel's kernel and range: M = s_x s_w / s_y.
 
     Where several BatchNorms share a kernel, or its channels a range, the BatchNorm moves.
     """
-    folded = fold(graph, node)
+    folded = fold(graph, node, code)
     reader = quantizer_after(graph, folded.output)
     if reader is None:
         return
@@ -145,16 +156,20 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode, *, shared: bool) -> Non
         _scale_channels(node.layer, factor)
     else:
         _scale_affine(folded.batch_norm, factor)
-    _keep_steps_of_bias(graph, folded, multiplier > GREATEST, input_scale)
+    _keep_steps_of_bias(graph, folded, code, multiplier > GREATEST, input_scale)
 
 
 def _keep_steps_of_bias(
-    graph: FlatGraph, before: FoldedLayer, capped: np.ndarray, input_scale: float
+    graph: FlatGraph,
+    before: FoldedLayer,
+    code: int | None,
+    capped: np.ndarray,
+    input_scale: float,
 ) -> None:
     """A step of the sum of which became smaller leaves its bias as many steps."""
     if not capped.any():
         return
-    after = fold(graph, before.node)
+    after = fold(graph, before.node, code)
     steps = np.rint(before.bias / (input_scale * before.scale.astype(np.float64)))
     wanted = np.clip(steps, 1 - BIAS_MAX, BIAS_MAX - 1) * input_scale * after.scale
     _shift_bias(graph, after, np.where(capped, wanted - after.bias, 0.0))
@@ -179,12 +194,12 @@ def _scale_channels(layer: Any, factor: np.ndarray) -> None:
     quantizer.rescale(factor if quantizer.per_channel else factor[0])
 
 
-def _align_bias(graph: FlatGraph, node: FlatNode) -> None:
+def _align_bias(graph: FlatGraph, node: FlatNode, code: int | None) -> None:
     """Moves a folded bias to whole units of s_x s_w.
 
     One beyond what int32 sums hold stays: the export clips it.
     """
-    folded = fold(graph, node)
+    folded = fold(graph, node, code)
     unit = np.float64(grid_of(graph, node.inputs[0]).scale) * folded.scale.astype(np.float64)
     units = folded.bias / unit
     representable = np.abs(units) < BIAS_MAX

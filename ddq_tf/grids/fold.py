@@ -143,14 +143,19 @@ def quantizer_after(graph: FlatGraph, tensor: int) -> FlatNode | None:
     return after if after is not None and isinstance(after.layer, DDQActivation) else None
 
 
-def fold(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
+def fold(graph: FlatGraph, node: FlatNode, code: int | None = None) -> FoldedLayer:
     """Folds a weighted layer's call with the BatchNorm that alone reads it, if one does.
 
     Affine layers that stand alone count as a 1x1 depthwise convolution.
+
+    Args:
+        graph: of a DDQ model.
+        node: the call.
+        code: of affine layers, instead of `grids.affine.best_code`.
     """
     layer = node.layer
     if is_affine(graph, node):
-        return _fold_affine(graph, node)
+        return _fold_affine(graph, node, code)
     scale = layer.quantizer.export_scale()
     channels = int(np.prod(scale.shape))
     scale = scale.reshape(channels).astype(np.float64)
@@ -207,11 +212,11 @@ def fold_in_float(graph: FlatGraph, node: FlatNode) -> tuple[np.ndarray, np.ndar
     return folded.astype(np.float32), bias.astype(np.float32), after.outputs[0]
 
 
-def _fold_affine(graph: FlatGraph, node: FlatNode) -> FoldedLayer:
+def _fold_affine(graph: FlatGraph, node: FlatNode, code: int | None) -> FoldedLayer:
     """Affine layers as one depthwise convolution; see `grids.affine`."""
     chain, channels = affine_chain(graph, node), node.shapes[0][-1] or 0
     gain, shift = compose(chain, channels)
-    code = best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))
+    code = code or best_code(gain, shift, float(grid_of(graph, node.inputs[0]).scale))
     codes = np.where(np.abs(gain) / code < _DEAD, 0, np.where(gain < 0, -code, code))
     return FoldedLayer(
         node=node,

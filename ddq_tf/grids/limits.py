@@ -16,7 +16,7 @@ from ddq_tf.graph.windows import stays_inside
 from ddq_tf.grids.fold import BIAS_MAX, fold, grid_of, quantizer_after, source_of
 from ddq_tf.grids.relations import SUMS
 from ddq_tf.kinds import rule_of
-from ddq_tf.layers import DDQBorderGain, DDQWeightedLayer
+from ddq_tf.layers import DDQBorderGain, DDQSoftmax, DDQWeightedLayer
 from ddq_tf.quantizers import ActivationQuantizer
 from ddq_tf.targets import Target
 
@@ -24,6 +24,8 @@ from ddq_tf.targets import Target
 _MOST = {"sum": 200.0, "product": 250.0}
 _TAKEN = {"sum": xnnpack.SUMS, "product": xnnpack.PRODUCTS}
 _LEAST_NARROWED = {"sum": 2.0**-6, "product": 2.0**-14}
+# TFLite Micro's SOFTMAX takes steps above 2^-26 and aborts on others; no probability moves by them.
+_LEAST_LOGIT = 2.0**-25
 _CURE = "Scale what comes in with a Rescaling layer, or normalize it"
 
 
@@ -31,9 +33,11 @@ def widen(graph: FlatGraph) -> None:
     """Moves ranges so that no multiplier of a sum or product is too large or too small.
 
     The output's range is raised, up to its ceiling; if that does not do, inputs' are lowered. One
-    far above all that can come out is lowered.
+    far above all that can come out is lowered. What a softmax reads is raised too.
     """
     for node in graph.nodes:
+        if isinstance(node.layer, DDQSoftmax):
+            _raise_logits(graph, node)
         kind, quantizer = _kind(node), _output(graph, node)
         if kind is None or quantizer is None:
             continue
@@ -43,6 +47,13 @@ def widen(graph: FlatGraph) -> None:
             _lower_inputs(graph, node, quantizer, kind)
         elif multiplier < _TAKEN[kind].least and _is_alone(graph, node):
             quantizer.rescale(multiplier / _LEAST_NARROWED[kind])
+
+
+def _raise_logits(graph: FlatGraph, node: FlatNode) -> None:
+    source = source_of(graph, node.inputs[0])
+    short = _LEAST_LOGIT / float(grid_of(graph, node.inputs[0]).scale)
+    if short > 1 and source.movable is not None:
+        source.movable.rescale(short)
 
 
 def _lower_inputs(

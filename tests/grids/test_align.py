@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import flatten
-from ddq_tf.grids import align, grid_of
+from ddq_tf.grids import align, fold, grid_of
 from ddq_tf.grids.fractions import odd_fraction
-from ddq_tf.layers import weighted_layers
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQDense,
+    DDQRescaling,
+    DDQSoftmax,
+    weighted_layers,
+)
 from tests.toys import array, images, mixed_net, shake
 
 
@@ -163,3 +169,33 @@ def test_the_file_equals_keras_code_for_code(name, bits, tmp_path):
     assert proof.weight_codes_identical
     assert proof.num_samples == 256
     assert (proof.equal_codes_share, proof.max_lsb) == (1, 0)
+
+
+def test_an_affine_layer_is_aligned_for_the_code_that_it_keeps():
+    """Its weight is a code that the bias picks, and both move."""
+    inputs = keras.Input((2, 2, 1))
+    rescaling = DDQRescaling(1.0, 1.0, name="rescaling")
+    x = rescaling(DDQActivation("linear", learned=False, name="in")(inputs))
+    model = keras.Model(inputs, DDQActivation("relu", name="out")(x))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        model.get_layer("in").quantizer.set_range(rng.uniform(0.5, 9))
+        model.get_layer("out").quantizer.set_range(rng.uniform(0.5, 9))
+        rescaling.gain.assign([rng.uniform(0.3, 2)])
+        rescaling.shift.assign([rng.uniform(-3, 3)])
+        align(model)
+        graph = flatten(model)
+        node = next(n for n in graph.nodes if n.name == "rescaling")
+        unit = float(grid_of(graph, node.inputs[0]).scale) * fold(graph, node).scale.astype(float)
+        multiplier = unit / float(model.get_layer("out").quantizer.export_scale())
+        np.testing.assert_allclose(multiplier, odd_fraction(multiplier), rtol=3e-7)
+
+
+def test_logits_keep_steps_that_a_softmax_takes():
+    inputs = keras.Input((4,))
+    x = DDQActivation("linear", learned=False, name="in")(inputs)
+    logits = DDQActivation("linear", name="logits")
+    model = keras.Model(inputs, DDQSoftmax()(logits(DDQDense(3)(x))))
+    logits.quantizer.set_range(1e-9)
+    align(model)
+    assert 2.0**-26 < logits.quantizer.export_scale() < 2.0**-24
