@@ -1,6 +1,7 @@
 /* What classify.c uses of LiteRT's C API, as libLiteRt.so 2.3.0 of the Python package
  * ai-edge-litert exports it. The package has no headers; LiteRT's own are below litert/c in
- * https://github.com/google-ai-edge/LiteRT. Before 2.3 LiteRtCreateModelFromFile had no environment.
+ * https://github.com/google-ai-edge/LiteRT. In earlier releases LiteRtCreateModelFromFile took no
+ * environment.
  */
 #ifndef LITERT_H
 #define LITERT_H

@@ -90,6 +90,8 @@ def codes_of(jar: Path, file: Path, shown: list[np.ndarray], folder: Path) -> np
 
 def test_manifest_and_resources_link_and_all_sources_compile(tmp_path: Path) -> None:
     aapt = program("aapt")
+    if not FRAMEWORK.exists():
+        pytest.skip(f"{FRAMEWORK} is missing: apt-get install android-framework-res")
     main = PROJECT / "app" / "src" / "main"
     manifest = (main / "AndroidManifest.xml").read_text()
     # What Gradle puts in: the package, and the name of the application.

@@ -50,9 +50,9 @@ class Classifier private constructor(val file: ModelFile, content: ByteBuffer) :
 
         private fun content(assets: AssetManager): ByteBuffer {
             try {
-                assets.openFd(ASSET).use { asset ->
+                return assets.openFd(ASSET).use { asset ->
                     FileInputStream(asset.fileDescriptor).use { stream ->
-                        return stream.channel.map(
+                        stream.channel.map(
                             FileChannel.MapMode.READ_ONLY, asset.startOffset, asset.declaredLength
                         )
                     }
