@@ -10,6 +10,7 @@ import androidx.exifinterface.media.ExifInterface
 import java.io.File
 import java.io.IOException
 import java.io.InputStream
+import kotlin.math.ceil
 
 /** Decodes a picture, upright, not much larger than the model needs; raises IOException. */
 fun decoded(resolver: ContentResolver, uri: Uri, file: ModelFile): Picture {
@@ -18,7 +19,8 @@ fun decoded(resolver: ContentResolver, uri: Uri, file: ModelFile): Picture {
     opened(resolver, uri) { BitmapFactory.decodeStream(it, null, size) }
     if (size.outWidth <= 0 || size.outHeight <= 0) throw IOException("This is no picture.")
     val options = BitmapFactory.Options()
-    options.inSampleSize = decodingSteps(size.outWidth, size.outHeight, maxOf(file.width, file.height))
+    val wanted = ceil(maxOf(file.width, file.height) / file.fitting.crop).toInt()
+    options.inSampleSize = decodingSteps(size.outWidth, size.outHeight, wanted)
     options.inPreferredConfig = Bitmap.Config.ARGB_8888
     options.inPremultiplied = false // training decodes colours and drops the alpha channel
     val bitmap = opened(resolver, uri) { BitmapFactory.decodeStream(it, null, options) }
