@@ -150,6 +150,7 @@ def _reconstruct(call: Call) -> Outcome:
 
 def _export(call: Call) -> Outcome:
     from ddq_tf import jobs
+    from ddq_tf.jobs.android import asset_of
     from ddq_tf.jobs.export import export_results
 
     flags = call.flags
@@ -162,12 +163,15 @@ def _export(call: Call) -> Outcome:
         keep_names=flags["keep_names"],
         labels=flags["labels"],
         input_range=flags["input_range"],
+        android=flags["android"],
     )
     results = export_results(result)
+    asset = [("asset", str(asset_of(flags["android"])))] if flags["android"] else []
     ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
     call.screen.table(
         [
             ("saved", str(result.path)),
+            *asset,
             ("size", f"{result.size_bytes:,} bytes"),
             ("above floor", _floor_words(result.sizes)),
             ("target", result.target.name),
@@ -467,6 +471,12 @@ _ALL = (
             line.text("labels", "FILE", "the classes, one a line, for the file's metadata"),
             line.pair(
                 "input_range", "values that pixels 0 and 255 become, for the file's metadata"
+            ),
+            line.text(
+                "android",
+                "FOLDER",
+                "also put the file into an Android project, such as examples/android, as its "
+                "asset; needs --labels",
             ),
             *COMMON,
         ),

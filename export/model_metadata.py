@@ -18,6 +18,7 @@ import flatbuffers
 import numpy as np
 
 from ddq_tf.arguments import check_types
+from ddq_tf.config import CHANNELS, RESIZES
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import Graph
 
@@ -29,6 +30,8 @@ _LABELS_ARE_AXIS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
 _NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
 _FEATURE, _IMAGE = 1, 2  # ContentProperties
 _COLOR_SPACES = {3: 1, 1: 2}  # ColorSpaceType by channels: RGB, GRAYSCALE
+_FITTING = "ddq_tf_fitting"  # a CustomMetadata: the standard has no field for these
+_FITTING_PARSER = "1.5.0"  # the first that knows CustomMetadata
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class ModelMetadata:
         mean: the model's real inputs are (pixel - mean) / std, pixels from 0 to 255; one number, or
             one for each channel; () for none.
         std: likewise.
+        channels: their order in the input, "rgb" or "bgr".
+        crop: share of a picture's centre that the model sees; see `ddq_tf.data.Fit`.
+        resize: how that comes to the model's size; likewise.
         name: of the model; "" for none.
         description: in words; "" for none.
     """
@@ -47,6 +53,9 @@ class ModelMetadata:
     labels: Sequence[str] = ()
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
+    channels: str = "rgb"
+    crop: float = 1.0
+    resize: str = "bilinear"
     name: str = ""
     description: str = ""
 
@@ -91,15 +100,23 @@ def encode(metadata: ModelMetadata, graph: Graph) -> bytes:
     builder = _Builder(1024)
     inputs = builder.tables(
         [
-            _tensor(builder, name, graph.tensors[tensor].shape, units=_units(builder, metadata))
+            _tensor(
+                builder,
+                name,
+                graph.tensors[tensor].shape,
+                units=_units(builder, metadata),
+                channels=metadata.channels,
+            )
             for name, tensor in graph.inputs.items()
         ]
     )
     outputs = builder.tables(
         [_tensor(builder, name, (), files=_files(builder, metadata)) for name in graph.outputs]
     )
-    subgraphs = builder.tables([builder.table({2: inputs, 3: outputs})])
-    texts = {0: metadata.name, 1: metadata.description, 7: _LEAST_PARSER}
+    custom = _custom(builder, metadata)
+    subgraphs = builder.tables([builder.table({2: inputs, 3: outputs, 9: custom})])
+    parser = _FITTING_PARSER if custom else _LEAST_PARSER
+    texts = {0: metadata.name, 1: metadata.description, 7: parser}
     strings = {slot: builder.CreateString(text) for slot, text in texts.items() if text}
     builder.Finish(builder.table({3: subgraphs, **strings}), _IDENTIFIER)
     return bytes(builder.Output())
@@ -153,18 +170,33 @@ class _Builder(flatbuffers.Builder):
             self.PrependUOffsetTRelative(offset)
         return self.EndVector()
 
+    def blob(self, data: bytes) -> int:
+        """Writes a vector of bytes, aligned to 16; returns its offset."""
+        self.StartVector(1, len(data), 16)
+        for byte in reversed(data):
+            self.PrependByte(byte)
+        return self.EndVector()
+
     def floats(self, values: Sequence[float]) -> int:
         """Writes a vector of float32; returns its offset."""
         return self.CreateNumpyVector(np.array(values, np.float32))
 
 
 def _tensor(
-    builder: _Builder, name: str, shape: tuple[int, ...], *, units: int = 0, files: int = 0
+    builder: _Builder,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    units: int = 0,
+    files: int = 0,
+    channels: str = "rgb",
 ) -> int:
     """Writes a TensorMetadata; an absent vector has offset 0."""
     color_space = _COLOR_SPACES.get(shape[3]) if len(shape) == 4 else None
     if color_space:
-        kind, properties = _IMAGE, builder.table({}, {0: color_space})
+        # The standard knows no BGR: such an image is of an unknown order there.
+        known = {} if channels == "bgr" else {0: color_space}
+        kind, properties = _IMAGE, builder.table({}, known)
     else:
         kind, properties = _FEATURE, builder.table({})
     content = builder.table({1: properties}, {0: kind})
@@ -185,6 +217,24 @@ def _files(builder: _Builder, metadata: ModelMetadata) -> int:
         return 0
     name = builder.CreateString(_LABELS)
     return builder.tables([builder.table({0: name}, {2: _LABELS_ARE_AXIS})])
+
+
+def _custom(builder: _Builder, metadata: ModelMetadata) -> int:
+    """Writes the CustomMetadata that tell how pictures are fitted; 0 where all is as usual.
+
+    A text of lines `name=value`, as java.util.Properties reads it. A line that is absent means what
+    `ModelMetadata` has by default.
+    """
+    usual = ModelMetadata()
+    lines = [
+        f"{name}={getattr(metadata, name)}\n"
+        for name in ("channels", "crop", "resize")
+        if getattr(metadata, name) != getattr(usual, name)
+    ]
+    if not lines:
+        return 0
+    data = builder.blob("".join(lines).encode())
+    return builder.tables([builder.table({0: builder.CreateString(_FITTING), 1: data})])
 
 
 def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
@@ -214,4 +264,16 @@ def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
             "mean and std must be finite, std not 0. "
             f"Received: mean={metadata.mean}, std={metadata.std}"
         )
+    return found + _fitting_problems(metadata)
+
+
+def _fitting_problems(metadata: ModelMetadata) -> list[str]:
+    """One line for each thing about the fitting of pictures that has no meaning."""
+    found = []
+    if metadata.channels not in CHANNELS:
+        found.append(f"channels must be one of {CHANNELS}. Received: {metadata.channels!r}")
+    if not 0 < metadata.crop <= 1:
+        found.append(f"crop must lie in (0, 1]. Received: {metadata.crop!r}")
+    if metadata.resize not in RESIZES:
+        found.append(f"resize must be one of {RESIZES}. Received: {metadata.resize!r}")
     return found

@@ -132,6 +132,19 @@ def test_export_says_what_the_file_holds(
         assert archive.read("labels.txt") == labels.read_bytes()
 
 
+def test_export_puts_the_file_into_an_app(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, out, app = (tmp_path / name for name in ("labels.txt", "a.tflite", "app_project"))
+    labels.write_text("".join(f"digit {digit}\n" for digit in range(10)))
+    assets = app / "app" / "src" / "main" / "assets"
+    assets.mkdir(parents=True)
+    wanted = [f"--labels={labels}", f"--android={app}"]  # the range is noted in ddq.keras
+    assert cli.run(["export", str(folder / "ddq.keras"), f"--out={out}", *wanted]) == 0
+    assert (assets / "model.tflite").read_bytes() == out.read_bytes()
+    assert "asset" in capsys.readouterr().out
+
+
 def test_benchmark_profiles_operators(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +203,14 @@ _BAD = {
     ),
     "unsupported layer": (["quantize", "{odd}", "{data}", "--out={out}.keras"], "'odd'"),
     "wrong suffix": (["export", "{ddq}", "--out={out}.bin"], ".tflite"),
+    "no Android project": (
+        ["export", "{ddq}", "--out={out}.tflite", "--android={out}"],
+        "app/src/main/assets in it",
+    ),
+    "app without labels": (
+        ["export", "{ddq}", "--out={out}.tflite", "--android={app}"],
+        "--labels=FILE must name",
+    ),
     "folder for json": (["export", "{ddq}", "--out={out}.tflite", "--json=/no/a"], "--json"),
     "file of another kind": (["verify", "{ddq}", "{float}", "{data}"], "float.keras"),
 }
@@ -208,6 +229,7 @@ def test_bad_input_is_one_clear_message(
         "float": str(folder / "float.keras"),
         "ddq": str(folder / "ddq.keras"),
         "data": "--data=digits",
+        "app": str(Path(__file__).parents[1] / "examples" / "android"),
     }
     assert cli.run([argument.format(**names) for argument in arguments]) == 2
     captured = capsys.readouterr()

@@ -1,15 +1,20 @@
-"""`ddq export`: a DDQ model becomes a .tflite file."""
+"""`ddq export`: a DDQ model becomes a .tflite file, and the asset of an app."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import ExportResult, export_tflite
 from ddq_tf.export.model_metadata import ModelMetadata
-from ddq_tf.jobs.loading import check_output, load_ddq_model
+from ddq_tf.files import atomic_write_bytes
+from ddq_tf.jobs import android as app
+from ddq_tf.jobs.images import DataOptions, fit_of, noted_range
+from ddq_tf.jobs.loading import check_output, load_ddq_model, read_notes
 
 
 def export_file(
@@ -22,8 +27,11 @@ def export_file(
     keep_names: bool = False,
     labels: str | os.PathLike[str] | None = None,
     input_range: tuple[float, float] | None = None,
+    android: str | os.PathLike[str] | None = None,
 ) -> ExportResult:
     """Exports a saved DDQ model; see `ddq_tf.export.export_tflite`.
+
+    Metadata also tell how pictures are fitted to the model, if its file notes that.
 
     Args:
         source: the DDQ .keras file.
@@ -34,14 +42,24 @@ def export_file(
         keep_names: likewise.
         labels: a text file with the name of a class on each line, for the file's metadata.
         input_range: the values that pixels 0 and 255 become, for the file's metadata.
+        android: an Android project that gets a copy as its asset; it needs labels, and an input
+            range given here or noted in the model's file. None for none.
 
     Raises:
-        DDQError: if the model cannot be loaded or exported, or the file cannot be written.
+        DDQError: if the model cannot be loaded or exported, or a file cannot be written, or the
+            Android project is none or could not use the file.
     """
     out = check_output(out, ".tflite")
-    metadata = _metadata(labels, input_range)
-    return export_tflite(
-        load_ddq_model(source),
+    asset = None if android is None else app.asset_of(android)
+    notes = read_notes(source)
+    if asset is not None and Path(source).is_file():
+        app.check_told(labels is not None, input_range is not None or "input_range" in notes)
+    metadata = _metadata(labels, input_range, notes, for_app=asset is not None)
+    model = load_ddq_model(source)
+    if asset is not None:
+        app.check_model(model, metadata, target)
+    result = export_tflite(
+        model,
         out,
         target=target,
         input_type=input_type,
@@ -49,18 +67,34 @@ def export_file(
         keep_names=keep_names,
         metadata=metadata,
     )
+    if asset is not None:
+        atomic_write_bytes(asset, out.read_bytes())
+    return result
 
 
 def _metadata(
-    labels: str | os.PathLike[str] | None, input_range: tuple[float, float] | None
+    labels: str | os.PathLike[str] | None,
+    input_range: tuple[float, float] | None,
+    notes: Mapping[str, Any],
+    *,
+    for_app: bool,
 ) -> ModelMetadata | None:
-    """Returns what the file should say of its input and output, None if nothing is known."""
+    """Returns what the file should say of its input and output, None if nothing is asked for.
+
+    An app gets the range that the model's file notes, where none is given.
+    """
     if labels is None and input_range is None:
         return None
     names = [] if labels is None else _lines(Path(labels))
-    if input_range is None:
-        return ModelMetadata(labels=names)
-    return ModelMetadata.for_range(*input_range, labels=names)
+    noted, channels = noted_range(notes) if "input_range" in notes else (None, "rgb")
+    known = input_range or (noted if for_app else None)
+    metadata = (
+        ModelMetadata(labels=names)
+        if known is None
+        else ModelMetadata.for_range(*known, labels=names)
+    )
+    fit = fit_of(DataOptions(spec=""), notes)
+    return dataclasses.replace(metadata, channels=channels, **dataclasses.asdict(fit))
 
 
 def _lines(path: Path) -> list[str]:

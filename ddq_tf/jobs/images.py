@@ -180,7 +180,7 @@ def open_images(
         )
     noted = notes or {}
     if "input_range" in noted:
-        known = _noted_range(noted)
+        known = noted_range(noted)
     input_range, channels = known or (DEFAULT_INPUT_RANGE, "rgb")
     return Images(
         dataset=dataset,
@@ -204,8 +204,15 @@ def fit_of(options: DataOptions, notes: Mapping[str, Any] | None = None) -> Fit:
     )
 
 
-def _noted_range(notes: Mapping[str, Any]) -> tuple[Range, str]:
-    """What a model's file says of its inputs."""
+def noted_range(notes: Mapping[str, Any]) -> tuple[Range, str]:
+    """Returns the range and the order of channels that a model's file notes.
+
+    Args:
+        notes: with an "input_range".
+
+    Raises:
+        DDQError: if that is none.
+    """
     try:
         return data.as_range(*notes["input_range"]), str(notes.get("channels", "rgb"))
     except (TypeError, ValueError) as error:

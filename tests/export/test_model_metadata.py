@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import zipfile
 
@@ -92,6 +93,17 @@ def test_the_flatbuffer_follows_the_schema():
     assert (labels.text(0), labels.code(2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
 
 
+def test_how_pictures_are_fitted_is_custom_metadata():
+    told = dataclasses.replace(METADATA, channels="bgr", crop=0.875, resize="bicubic")
+    root = Reader.root(entry(described(told, small_network())))
+    assert root.text(7) == "1.5.0"
+    (subgraph,) = root.children(3)
+    (custom,) = subgraph.children(9)
+    assert custom.text(0) == "ddq_tf_fitting"
+    assert custom.text(1) == "channels=bgr\ncrop=0.875\nresize=bicubic\n"
+    assert not subgraph.children(2)[0].child(3).child(1).has(0)  # the standard knows no BGR
+
+
 def test_the_labels_are_a_file_in_an_archive():
     with zipfile.ZipFile(io.BytesIO(described(METADATA, small_network()))) as archive:
         assert archive.testzip() is None
@@ -120,6 +132,7 @@ def test_parts_are_optional():
     (subgraph,) = root.children(3)
     assert not subgraph.children(2)[0].has(4)
     assert not subgraph.children(3)[0].has(6)
+    assert not subgraph.has(9)
     assert model_metadata.attached_bytes(data) == 0
 
 
@@ -145,6 +158,9 @@ def test_an_empty_range_is_refused():
         ({"mean": (1.0,)}, r"Received: mean=\(1.0,\), std=\(\)"),
         ({"mean": (1.0,), "std": (0.0,)}, "std not 0"),
         ({"mean": (float("nan"),), "std": (1.0,)}, "must be finite"),
+        ({"channels": "rbg"}, "channels must be one of"),
+        ({"crop": 0.0}, r"crop must lie in \(0, 1\]. Received: 0.0"),
+        ({"resize": "cubic"}, "resize must be one of"),
     ],
 )
 def test_what_does_not_fit_is_refused(wrong, message):
