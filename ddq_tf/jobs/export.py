@@ -57,13 +57,13 @@ def _metadata(
     """Returns what the file should say of its input and output, None if nothing is known."""
     if labels is None and input_range is None:
         return None
-    names = [] if labels is None else _lines(Path(labels))
+    names = [] if labels is None else read_lines(Path(labels))
     if input_range is None:
         return ModelMetadata(labels=names)
     return ModelMetadata.for_range(*input_range, labels=names)
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
