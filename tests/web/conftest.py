@@ -8,14 +8,16 @@ from collections.abc import Iterator, Mapping
 import pytest
 from chromium import Page, find_chromium, open_page
 
-from ddq_tf.web import PACKAGE, VERSION, find_runtime
+from ddq_tf.web import find_runtime
 
 
 @pytest.fixture(scope="session")
 def runtime() -> Mapping[str, bytes]:
     folder = os.environ.get("DDQ_LITERT_JS")
     if not folder:
-        pytest.skip(f"DDQ_LITERT_JS names no folder; npm pack {PACKAGE}@{VERSION} in one")
+        pytest.skip(
+            "DDQ_LITERT_JS names no folder with LiteRT.js; tests/web/setup.sh DIR makes one"
+        )
     return find_runtime(folder)
 
 
