@@ -8,6 +8,7 @@ import { codesOf, resized, windowOf } from "./pixels.js";
 const SHOWN = 5;
 const ARRAYS = { int8: Int8Array, uint8: Uint8Array, float32: Float32Array };
 const at = (id) => document.getElementById(id);
+let taken = 0; // pictures, so that a slow one does not cover a later one's answer
 
 async function start() {
   say("Loading the model …");
@@ -69,6 +70,7 @@ function listen(take) {
 }
 
 async function answer(file, told, run) {
+  const turn = ++taken;
   at("problem").hidden = true;
   try {
     const before = performance.now();
@@ -76,6 +78,7 @@ async function answer(file, told, run) {
     const ready = performance.now();
     const result = await run(picture.codes);
     const done = performance.now();
+    if (turn !== taken) return;
     show(picture, told.input, file.name);
     list(confidences(result, told.output), told);
     at("times").textContent =
@@ -83,7 +86,7 @@ async function answer(file, told, run) {
       `${(ready - before).toFixed(1)} ms to read and fit the picture`;
     say("");
   } catch (error) {
-    complain(error.message);
+    if (turn === taken) complain(error.message);
   }
 }
 
