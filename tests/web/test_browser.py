@@ -87,6 +87,26 @@ def test_xnnpack_runs_the_weights(opened, browser, narrow, limit):
     np.testing.assert_array_equal(outputs_of(browser, runner, codes), expected)
 
 
+def convolution(narrow):
+    """A pointwise convolution as it stands, of the same codes whatever stores them."""
+    make = Builder()
+    image = make.tensor((-1, 12, 12, 3), scale=0.02, zero_point=-5)
+    same = {"padding": "SAME", "stride_h": 1, "stride_w": 1}
+    x = make.weighted(
+        "CONV_2D", image, (64, 1, 1, 3), (-1, 12, 12, 64), dtype=narrow, limit=7, **same
+    )
+    flat = make.op("RESHAPE", (x, make.indices([-1, 9216])), (-1, 9216), 0.05, 3)
+    return tflite.write(make.graph({"image": image}, {"y": flat}))
+
+
+def test_built_in_int4_convolutions_round_as_xnnpack_does_and_not_as_on_x86(opened, browser):
+    runner = opened(convolution(DType.INT4))
+    codes = random_codes(runner, 20)
+    expected = Runner(convolution(DType.INT8)).run(codes)["y"]
+    assert (runner.run(codes)["y"] != expected).any()
+    np.testing.assert_array_equal(outputs_of(browser, runner, codes), expected)
+
+
 @pytest.fixture(scope="module")
 def mobile_net():
     """A small MobileNetV2 whose BatchNorms saw data, pointwise kernels alternately 4 and 8 bits."""
