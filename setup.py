@@ -17,5 +17,5 @@ setup(
             *(f"{name}.{sub}" for name, folder in GRAFTED.items() for sub in find_packages(folder)),
         }
     ),
-    package_data={"ddq_tf": ["py.typed"], "ddq_tf.report": ["*.css"]},
+    package_data={"ddq_tf": ["py.typed"], "ddq_tf.report": ["*.css"], "ddq_tf.web": ["page/*"]},
 )

@@ -113,6 +113,26 @@ def sequences() -> keras.Model:
 SMALL: dict[str, Callable[[], keras.Model]] = {"decoder": decoder, "sequences": sequences}
 
 
+NAMES = (*APPLICATIONS, *MLPERF_TINY, *SMALL)
+
+
+def network(name: str, models: Path) -> tuple[keras.Model, np.ndarray]:
+    """Returns a float network, and inputs for it.
+
+    Args:
+        name: one of `NAMES`.
+        models: the folder of mlperf_tiny/.
+    """
+    if name in APPLICATIONS:
+        return application(name, APPLICATIONS[name])
+    if name in SMALL:
+        keras.utils.set_random_seed(SEED)
+        model = SMALL[name]()
+        return model, random_inputs((8, *model.input_shape[1:]), -1.0, 1.0)
+    model = jobs.load_float_model(models / f"{name}.h5")
+    return model, random_inputs((8, *model.input_shape[1:]), *MLPERF_TINY[name])
+
+
 def random_inputs(shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
     """Returns smooth random inputs: noise of all wavelengths, as in images."""
     rng = np.random.default_rng(SEED)
@@ -240,16 +260,8 @@ def main() -> None:
     parser.add_argument("--arm", type=Path, help="folder that tests/arm64/setup.sh made")
     options = parser.parse_args()
     rows = {}
-    for name in options.names or [*APPLICATIONS, *MLPERF_TINY, *SMALL]:
-        if name in APPLICATIONS:
-            model, images = application(name, APPLICATIONS[name])
-        elif name in SMALL:
-            keras.utils.set_random_seed(SEED)
-            model = SMALL[name]()
-            images = random_inputs((8, *model.input_shape[1:]), -1.0, 1.0)
-        else:
-            model = jobs.load_float_model(Path(options.models) / f"{name}.h5")
-            images = random_inputs((8, *model.input_shape[1:]), *MLPERF_TINY[name])
+    for name in options.names or NAMES:
+        model, images = network(name, Path(options.models))
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = measure(quantized(model, images), images, Path(folder), options.arm)
         print(name, rows[name], flush=True)

@@ -272,6 +272,12 @@ COMMON = (
 )
 
 
+def range_words(values: tuple[Any, Any]) -> str:
+    """Returns an input range in words, of a number or one for each channel."""
+    low, high = (end if isinstance(end, list | tuple) else (end,) for end in values)
+    return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"
+
+
 def suggestion(word: str, known: Sequence[str]) -> str:
     """Returns " Did you mean ...?" if something known resembles a word, else ""."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

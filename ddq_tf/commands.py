@@ -23,7 +23,7 @@ from ddq_tf.command_flags import (
     data_flags,
     recipe_flags,
 )
-from ddq_tf.command_line import COMMON, Call, Command, Outcome
+from ddq_tf.command_line import COMMON, Call, Command, Outcome, range_words
 from ddq_tf.config import TUNE_EPOCHS, TUNE_RATES, DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
 
@@ -77,7 +77,7 @@ def _train(call: Call) -> Outcome:
         [
             ("model", f"{trained.model.name}, {trained.num_params:,} parameters"),
             *_accuracy_rows(trained),
-            ("input range", _range_words(trained.images.input_range)),
+            ("input range", range_words(trained.images.input_range)),
             ("saved", str(trained.path)),
         ],
     )
@@ -108,7 +108,7 @@ def _quantize(call: Call) -> Outcome:
     call.screen.table(
         [
             *_accuracy_rows(quantized),
-            ("input range", _range_words(quantized.images.input_range)),
+            ("input range", range_words(quantized.images.input_range)),
             ("saved", f"{quantized.path}, {history_path(quantized.path).name}"),
         ],
     )
@@ -141,7 +141,7 @@ def _reconstruct(call: Call) -> Outcome:
                 f"its answer{divergence}",
             ),
             ("weights", f"{done.weights_size_bytes:,} bytes, {done.average_bits:.2f} bits each"),
-            ("input range", _range_words(done.images.input_range)),
+            ("input range", range_words(done.images.input_range)),
             ("saved", str(done.path)),
         ],
     )
@@ -253,7 +253,7 @@ def _evaluate(call: Call) -> Outcome:
         [
             ("model", f"{evaluation.path}, {evaluation.size_bytes:,} bytes, {evaluation.runtime}"),
             ("data", f"{evaluation.data}, {evaluation.split} split"),
-            ("input range", _range_words(evaluation.input_range)),
+            ("input range", range_words(evaluation.input_range)),
             *(
                 (
                     name.replace("_", " "),
@@ -367,11 +367,6 @@ def _floor_words(sizes: Any) -> str:
         f"{kind.replace('_', ' ')} {size:,}" for kind, size in sizes.above_floor.items() if size
     )
     return f"{sizes.total - sizes.floor:,} bytes ({_percent(sizes.above_floor_share)}): {items}"
-
-
-def _range_words(values: tuple[Any, Any]) -> str:
-    low, high = (end if isinstance(end, list | tuple) else (end,) for end in values)
-    return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"
 
 
 _ALL = (

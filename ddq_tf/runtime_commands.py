@@ -1,4 +1,4 @@
-"""The sub-commands of `ddq` that time a file: on this host, and on a phone."""
+"""The sub-commands of `ddq` that run a file: on this host, on a phone, in a browser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ddq_tf import command_line as line
-from ddq_tf.command_line import COMMON, Call, Command, Outcome
+from ddq_tf.command_flags import data_flags
+from ddq_tf.command_line import COMMON, Call, Command, Outcome, range_words
 
 _SLOWEST = 12  # operators that a profile shows; JSON has all
 _THREADS = line.integer("num_threads", "N", "threads of each operator", 1)
@@ -100,6 +101,44 @@ def _deploy(call: Call) -> Outcome:
     return Outcome(results=values)
 
 
+def _web(call: Call) -> Outcome:
+    from ddq_tf import jobs
+
+    flags = call.flags
+    page = jobs.make_web_page(
+        call.files[0],
+        flags["out"],
+        jobs.DataOptions(spec="", **{name: flags[name] for name in _PIXELS}),
+        labels=flags["labels"],
+        runtime=flags["runtime"],
+    )
+    image, labels = page.told["input"], len(page.told["labels"])
+    call.screen.table(
+        [
+            ("saved", f"{page.folder}, {page.size_bytes:,} bytes"),
+            (
+                "pictures",
+                f"{image['crop']:g} of the centre, {image['resize']}, {image['channels']}",
+            ),
+            ("input range", f"{range_words(page.input_range)}, {page.range_from}"),
+            ("labels", f"{labels}" if labels else "none: classes are shown by number"),
+        ],
+    )
+    call.screen.say(
+        f"Any web server serves it; here: python3 -m http.server --directory {page.folder}, then "
+        "open http://localhost:8000"
+    )
+    return Outcome(results=page.results)
+
+
+_PIXELS = ("input_range", "mean", "std", "channels", "crop", "resize")
+_PIXEL_FLAGS = tuple(
+    flag
+    for flag in data_flags(
+        batch_size=1, range_by="what the file's metadata say, or its input shows"
+    )
+    if flag.name in _PIXELS
+)
 RUNTIME_COMMANDS = (
     Command(
         name="benchmark",
@@ -147,5 +186,28 @@ RUNTIME_COMMANDS = (
         ),
         example="ddq deploy ddq.tflite --tool=android_aarch64_benchmark_model --cpu_mask=f0",
         run=_deploy,
+    ),
+    Command(
+        name="web",
+        summary="Make a folder with a page that runs a .tflite file in the browser.",
+        files=("FILE.tflite",),
+        notes=(
+            "Downloads LiteRT.js (12 MB) from the npm registry, unless --runtime is given, and "
+            "checks it. The folder then needs no network: any web server serves it. Pictures are "
+            "cut, resized and normalized as in training, and stay in the browser."
+        ),
+        flags=(
+            line.text("out", "FOLDER", "to make, or an earlier one to replace", required=True),
+            line.text("labels", "FILE", "the classes, one a line; by default those in the file"),
+            line.text(
+                "runtime",
+                "FOLDER",
+                "with LiteRT.js: npm's .tgz, a node_modules, or an earlier FOLDER of this command",
+            ),
+            *_PIXEL_FLAGS,
+            *COMMON,
+        ),
+        example="ddq web ddq.tflite --out=site",
+        run=_web,
     ),
 )

@@ -37,6 +37,7 @@ ROOMS = {
     "data": set(),
     "report": set(),
     "models": set(),
+    "web": {"export"},
     "training": {"answers", "search", "kinds", "graph", "layers", "quantizers", "data"},
     "reconstruction": {
         "training",

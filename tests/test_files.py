@@ -1,5 +1,6 @@
 import builtins
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import ddq_tf
 from ddq_tf import files
 from ddq_tf.errors import DDQError
-from ddq_tf.files import atomic_write_bytes, check_folder, check_writable
+from ddq_tf.files import atomic_write_bytes, atomic_write_folder, check_folder, check_writable
 from tests.toys import images, mixed_net
 
 
@@ -107,3 +108,47 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "open", opened, raising=False)
     with pytest.raises(DDQError, match=r"No space left on device\. It is not there"):
         atomic_write_bytes(path, b"x" * 100)
+
+
+def test_a_folder_is_written_whole(tmp_path):
+    folder = tmp_path / "new" / "site"
+    assert atomic_write_folder(folder, {"mark": b"1", "a/b": b"2"}, marker="mark") == folder
+    assert (folder / "a" / "b").read_bytes() == b"2"
+    atomic_write_folder(folder, {"mark": b"3"}, marker="mark")
+    assert [p.name for p in folder.iterdir()] == ["mark"]
+    assert os.listdir(tmp_path / "new") == ["site"]
+
+
+def test_a_folder_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    atomic_write_folder(folder, {"mark": b"old"}, marker="mark")
+    rename = pathlib.Path.rename
+
+    def refuse(path, target):
+        if path.name.endswith(".tmp") and not path.name.endswith(".old.tmp"):
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(DDQError, match=r"cannot write the folder .*disk full\. It is as it was"):
+        atomic_write_folder(folder, {"mark": b"new"}, marker="mark")
+    assert (folder / "mark").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["site"]
+
+
+def test_a_folder_of_others_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(DDQError, match="new or empty"):
+        atomic_write_folder(tmp_path, {"mark": b""}, marker="mark")
+    with pytest.raises(DDQError, match="must be a folder"):
+        atomic_write_folder(tmp_path / "mine", {"mark": b""}, marker="mark")
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_what_a_killed_process_left_of_a_folder_is_swept(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".site.{dead.pid}.abcd.tmp"
+    (left / "a").mkdir(parents=True)
+    atomic_write_folder(tmp_path / "site", {"mark": b""}, marker="mark")
+    assert os.listdir(tmp_path) == ["site"]

@@ -19,6 +19,7 @@ ROOMS = (
     "report",
     "models",
     "export",
+    "web",
 )
 
 

@@ -26,6 +26,7 @@ from ddq_tf.jobs.report import (
 from ddq_tf.jobs.resume import work_folder
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import Trained, train_float
+from ddq_tf.jobs.web import WebPage, make_web_page
 
 __all__ = [
     "DataOptions",
@@ -37,6 +38,7 @@ __all__ = [
     "Screen",
     "Subject",
     "Trained",
+    "WebPage",
     "check_figures_folder",
     "check_report_path",
     "evaluate_file",
@@ -46,6 +48,7 @@ __all__ = [
     "load_float_model",
     "load_model",
     "make_report",
+    "make_web_page",
     "open_for_model",
     "quantize_float",
     "read_notes",

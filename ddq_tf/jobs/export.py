@@ -85,7 +85,7 @@ def _metadata(
     """
     if labels is None and input_range is None:
         return None
-    names = [] if labels is None else _lines(Path(labels))
+    names = [] if labels is None else read_lines(Path(labels))
     noted, channels = noted_range(notes) if "input_range" in notes else (None, "rgb")
     known = input_range or (noted if for_app else None)
     metadata = (
@@ -97,7 +97,7 @@ def _metadata(
     return dataclasses.replace(metadata, channels=channels, **dataclasses.asdict(fit))
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file."""
     try:
         return path.read_text(encoding="utf-8").splitlines()

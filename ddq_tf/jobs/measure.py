@@ -14,7 +14,7 @@ import numpy as np
 from ddq_tf.answers import threshold_of
 from ddq_tf.data import Range
 from ddq_tf.errors import DDQError
-from ddq_tf.export.interpreter import Runner, is_for_micro
+from ddq_tf.export.interpreter import Runner, TensorInfo, is_for_micro
 from ddq_tf.export.measurement import evaluate, meter_of, runner_for, tflite_accuracy
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
@@ -279,17 +279,21 @@ def _any_runner(content: bytes) -> Runner | MicroRunner:
         return runner_for(content)
 
 
+def shown_range(info: TensorInfo) -> tuple[Range, str] | None:
+    """Returns the usual input range that the grid of a file's input shows, if one fits, in RGB."""
+    if info.scale is None:
+        return None
+    low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
+    return range_of_grid(float(info.scale), low - info.zero_point, high - info.zero_point)
+
+
 def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
     """Opens a data set for a file; its input's grid shows the range."""
     runner = _any_runner(content)
-    info, known = runner.input, None
-    if info.scale is not None:
-        low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
-        scale, zero = float(info.scale), info.zero_point
-        known = range_of_grid(scale, low - zero, high - zero)
+    info = runner.input
     return open_images(
         options,
         input_shape=(None, *info.shape[1:]),
         num_classes=runner.output.shape[-1],
-        known=known,
+        known=shown_range(info),
     )

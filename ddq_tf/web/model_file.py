@@ -1,0 +1,50 @@
+"""What the page must know of a .tflite file beside its tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ddq_tf.export import tflite
+from ddq_tf.export.tflite.reader import BUILTIN_NAMES
+
+# Operators that change what a value is written as, not what it means.
+_TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
+_ACTIVATIONS = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
+
+
+def metadata_entry(content: bytes, name: str) -> bytes | None:
+    """Returns an entry of a file's own metadata, None if it has none of this name."""
+    with tflite.refusing_damage(content):
+        model = schema.Model.GetRootAs(content)
+        for index in range(min(model.MetadataLength(), len(content))):
+            entry = model.Metadata(index)
+            if entry is not None and entry.Name() == name.encode():
+                buffer = model.Buffers(entry.Buffer())
+                return b"" if buffer is None else np.asarray(buffer.DataAsNumpy()).tobytes()
+    return None
+
+
+def output_activation(content: bytes) -> str:
+    """Returns what a file's first output went through: "softmax", "sigmoid" or "none".
+
+    Args:
+        content: of a .tflite file.
+    """
+    with tflite.refusing_damage(content):
+        model = schema.Model.GetRootAs(content)
+        graph = model.Subgraphs(0)
+        if graph is None:
+            return "none"
+        tensor = graph.Outputs(0)
+        for index in reversed(range(min(graph.OperatorsLength(), len(content)))):
+            operator = graph.Operators(index)
+            if operator is None or tensor not in np.asarray(operator.OutputsAsNumpy()):
+                continue
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) if code else -1
+            kind = BUILTIN_NAMES.get(number, "")
+            if kind not in _TRANSPARENT:
+                return _ACTIVATIONS.get(kind, "none")
+            tensor = operator.Inputs(0)
+    return "none"
