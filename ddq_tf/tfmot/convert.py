@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.graph import flatten
 from ddq_tf.tfmot.layers import plain_config, set_weights, twin_of, weights_of
 from ddq_tf.tfmot.learned import Learned
 from ddq_tf.tfmot.opened import is_quantize_layer, is_wrapper, opened
@@ -17,6 +18,7 @@ from ddq_tf.transform import Ranges
 
 _SIZE = 64  # of an image whose size a model leaves open
 _EXAMPLES = 2
+_CENTROIDS = 16
 _CLOSE = 1e-4  # of the largest value that a layer writes
 
 
@@ -56,7 +58,19 @@ def from_tfmot(model: Any) -> tuple[keras.Model, Ranges]:
     moved = walk.model(source)
     raise_all(f"model {source.name!r} cannot move to Keras 3:", walk.problems)
     learned.check()
-    return moved, learned.ranges()
+    return moved, learned.ranges(_clustered(moved))
+
+
+def _clustered(model: keras.Model) -> tuple[str, ...]:
+    """The names of layers whose kernel has at most 16 different values, and more weights."""
+    found = []
+    for node in flatten(model).nodes:
+        kernel = getattr(node.layer, "kernel", None)
+        if kernel is not None:
+            values = np.asarray(kernel).ravel()
+            if values.size > _CENTROIDS**2 and np.unique(values).size <= _CENTROIDS:
+                found.append(node.name)
+    return tuple(dict.fromkeys(found))
 
 
 class _Walk:

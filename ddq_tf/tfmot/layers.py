@@ -23,10 +23,8 @@ _IGNORED = {
     "virtual_batch_size",
     "adjustment",
     "fused",
-    "beta_constraint",
-    "gamma_constraint",
 }
-_DEFAULTS = {"groups": 1, "renorm": False, "ragged": False, "sparse": False, "input_length": None}
+_DEFAULTS = {"groups": 1, "renorm": False, "ragged": False, "sparse": False}
 _RENAMED = {"SyncBatchNormalization": "BatchNormalization"}
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "Lambda")
 
@@ -85,7 +83,7 @@ def twin_of(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
             options["negative_slope"] = float(value)
         elif name in accepted:
             options[name] = value
-        elif name not in _IGNORED and _DEFAULTS.get(name, object()) != value:
+        elif not _changes_nothing(name, value):
             unknown.append(f"{name}={value!r}")
     if unknown:
         raise DDQError(f"{_label(layer)}: Keras 3 has no option {', '.join(unknown)}")
@@ -94,6 +92,12 @@ def twin_of(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
     except (TypeError, ValueError, KeyError) as error:
         cause = str(error).strip().split("\n")[0]
         raise DDQError(f"{_label(layer)}: Keras 3 cannot make it: {cause}") from error
+
+
+def _changes_nothing(name: str, value: Any) -> bool:
+    """Whether an option that Keras 3 does not know matters to no answer."""
+    is_default = name in _DEFAULTS and _DEFAULTS[name] == value
+    return name in _IGNORED or name.endswith("_initializer") or is_default or value is None
 
 
 def _options(kind: type) -> set[str]:

@@ -105,8 +105,8 @@ class Learned:
             "quantizers must have variables min_var and max_var, as TFMOT's have:", self._problems
         )
 
-    def ranges(self) -> Ranges:
-        """Returns all that was noted."""
+    def ranges(self, clustered: tuple[str, ...]) -> Ranges:
+        """Returns all that was noted, with the names of clustered layers."""
         notes = list(self._notes)
         if self._fresh:
             names = ", ".join(map(repr, dict.fromkeys(self._fresh)))
@@ -122,5 +122,6 @@ class Learned:
             sums=self._sums,
             kernels=self._kernels,
             bits=self._bits,
+            clustered=clustered,
             notes=tuple(notes),
         )

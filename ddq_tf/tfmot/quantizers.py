@@ -12,7 +12,7 @@ are given, not learned: TFMOT's `fit` has no budget.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,11 @@ def _best_range(values: Any, qmin: Any, qmax: Any, axes: list[int]) -> Any:
     return tf.gather(_SHARES, tf.argmin(errors, axis=0)) * largest
 
 
+def _best_of(sample: Any, qmin: Any, qmax: Any) -> Any:
+    """The range of least squared error of a sample; a scalar."""
+    return tf.reshape(_best_range(sample, qmin, qmax, [0]), ())
+
+
 class DDQWeightQuantizer(_known.quantizers.Quantizer):
     r"""Fake-quantizes a kernel on uniform levels, with a range that learns by gradient.
 
@@ -111,11 +116,11 @@ class DDQWeightQuantizer(_known.quantizers.Quantizer):
     def __call__(self, inputs: Any, training: bool, weights: Variables, **kwargs: Any) -> Any:
         """Returns the fake-quantized kernel; float32, its shape."""
         n = np.float32(signed_qmax(self.num_bits))
-        base = _base(
-            weights["base_range"],
-            lambda: _best_range(tf.stop_gradient(inputs), -n, n, self._shared(weights)),
-            training,
-        )
+        shared = [i for i, size in enumerate(weights["base_range"].shape) if size == 1]
+        kernel = tf.stop_gradient(inputs)
+        base = _found(weights["base_range"], lambda: _best_range(kernel, -n, n, shared))
+        if training:
+            base = weights["base_range"].assign(base)
         speed = np.float32(min(1.0, (7 / n) ** 2))  # as `WeightQuantizer`
         alpha = learned_range(base, weights["log_range"], speed)
         return fake_quantize(
@@ -124,10 +129,6 @@ class DDQWeightQuantizer(_known.quantizers.Quantizer):
             tf.convert_to_tensor(-n),
             tf.convert_to_tensor(n),
         )
-
-    @staticmethod
-    def _shared(weights: Variables) -> list[int]:
-        return [i for i, size in enumerate(weights["base_range"].shape) if size == 1]
 
     def learned_alpha(self, weights: Variables) -> np.ndarray | None:
         """Returns alpha, or None before the first training step."""
@@ -174,17 +175,13 @@ class DDQActivationQuantizer(_known.quantizers.Quantizer):
     @tf.autograph.experimental.do_not_convert
     def __call__(self, inputs: Any, training: bool, weights: Variables, **kwargs: Any) -> Any:
         """Returns the fake-quantized activations; float32, the same shape."""
-        least = weights["least"]
+        least, base = weights["least"], weights["base_range"]
         if training:
-            fresh = tf.equal(weights["base_range"], 0)
             seen = tf.minimum(tf.reduce_min(tf.stop_gradient(inputs)), 0.0)
-            least = least.assign(tf.where(fresh, seen, least))
+            least = least.assign(tf.where(tf.equal(base, 0), seen, least))
         qmin, qmax = self._limits(tf.convert_to_tensor(least))
-        base = _base(
-            weights["base_range"],
-            lambda: tf.reshape(_best_range(_sample(inputs), qmin, qmax, [0]), ()),
-            training,
-        )
+        if training:
+            base = base.assign(_found(base, lambda: _best_of(_sample(inputs), qmin, qmax)))
         learned = tf.greater(base, 0)
         alpha = learned_range(tf.where(learned, base, 1.0), weights["log_range"])
         return tf.where(learned, fake_quantize(inputs, alpha / qmax, qmin, qmax), inputs)
@@ -217,12 +214,10 @@ def _channel_axes(wrapper: Any, name: str, rank: int) -> tuple[int, ...]:
     return (rank - 2, rank - 1) if name.startswith("depthwise") else (rank - 1,)
 
 
-def _base(variable: Any, best: Any, training: bool) -> Any:
-    """A base range, found where there is none; kept once the network trains."""
-    found = tf.cond(
-        tf.reduce_all(tf.equal(variable, 0)), best, lambda: tf.convert_to_tensor(variable)
-    )
-    return variable.assign(found) if training else found
+def _found(variable: Any, best: Callable[[], Any]) -> Any:
+    """A base range, or the best one where there is none yet."""
+    fresh = tf.reduce_all(tf.equal(variable, 0))
+    return tf.cond(fresh, best, lambda: tf.convert_to_tensor(variable))
 
 
 def _sample(values: Any) -> Any:
@@ -241,9 +236,10 @@ def _alpha(weights: Variables) -> np.ndarray | None:
 class DDQQuantizeConfig(_known.QuantizeConfig):
     """Quantizes what TFMOT's default scheme does of a layer, by DDQ's quantizers.
 
-    For single layers, as `quantize_annotate_layer(layer, DDQQuantizeConfig(num_bits=4))`. TFMOT
-    then leaves a layer alone: it quantizes between a convolution and the BatchNorm behind it. For
-    networks with BatchNorms use `DDQQuantizeScheme`.
+    For single layers, as `quantize_annotate_layer(layer, DDQQuantizeConfig(num_bits=4))`; then
+    call `quantize_apply` inside `ddq_tf.tfmot.quantize_scope()`. TFMOT leaves such a layer alone:
+    it quantizes between a convolution and the BatchNorm behind it. For networks with BatchNorms
+    use `DDQQuantizeScheme`.
 
     Args:
         num_bits: of the kernel, 2 to 8.

@@ -101,8 +101,13 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any, ranges: 
     )
     attributes = own_attributes(model)
     interface = Interface(model)
+    if calibration is None and ranges.say_nothing:
+        raise DDQError(
+            "calibration data is needed: pass some hundred inputs, as `fit` takes them, or ranges "
+            "of all activations. Received: calibration=None"
+        )
     batches = []
-    if calibration is not None or ranges.say_nothing:
+    if calibration is not None:
         examples = examples_of(calibration, interface, config.calibration_images)
         batches = [interface.packed(arrays) for arrays in examples]
     quantized, grids = rebuilt(graph, config, model)

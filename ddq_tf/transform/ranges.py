@@ -15,6 +15,7 @@ from ddq_tf.layers import DDQActivation, DDQWeightedLayer, activation_layers, we
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.rules import Rule
 from ddq_tf.scheme import MAX_BITS
+from ddq_tf.targets import get_target
 from ddq_tf.transform.calibrate import input_range
 from ddq_tf.transform.canonical import origin_of
 
@@ -44,6 +45,7 @@ class Ranges:
         sums: (min, max) of what a layer's own activation reads, as the logits before a softmax.
         kernels: of layers with weights.
         bits: the precision that a layer's kernel keeps; those of others learn, as always.
+        clustered: layers whose kernel has at most 16 different values.
         notes: what is worth knowing of where they come from, a sentence each.
     """
 
@@ -51,6 +53,7 @@ class Ranges:
     sums: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     kernels: Mapping[str, KernelRange] = dataclasses.field(default_factory=dict)
     bits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    clustered: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,6 +65,16 @@ class Ranges:
     def rules(self) -> tuple[Rule, ...]:
         """`bits` for `DDQConfig(rules=...)`."""
         return tuple(Rule(name, bits=bits) for name, bits in self.bits.items())
+
+    def rules_for(self, target: str) -> tuple[Rule, ...]:
+        """Returns `rules`, and free levels for clustered kernels where a target stores these.
+
+        Free levels of 4 bits start from the centroids, one range for the kernel; files of
+        `litert-int8` and `tflm` hold them as codes of 8 bits, rounded to 1/127 of the range.
+        """
+        stores = get_target(target).code_bits is not None
+        free = {"bits": 4, "levels": "free", "level_init": "kmeans", "per_channel": False}
+        return (*(Rule(name, **free) for name in self.clustered if stores), *self.rules)
 
 
 def as_ranges(given: Any) -> Ranges:
