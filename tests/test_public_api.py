@@ -13,6 +13,7 @@ ROOMS = (
     "layers",
     "graph",
     "search",
+    "tfmot",
     "transform",
     "training",
     "data",
@@ -68,3 +69,18 @@ def test_public_functions_are_typed():
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty
         assert all(p.annotation is not p.empty for p in signature.parameters.values())
+
+
+def test_the_bridge_says_which_packages_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    with pytest.raises(
+        ddq_tf.DDQError, match=r"this needs tf_keras: pip install 'ddq_tf\[tfmot\]'"
+    ):
+        ddq_tf.tfmot.from_tfmot("model.h5")
+
+
+def test_the_bridge_imports_nothing_before_it_is_used():
+    packages = "{'tf_keras', 'tensorflow_model_optimization'}"
+    code = f"import sys, ddq_tf.tfmot; print({packages} & {{*sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
