@@ -13,7 +13,6 @@ ROOMS = (
     "layers",
     "graph",
     "search",
-    "tfmot",
     "transform",
     "training",
     "data",
@@ -73,9 +72,8 @@ def test_public_functions_are_typed():
 
 def test_the_bridge_says_which_packages_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf_keras", None)
-    with pytest.raises(
-        ddq_tf.DDQError, match=r"this needs tf_keras: pip install 'ddq_tf\[tfmot\]'"
-    ):
+    words = r"this needs tf_keras: pip install 'ddq_tf\[tfmot\]'"
+    with pytest.raises(ddq_tf.DDQError, match=words):
         ddq_tf.tfmot.from_tfmot("model.h5")
 
 

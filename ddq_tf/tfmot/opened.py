@@ -27,8 +27,8 @@ def opened(source: Any) -> Any:
     Raises:
         DDQError: if it is none, not built, or not functional.
     """
-    model = _loaded(Path(source)) if isinstance(source, str | os.PathLike) else source
     keras = tf_keras()
+    model = _loaded(Path(source)) if isinstance(source, str | os.PathLike) else source
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__.split('.')[0]}.{type(model).__name__}"
         raise DDQError(

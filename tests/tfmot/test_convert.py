@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+import ddq_tf.tfmot as room
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.tfmot import from_tfmot, quantize_scope
@@ -145,6 +146,11 @@ def test_legacy_files(file, shared_dir):
     theirs = tf_keras.models.load_model(path, compile=False)
     x = np.random.default_rng(0).random((4, *mine.input_shape[1:])).astype(np.float32)
     assert np.abs(np.asarray(mine(x)) - theirs.predict(x, verbose=0)).max() < 1e-5
+
+
+def test_public_names_are_there_and_documented():
+    assert sorted(set(room.__all__)) == room.__all__
+    assert all(getattr(room, name).__doc__ for name in room.__all__)
 
 
 class TwoBits(Q.QuantizeConfig):
