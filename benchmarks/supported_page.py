@@ -1,4 +1,4 @@
-"""Writes README's table of supported layers from the rules of `ddq_tf.kinds`.
+"""Writes docs/supported.md's table of supported layers from the rules of `ddq_tf.kinds`.
 
 python benchmarks/supported_page.py
 """
@@ -13,20 +13,20 @@ from pathlib import Path
 
 from ddq_tf.kinds.table import supported_table
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
 BEGIN, END = "<!-- supported layers: benchmarks/supported_page.py -->\n", "\n<!-- end -->"
 
 
 def with_table(text: str) -> str:
-    """Returns README's text with the table as the rules have it now."""
+    """Returns the text of docs/supported.md with the table as the rules have it now."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END, 1)
     return f"{before}{BEGIN}{supported_table()}{END}{after}"
 
 
 def main() -> None:
-    """Rewrites README."""
-    README.write_text(with_table(README.read_text("utf-8")), encoding="utf-8")
+    """Rewrites the page."""
+    PAGE.write_text(with_table(PAGE.read_text("utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

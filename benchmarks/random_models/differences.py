@@ -43,7 +43,7 @@ class First:
 
 
 def is_documented(first: First, target: str) -> bool:
-    """Whether the README says that an operator rounds differently from Keras."""
+    """Whether docs/supported.md says that an operator rounds differently from Keras."""
     if first.kind in _BUILT_IN:
         return first.largest <= 1
     narrow = first.weights in _NARROW

@@ -1,4 +1,4 @@
-"""The table of supported layers, as README shows it, written from the rules."""
+"""The table of supported layers, as docs/supported.md shows it, written from the rules."""
 
 from __future__ import annotations
 
