@@ -67,8 +67,8 @@ def data_flags(*, batch_size: int, required: bool = True, range_by: str = "") ->
         line.number(
             "crop",
             "SHARE",
-            "of each image's centre that the network sees. By default what the model's file notes, "
-            "else all; most ImageNet networks were published with 0.875",
+            "of each image's centre that the network sees. By default what the file notes, else "
+            "all; most ImageNet networks were published with 0.875",
             low=0.0,
             high=1.0,
         ),

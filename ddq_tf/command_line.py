@@ -278,6 +278,14 @@ def range_words(values: tuple[Any, Any]) -> str:
     return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"
 
 
+def picture_words(crop: float, resize: str, channels: str, sources: Mapping[str, str]) -> str:
+    """Returns in words how pictures are fitted, and who says so where that is known."""
+    parts = {"crop": f"{crop:g} of the centre", "resize": resize, "channels": channels}
+    return ", ".join(
+        f"{words} ({sources[name]})" if name in sources else words for name, words in parts.items()
+    )
+
+
 def suggestion(word: str, known: Sequence[str]) -> str:
     """Returns " Did you mean ...?" if something known resembles a word, else ""."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

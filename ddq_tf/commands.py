@@ -249,11 +249,19 @@ def _evaluate(call: Call) -> Outcome:
         split=call.flags["split"],
         screen=call.screen,
     )
+    sources = evaluation.sources
+    range_from = [sources["input_range"]] if sources else []
     call.screen.table(
         [
             ("model", f"{evaluation.path}, {evaluation.size_bytes:,} bytes, {evaluation.runtime}"),
             ("data", f"{evaluation.data}, {evaluation.split} split"),
-            ("input range", range_words(evaluation.input_range)),
+            (
+                "pictures",
+                line.picture_words(
+                    evaluation.crop, evaluation.resize, evaluation.channels, sources
+                ),
+            ),
+            ("input range", ", ".join([range_words(evaluation.input_range), *range_from])),
             *(
                 (
                     name.replace("_", " "),
@@ -506,7 +514,13 @@ _ALL = (
         summary="Measure the accuracy of a .keras, .h5 or .tflite file.",
         files=("MODEL",),
         flags=(
-            *data_flags(batch_size=64),
+            *data_flags(
+                batch_size=64,
+                range_by=(
+                    "what the file notes (.tflite: in its metadata), what keras.applications says "
+                    "of such a network, or what the file's input shows, else -1,1"
+                ),
+            ),
             line.text(
                 "metrics",
                 "NAME,NAME",

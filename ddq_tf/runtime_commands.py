@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ddq_tf import command_line as line
 from ddq_tf.command_flags import data_flags
-from ddq_tf.command_line import COMMON, Call, Command, Outcome, range_words
+from ddq_tf.command_line import COMMON, Call, Command, Outcome, picture_words, range_words
 
 _SLOWEST = 12  # operators that a profile shows; JSON has all
 _THREADS = line.integer("num_threads", "N", "threads of each operator", 1)
@@ -118,9 +118,9 @@ def _web(call: Call) -> Outcome:
             ("saved", f"{page.folder}, {page.size_bytes:,} bytes"),
             (
                 "pictures",
-                f"{image['crop']:g} of the centre, {image['resize']}, {image['channels']}",
+                picture_words(image["crop"], image["resize"], image["channels"], page.sources),
             ),
-            ("input range", f"{range_words(page.input_range)}, {page.range_from}"),
+            ("input range", f"{range_words(page.input_range)}, {page.sources['input_range']}"),
             ("labels", f"{labels}" if labels else "none: classes are shown by number"),
         ],
     )
@@ -194,7 +194,8 @@ RUNTIME_COMMANDS = (
         notes=(
             "Downloads LiteRT.js (12 MB) from the npm registry, unless --runtime is given, and "
             "checks it. The folder then needs no network: any web server serves it. Pictures are "
-            "cut, resized and normalized as in training, and stay in the browser."
+            "cut, resized and normalized as in training, which the file's metadata tell where no "
+            "flag does, and stay in the browser."
         ),
         flags=(
             line.text("out", "FOLDER", "to make, or an earlier one to replace", required=True),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddq_tf.export.host_benchmark import BenchmarkRow, benchmark
     from ddq_tf.export.interpreter import Delegation, Runner, delegation
     from ddq_tf.export.measurement import evaluate, tflite_accuracy
+    from ddq_tf.export.metadata_reader import read_metadata
     from ddq_tf.export.model_metadata import ModelMetadata
     from ddq_tf.export.operator_profile import OperatorTime, profile
     from ddq_tf.export.stock import stock_int8
@@ -46,6 +47,7 @@ __all__ = [
     "export_tflite",
     "first_difference",
     "profile",
+    "read_metadata",
     "stock_int8",
     "tflite_accuracy",
     "verify",
@@ -74,6 +76,7 @@ _HOMES = {
     "export_tflite": "exporter",
     "first_difference": "verification",
     "profile": "operator_profile",
+    "read_metadata": "metadata_reader",
     "stock_int8": "stock",
     "tflite_accuracy": "measurement",
     "verify": "verification",

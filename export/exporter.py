@@ -11,7 +11,7 @@ from absl import logging
 
 from ddq_tf.arguments import check_is, check_path
 from ddq_tf.errors import raise_all
-from ddq_tf.export import model_metadata, runtime_check, tflite, tflm
+from ddq_tf.export import metadata_schema, model_metadata, runtime_check, tflite, tflm
 from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower
@@ -104,7 +104,7 @@ def export_tflite(
     entries = {_MIN_RUNTIME: oldest.encode().ljust(_MIN_RUNTIME_BYTES, b"\0")}
     if metadata is not None:
         model_metadata.check(metadata, graph)
-        entries[model_metadata.ENTRY] = model_metadata.encode(metadata, graph)
+        entries[metadata_schema.ENTRY] = model_metadata.encode(metadata, graph)
     graph = dataclasses.replace(graph, metadata={**graph.metadata, **entries})
     data = plain = tflite.write(graph, keep_names=keep_names)
     if chosen.lookup_tables:

@@ -3,6 +3,7 @@
 Written as tflite-support's MetadataPopulator does, for the tools that read it (Android Studio,
 MediaPipe, Task Library): a flatbuffer of the schema metadata_schema.fbs 1.0.0 in the metadata entry
 TFLITE_METADATA, and the files that it names in an uncompressed zip archive behind the model.
+`metadata_reader` reads all of it back.
 """
 
 from __future__ import annotations
@@ -20,18 +21,12 @@ import numpy as np
 from ddq_tf.arguments import check_types
 from ddq_tf.config import CHANNELS, RESIZES
 from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.export import metadata_schema as schema
 from ddq_tf.export.ir import Graph
 
-ENTRY = "TFLITE_METADATA"
-_IDENTIFIER = b"M001"
 _LEAST_PARSER = "1.0.0"
-_LABELS = "labels.txt"
-_LABELS_ARE_AXIS = 2  # AssociatedFileType.TENSOR_AXIS_LABELS
-_NORMALIZATION = 1  # ProcessUnitOptions.NormalizationOptions
-_FEATURE, _IMAGE = 1, 2  # ContentProperties
-_COLOR_SPACES = {3: 1, 1: 2}  # ColorSpaceType by channels: RGB, GRAYSCALE
-_FITTING = "ddq_tf_fitting"  # a CustomMetadata: the standard has no field for these
 _FITTING_PARSER = "1.5.0"  # the first that knows CustomMetadata
+_LABELS = "labels.txt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +75,18 @@ class ModelMetadata:
         stds = 255 / (highs - lows)
         return cls(labels=labels, mean=(-lows * stds).tolist(), std=stds.tolist())
 
+    @property
+    def input_range(self) -> tuple[Any, Any] | None:
+        """What pixels 0 and 255 become, each as `for_range` takes it; None if that is not told."""
+        if not self.mean:
+            return None
+        means, stds = np.array(self.mean, np.float64), np.array(self.std, np.float64)
+        low, high = (
+            end.item() if end.size == 1 else tuple(end.tolist())
+            for end in (-means / stds, (255 - means) / stds)
+        )
+        return low, high
+
 
 def check(metadata: ModelMetadata, graph: Graph) -> None:
     """Checks that metadata fit a graph.
@@ -114,11 +121,16 @@ def encode(metadata: ModelMetadata, graph: Graph) -> bytes:
         [_tensor(builder, name, (), files=_files(builder, metadata)) for name in graph.outputs]
     )
     custom = _custom(builder, metadata)
-    subgraphs = builder.tables([builder.table({2: inputs, 3: outputs, 9: custom})])
-    parser = _FITTING_PARSER if custom else _LEAST_PARSER
-    texts = {0: metadata.name, 1: metadata.description, 7: parser}
-    strings = {slot: builder.CreateString(text) for slot, text in texts.items() if text}
-    builder.Finish(builder.table({3: subgraphs, **strings}), _IDENTIFIER)
+    ends = {schema.Subgraph.INPUTS: inputs, schema.Subgraph.OUTPUTS: outputs}
+    subgraphs = builder.tables([builder.table({**ends, schema.Subgraph.CUSTOM: custom})])
+    texts = {
+        schema.Model.NAME: metadata.name,
+        schema.Model.DESCRIPTION: metadata.description,
+        schema.Model.LEAST_PARSER: _FITTING_PARSER if custom else _LEAST_PARSER,
+    }
+    strings = {field: builder.CreateString(text) for field, text in texts.items() if text}
+    root = builder.table({schema.Model.SUBGRAPHS: subgraphs, **strings})
+    builder.Finish(root, schema.IDENTIFIER)
     return bytes(builder.Output())
 
 
@@ -192,23 +204,34 @@ def _tensor(
     channels: str = "rgb",
 ) -> int:
     """Writes a TensorMetadata; an absent vector has offset 0."""
-    color_space = _COLOR_SPACES.get(shape[3]) if len(shape) == 4 else None
+    color_space = schema.COLOR_SPACES.get(shape[3]) if len(shape) == 4 else None
     if color_space:
         # The standard knows no BGR: such an image is of an unknown order there.
-        known = {} if channels == "bgr" else {0: color_space}
-        kind, properties = _IMAGE, builder.table({}, known)
+        known = {} if channels == "bgr" else {schema.Image.COLOR_SPACE: color_space}
+        kind, properties = schema.IMAGE, builder.table({}, known)
     else:
-        kind, properties = _FEATURE, builder.table({})
-    content = builder.table({1: properties}, {0: kind})
-    return builder.table({0: builder.CreateString(name), 3: content, 4: units, 6: files})
+        kind, properties = schema.FEATURE, builder.table({})
+    content = builder.table({schema.Content.PROPERTIES: properties}, {schema.Content.KIND: kind})
+    return builder.table(
+        {
+            schema.Tensor.NAME: builder.CreateString(name),
+            schema.Tensor.CONTENT: content,
+            schema.Tensor.UNITS: units,
+            schema.Tensor.FILES: files,
+        }
+    )
 
 
 def _units(builder: _Builder, metadata: ModelMetadata) -> int:
     """Writes the ProcessUnits of the input."""
     if not metadata.mean:
         return 0
-    numbers = {0: builder.floats(metadata.mean), 1: builder.floats(metadata.std)}
-    return builder.tables([builder.table({1: builder.table(numbers)}, {0: _NORMALIZATION})])
+    numbers = {
+        schema.Normalization.MEAN: builder.floats(metadata.mean),
+        schema.Normalization.STD: builder.floats(metadata.std),
+    }
+    options = {schema.Unit.OPTIONS: builder.table(numbers)}
+    return builder.tables([builder.table(options, {schema.Unit.KIND: schema.NORMALIZATION})])
 
 
 def _files(builder: _Builder, metadata: ModelMetadata) -> int:
@@ -216,7 +239,8 @@ def _files(builder: _Builder, metadata: ModelMetadata) -> int:
     if not metadata.labels:
         return 0
     name = builder.CreateString(_LABELS)
-    return builder.tables([builder.table({0: name}, {2: _LABELS_ARE_AXIS})])
+    kind = {schema.File.KIND: schema.LABELS_ARE_AXIS}
+    return builder.tables([builder.table({schema.File.NAME: name}, kind)])
 
 
 def _custom(builder: _Builder, metadata: ModelMetadata) -> int:
@@ -228,13 +252,14 @@ def _custom(builder: _Builder, metadata: ModelMetadata) -> int:
     usual = ModelMetadata()
     lines = [
         f"{name}={getattr(metadata, name)}\n"
-        for name in ("channels", "crop", "resize")
+        for name in schema.FITTED
         if getattr(metadata, name) != getattr(usual, name)
     ]
     if not lines:
         return 0
     data = builder.blob("".join(lines).encode())
-    return builder.tables([builder.table({0: builder.CreateString(_FITTING), 1: data})])
+    name = builder.CreateString(schema.FITTING)
+    return builder.tables([builder.table({schema.Custom.NAME: name, schema.Custom.DATA: data})])
 
 
 def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
@@ -250,7 +275,7 @@ def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
     classes = graph.tensors[next(iter(graph.outputs.values()))].shape[-1]
     if metadata.labels and len(metadata.labels) != classes:
         found.append(f"labels: {classes} are needed. Received: {len(metadata.labels)}")
-    odd = [label for label in metadata.labels if not label.strip() or "\n" in label]
+    odd = [label for label in metadata.labels if not label.strip() or {*"\r\n"} & {*label}]
     if odd:
         found.append(f"labels must not be empty or hold line breaks. Received: {odd[:3]}")
     counts = {len(metadata.mean), len(metadata.std)}
@@ -259,17 +284,17 @@ def _problems(metadata: ModelMetadata, graph: Graph) -> list[str]:
             f"mean and std need one number each, or {shape[-1]}, one for each channel. "
             f"Received: mean={metadata.mean}, std={metadata.std}"
         )
+    return found + value_problems(metadata)
+
+
+def value_problems(metadata: ModelMetadata) -> list[str]:
+    """Returns one line for each number or word that has no meaning, whatever the graph."""
+    found = []
     if not all(map(math.isfinite, [*metadata.mean, *metadata.std])) or 0 in metadata.std:
         found.append(
             "mean and std must be finite, std not 0. "
             f"Received: mean={metadata.mean}, std={metadata.std}"
         )
-    return found + _fitting_problems(metadata)
-
-
-def _fitting_problems(metadata: ModelMetadata) -> list[str]:
-    """One line for each thing about the fitting of pictures that has no meaning."""
-    found = []
     if metadata.channels not in CHANNELS:
         found.append(f"channels must be one of {CHANNELS}. Received: {metadata.channels!r}")
     if not 0 < metadata.crop <= 1:

@@ -61,6 +61,8 @@ PURE_EXPORT = (
     "runtime_check",
     "passes",
     "tflite",
+    "metadata_schema",
+    "metadata_reader",
     "model_metadata",
     "sizes",
     "interpreter",

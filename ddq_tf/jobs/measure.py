@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import numpy as np
 from ddq_tf.answers import threshold_of
 from ddq_tf.data import Range
 from ddq_tf.errors import DDQError
-from ddq_tf.export.interpreter import Runner, TensorInfo, is_for_micro
+from ddq_tf.export.interpreter import Runner, is_for_micro
 from ddq_tf.export.measurement import evaluate, meter_of, runner_for, tflite_accuracy
+from ddq_tf.export.metadata_reader import read_metadata
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images, range_of_grid
+from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images
 from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
+from ddq_tf.jobs.pixels import Pixels, pixels_of
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.quiet import silenced
 from ddq_tf.search import DDQModel
@@ -132,6 +134,10 @@ class Evaluation:
         data: it was measured on.
         split: likewise.
         input_range: that was used.
+        channels: likewise.
+        crop: likewise.
+        resize: likewise.
+        sources: who says these four, in words, as far as that is known: of a .tflite file.
         num_samples: images.
         metrics: by name; an accuracy in [0, 1].
     """
@@ -142,6 +148,10 @@ class Evaluation:
     data: str
     split: str
     input_range: Range
+    channels: str
+    crop: float
+    resize: str
+    sources: Mapping[str, str]
     num_samples: int
     metrics: dict[str, float]
 
@@ -174,12 +184,13 @@ def evaluate_file(
             where it is needed.
     """
     screen, path, runtime = screen or Screen(), Path(path), "Keras"
+    sources: Mapping[str, str] = {}
     for metric in metrics:
         meter_of(metric, None)
     if path.suffix.lower() == ".tflite":
         content = read_tflite(path, micro=True)
         runtime = _runtime(content)
-        images = _open_for_tflite(content, options)
+        images, sources = _open_for_tflite(content, options)
         words = f"file in {runtime}"
         measured = evaluate(content, _tracked(images, split, screen, words), metrics)
     else:
@@ -194,6 +205,9 @@ def evaluate_file(
         data=options.spec,
         split=split,
         input_range=images.input_range,
+        channels=images.channels,
+        **dataclasses.asdict(images.fit),
+        sources=sources,
         num_samples=images.count(split),
         metrics=measured,
     )
@@ -279,21 +293,26 @@ def _any_runner(content: bytes) -> Runner | MicroRunner:
         return runner_for(content)
 
 
-def shown_range(info: TensorInfo) -> tuple[Range, str] | None:
-    """Returns the usual input range that the grid of a file's input shows, if one fits, in RGB."""
-    if info.scale is None:
-        return None
-    low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
-    return range_of_grid(float(info.scale), low - info.zero_point, high - info.zero_point)
-
-
-def _open_for_tflite(content: bytes, options: DataOptions) -> Images:
-    """Opens a data set for a file; its input's grid shows the range."""
+def _open_for_tflite(content: bytes, options: DataOptions) -> tuple[Images, Mapping[str, str]]:
+    """Opens a data set for a file; also returns who says how pictures become its inputs."""
     runner = _any_runner(content)
-    info = runner.input
-    return open_images(
-        options,
-        input_shape=(None, *info.shape[1:]),
+    metadata = read_metadata(content, with_labels=False)
+    pixels = pixels_of(options, metadata, runner.input)
+    images = open_images(
+        _with_pixels(options, pixels),
+        input_shape=(None, *runner.input.shape[1:]),
         num_classes=runner.output.shape[-1],
-        known=shown_range(info),
+    )
+    return images, pixels.sources
+
+
+def _with_pixels(options: DataOptions, pixels: Pixels) -> DataOptions:
+    """Options that say all that is known of pixels."""
+    return dataclasses.replace(
+        options,
+        input_range=pixels.input_range,
+        mean=None,
+        std=None,
+        channels=pixels.channels,
+        **dataclasses.asdict(pixels.fit),
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddq_tf import data, web
+from ddq_tf import web
 from ddq_tf.data import Range
 from ddq_tf.errors import DDQError
-from ddq_tf.export.interpreter import TensorInfo
-from ddq_tf.export.model_metadata import ModelMetadata
+from ddq_tf.export.metadata_reader import read_metadata
 from ddq_tf.jobs.export import read_lines
-from ddq_tf.jobs.images import DataOptions, fit_of
-from ddq_tf.jobs.measure import load_quietly, read_tflite, shown_range
+from ddq_tf.jobs.images import DataOptions
+from ddq_tf.jobs.measure import load_quietly, read_tflite
+from ddq_tf.jobs.pixels import Pixels, pixels_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class WebPage:
         folder: where it is.
         size_bytes: of all its files.
         input_range: what pixels 0 and 255 become.
-        range_from: who says so, in words.
+        sources: who says how pictures become inputs; see `Pixels`.
         told: what the page is told of the model.
     """
 
     folder: Path
     size_bytes: int
     input_range: Range
-    range_from: str
+    sources: Mapping[str, str]
     told: dict[str, Any]
 
     @property
@@ -44,7 +45,12 @@ class WebPage:
             "size_bytes": self.size_bytes,
             "model": self.told["name"],
             "model_bytes": self.told["bytes"],
-            "input": {**image, "range": self.input_range, "range_from": self.range_from},
+            "input": {
+                **image,
+                "range": self.input_range,
+                "range_from": self.sources["input_range"],
+                **{f"{name}_from": self.sources[name] for name in ("channels", "crop", "resize")},
+            },
             "output": self.told["output"],
             "labels": len(self.told["labels"]),
             "runtime": self.told["runtime"],
@@ -64,8 +70,7 @@ def make_web_page(
     Args:
         source: the .tflite file.
         out: the folder to make, or an earlier one to replace.
-        options: how pictures become inputs; nothing else of it is used. What it does not say is
-            taken from the file's metadata, then from its input's grid.
+        options: how pictures become inputs; see `pixels_of`.
         labels: a text file with the name of a class on each line; None for those in the file.
         runtime: a folder with LiteRT.js; None to download it.
 
@@ -75,13 +80,13 @@ def make_web_page(
     """
     web.check_folder(out)
     content = read_tflite(source)
-    metadata = web.read_metadata(content)
-    fit = fit_of(options)
+    metadata = read_metadata(content, with_labels=labels is None)
     # The only input if there are several is refused with the file's other faults.
     image = next(iter(load_quietly(content).inputs.values()))
-    (low, high), range_from = _range(options, metadata, image)
+    pixels = pixels_of(options, metadata, image)
+    low, high = input_range = _range_of(pixels)
     preprocessing = web.Preprocessing(
-        low=low, high=high, channels=options.channels or "rgb", crop=fit.crop, resize=fit.resize
+        low=low, high=high, channels=pixels.channels, **dataclasses.asdict(pixels.fit)
     )
     names = metadata.labels if labels is None else read_lines(Path(labels))
     told = web.make_folder(
@@ -96,22 +101,18 @@ def make_web_page(
     return WebPage(
         folder=folder,
         size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        input_range=(low, high),
-        range_from=range_from,
+        input_range=input_range,
+        sources=pixels.sources,
         told=told,
     )
 
 
-def _range(options: DataOptions, metadata: ModelMetadata, image: TensorInfo) -> tuple[Range, str]:
-    """Returns what pixels 0 and 255 become, and who says so."""
-    if options.range_said is not None:
-        return options.range_said, "as given"
-    if metadata.mean:
-        return data.range_of(metadata.mean, metadata.std), "from the file's metadata"
-    if (shown := shown_range(image)) is not None:
-        return shown[0], "as the file's input shows"
-    raise DDQError(
-        "the file must say how pixels become inputs. Received: no normalization in its metadata, "
-        "and an input of no usual range. Give --input_range=LOW,HIGH or --mean and --std, or "
-        "export the model again with --input_range"
-    )
+def _range_of(pixels: Pixels) -> Range:
+    """What pixels 0 and 255 become, which somebody must say."""
+    if pixels.input_range is None:
+        raise DDQError(
+            "the file must say how pixels become inputs. Received: no normalization in its "
+            "metadata, and an input of no usual range. Give --input_range=LOW,HIGH or --mean and "
+            "--std, or export the model again with --input_range"
+        )
+    return pixels.input_range

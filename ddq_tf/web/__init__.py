@@ -1,7 +1,6 @@
 """A static folder that runs a .tflite file in the browser, with LiteRT.js."""
 
 from ddq_tf.web.folder import MADE_BY, Preprocessing, check_folder, make_folder
-from ddq_tf.web.metadata import read_metadata
 from ddq_tf.web.runtime import PACKAGE, VERSION, find_runtime
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     "check_folder",
     "find_runtime",
     "make_folder",
-    "read_metadata",
 ]

@@ -13,18 +13,6 @@ _TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
 _ACTIVATIONS = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
 
-def metadata_entry(content: bytes, name: str) -> bytes | None:
-    """Returns an entry of a file's own metadata, None if it has none of this name."""
-    with tflite.refusing_damage(content):
-        model = schema.Model.GetRootAs(content)
-        for index in range(min(model.MetadataLength(), len(content))):
-            entry = model.Metadata(index)
-            if entry is not None and entry.Name() == name.encode():
-                buffer = model.Buffers(entry.Buffer())
-                return b"" if buffer is None else np.asarray(buffer.DataAsNumpy()).tobytes()
-    return None
-
-
 def output_activation(content: bytes) -> str:
     """Returns what a file's first output went through: "softmax", "sigmoid" or "none".
 

@@ -9,7 +9,7 @@ from flatbuffers import encode, number_types
 from flatbuffers.table import Table
 
 from ddq_tf.errors import DDQError
-from ddq_tf.export import ModelMetadata, Runner, model_metadata, tflite
+from ddq_tf.export import ModelMetadata, Runner, metadata_schema, model_metadata, tflite
 from ddq_tf.export.ir import Graph
 from tests.export.graphs import Builder, small_network
 
@@ -61,7 +61,7 @@ class Reader:
 
 def described(metadata: ModelMetadata, graph: Graph) -> bytes:
     """The file as `export_tflite` writes it."""
-    entries = {model_metadata.ENTRY: model_metadata.encode(metadata, graph)}
+    entries = {metadata_schema.ENTRY: model_metadata.encode(metadata, graph)}
     full = Graph(**{**vars(graph), "metadata": entries})
     return model_metadata.attach(tflite.write(full), metadata)
 
@@ -142,6 +142,14 @@ def test_normalization_of_a_range(low, high):
     pixels = np.array([0, 255])
     found = (pixels - metadata.mean[0]) / metadata.std[0]
     np.testing.assert_allclose(found, [low, high], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(metadata.input_range, [low, high], rtol=0, atol=1e-12)
+
+
+def test_a_range_of_each_channel_comes_back():
+    low, high = (-2.0, -1.0, 0.0), (1.0, 1.0, 300.0)
+    found = ModelMetadata.for_range(low, high).input_range
+    np.testing.assert_allclose(found, [low, high], rtol=0, atol=1e-12)
+    assert ModelMetadata().input_range is None
 
 
 def test_an_empty_range_is_refused():
@@ -154,6 +162,7 @@ def test_an_empty_range_is_refused():
     [
         ({"labels": ["a"]}, "5 are needed. Received: 1"),
         ({"labels": ["a", "b", " ", "c\nd", "e"]}, r"Received: \[' ', 'c\\nd'\]"),
+        ({"labels": ["a\rb", "b", "c", "d", "e"]}, r"line breaks. Received: \['a\\rb'\]"),
         ({"mean": (1.0, 2.0), "std": (1.0, 1.0)}, "or 3, one for each channel"),
         ({"mean": (1.0,)}, r"Received: mean=\(1.0,\), std=\(\)"),
         ({"mean": (1.0,), "std": (0.0,)}, "std not 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from ddq_tf import cli, jobs
 from ddq_tf.errors import DDQError
-from ddq_tf.export import Runner, export_tflite, tflite, tflite_accuracy
+from ddq_tf.export import ModelMetadata, Runner, export_tflite, tflite, tflite_accuracy
 from ddq_tf.export.interpreter import is_for_micro
 from tests.export.graphs import small_network
 from tests.jobs.conftest import OPTIONS
@@ -101,6 +102,54 @@ def test_any_metric_of_keras_on_files_and_models(
     assert found[0]["accuracy"] < found[0]["sparse_top_k_categorical_accuracy"] <= 1
     assert cli.run(["evaluate", str(path), *DATA, "--metrics=accuracy,top5"]) == 2
     assert "a metric must be Keras's, or its name. Received: 'top5'" in capsys.readouterr().err
+
+
+def test_evaluate_takes_what_the_file_tells_of_pictures(
+    quantized: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ModelMetadata(mean=(0.0,), std=(2.0,), channels="bgr", crop=0.5, resize="nearest")
+    fields = {"channels": "bgr", "crop": 0.5, "resize": "nearest", "input_range": (0.0, 127.5)}
+    export_tflite(quantized.model, tmp_path / "told.tflite", metadata=told)
+    export_tflite(quantized.model, tmp_path / "bare.tflite")
+    found = evaluated(tmp_path / "told.tflite", OPTIONS)
+    by_file = "from the file's metadata"
+    assert found.sources == dict.fromkeys(fields, by_file)
+    assert {name: getattr(found, name) for name in fields} == fields
+    # The same pictures, asked for by hand: not those of the file that tells nothing.
+    by_hand = evaluated(tmp_path / "bare.tflite", dataclasses.replace(OPTIONS, **fields))
+    assert set(by_hand.sources.values()) == {"as given"}
+    bare = evaluated(tmp_path / "bare.tflite", OPTIONS)
+    assert bare.sources["input_range"] == "as the file's input shows"
+    assert {bare.sources[name] for name in ("channels", "crop", "resize")} == {"by default"}
+    assert found.metrics == by_hand.metrics != bare.metrics
+    arguments = ["evaluate", str(tmp_path / "told.tflite"), *DATA, "--channels=rgb"]
+    assert cli.run(arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"0 to 127.5, {by_file}" in printed
+    assert f"0.5 of the centre ({by_file}), nearest ({by_file}), rgb (as given)" in printed
+
+
+def evaluated(path: Path, options: jobs.DataOptions) -> jobs.Evaluation:
+    return jobs.evaluate_file(path, options, metrics=["sparse_categorical_crossentropy"])
+
+
+@needs_tflm
+def test_files_for_tflite_micro_tell_it_too(quantized: Any, tmp_path: Path) -> None:
+    told = ModelMetadata(labels=[*"0123456789"], crop=0.5)
+    export_tflite(quantized.model, tmp_path / "told.tflite", target="tflm", metadata=told)
+    found = evaluated(tmp_path / "told.tflite", OPTIONS)
+    assert (found.crop, found.sources["crop"]) == (0.5, "from the file's metadata")
+
+
+def test_a_normalization_that_cannot_be_is_refused(quantized: Any, tmp_path: Path) -> None:
+    path = tmp_path / "told.tflite"
+    export_tflite(quantized.model, path, metadata=ModelMetadata(mean=(1.0,), std=(-2.0,)))
+    with pytest.raises(
+        DDQError, match=r"metadata tell mean=\(1.0,\) and std=\(-2.0,\).*Give --inp"
+    ):
+        jobs.evaluate_file(path, OPTIONS)
+    given = dataclasses.replace(OPTIONS, input_range=(0, 255))
+    assert jobs.evaluate_file(path, given).input_range == (0, 255)
 
 
 @pytest.mark.parametrize("command", ["verify", "evaluate"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -86,41 +87,6 @@ def test_the_table_tells_what_each_pixel_becomes(tmp_path, reverse):
             step = np.float32((2.0 - low) / 255)
             value = np.float32(np.float32(pixel) * step) + np.float32(low)
             assert table[channel, pixel] == info.quantize(np.array(value))
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "float32"])
-def test_metadata_come_back(tmp_path, dtype):
-    metadata = ModelMetadata(
-        labels=LABELS, mean=(1.0, 2.0, 3.0), std=(127.5,) * 3, name="net", description="a net"
-    )
-    types = {"input_type": dtype, "output_type": dtype}
-    content = network(metadata=metadata, file=tmp_path / "net.tflite", **types)
-    assert web.read_metadata(content) == metadata
-    bare = network(file=tmp_path / "bare.tflite", **types)
-    assert web.read_metadata(bare) == ModelMetadata()
-
-
-def test_damaged_metadata_are_refused(tmp_path):
-    content = network(metadata=ModelMetadata(labels=LABELS), file=tmp_path / "net.tflite")
-    with pytest.raises(DDQError, match=r"labels\.txt.*does not hold"):
-        web.read_metadata(content[: content.rindex(b"PK\x03\x04")])
-    start = content.index(b"M001") - 4
-    rng = np.random.default_rng(0)
-    outcomes = []
-    for _ in range(300):
-        damaged = bytearray(content)
-        for place in rng.integers(start, start + 200, 3):
-            damaged[place] = rng.integers(256)
-        outcomes.append(is_refused(bytes(damaged)))
-    assert any(outcomes)
-
-
-def is_refused(content):
-    try:
-        web.read_metadata(content)
-    except DDQError:  # any other error fails the test
-        return True
-    return False
 
 
 @pytest.mark.parametrize("output_type", ["int8", "float32"])
@@ -258,20 +224,47 @@ def given(published, tmp_path):
 
 
 def test_the_command(given, tmp_path, capsys):
-    metadata = ModelMetadata.for_range((0, 0, 0), (1, 2, 4), labels=LABELS)
+    """What the file tells is taken, unless a flag says otherwise; each is said."""
+    metadata = dataclasses.replace(
+        ModelMetadata.for_range((0, 0, 0), (1, 2, 4), labels=LABELS), channels="bgr", crop=0.875
+    )
     network(metadata=metadata, file=tmp_path / "dogs.tflite")
-    flags = [f"--out={tmp_path / 'site'}", f"--runtime={given}", "--crop=0.875", "--resize=bicubic"]
     record = tmp_path / "run.json"
-    assert cli.run(["web", str(tmp_path / "dogs.tflite"), *flags, f"--json={record}"]) == 0
-    printed = capsys.readouterr().out
-    assert "from the file's metadata" in printed
+    base = ["web", str(tmp_path / "dogs.tflite"), f"--out={tmp_path / 'site'}"]
+    base += [f"--runtime={given}", f"--json={record}"]
+    assert cli.run(base) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "0, 0, 0 to 1, 2, 4, from the file's metadata" in printed
+    assert "0.875 of the centre (from the file's metadata), bilinear (by default)" in printed
+    assert "bgr (from the file's metadata)" in printed
     told = described(tmp_path / "site")
     assert told["name"] == "dogs"
     assert told["labels"] == list(LABELS)
-    assert (told["input"]["crop"], told["input"]["resize"]) == (0.875, "bicubic")
+    assert fitted(told) == ("bgr", 0.875, "bilinear")
     results = json.loads(record.read_text())["results"]
     assert results["input"]["range"] == [[0, 0, 0], [1, 2, 4]]
+    assert results["input"]["crop_from"] == "from the file's metadata"
     assert results["model_bytes"] == (tmp_path / "dogs.tflite").stat().st_size
+    assert cli.run([*base, "--channels=rgb", "--crop=1", "--resize=bicubic"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of the centre (as given), bicubic (as given), rgb (as given)" in printed
+    assert fitted(described(tmp_path / "site")) == ("rgb", 1, "bicubic")
+
+
+def fitted(told):
+    return tuple(told["input"][name] for name in ("channels", "crop", "resize"))
+
+
+def test_labels_that_the_file_lost_may_be_given(given, tmp_path, capsys):
+    content = network(metadata=ModelMetadata(labels=LABELS), file=tmp_path / "net.tflite")
+    (tmp_path / "net.tflite").write_bytes(content[: content.rindex(b"PK\x03\x04")])
+    (tmp_path / "names.txt").write_text("\n".join("abcde"))
+    base = ["web", str(tmp_path / "net.tflite"), f"--out={tmp_path / 'site'}"]
+    base += [f"--runtime={given}", "--input_range=-1,1"]
+    assert cli.run(base) == 2
+    assert "give --labels=FILE" in " ".join(capsys.readouterr().err.split())
+    assert cli.run([*base, f"--labels={tmp_path / 'names.txt'}"]) == 0
+    assert described(tmp_path / "site")["labels"] == list("abcde")
 
 
 def test_labels_and_range_may_be_given(given, tmp_path):
