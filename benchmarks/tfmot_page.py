@@ -19,10 +19,10 @@ def section() -> str:
     found = json.loads((RESULTS / "tfmot_bridge.json").read_text())["results"]
     steps, pruned = found["step_ms"], found["pruned"]
     lines = [
-        "MobileNetV2 0.35 of tf_keras on CIFAR-10-JPEG, accuracy in LiteRT on all 10,000 images "
-        f"of the test set (`benchmarks/tfmot_bridge.py`). The float network, trained for {found['float_epochs']} "
-        f"epochs only, has {found['float_accuracy']:.2%}; both schemes trained it for "
-        f"{found['tune_epochs']} more.",
+        "MobileNetV2 0.35 of tf_keras on CIFAR-10-JPEG, accuracy in LiteRT on all 10,000 images of "
+        "the test set (`benchmarks/tfmot_bridge.py`). The float network, trained for "
+        f"{found['float_epochs']} epochs only, has {found['float_accuracy']:.2%}; both schemes "
+        f"trained it for {found['tune_epochs']} more.",
         "",
         "| file | bytes | accuracy | answers equal to TFMOT's file |",
         "|---|---|---|---|",
