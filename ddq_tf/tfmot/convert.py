@@ -10,7 +10,14 @@ import numpy as np
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import flatten
-from ddq_tf.tfmot.layers import plain_config, set_weights, twin_of, weights_of
+from ddq_tf.graph.flatten import unused
+from ddq_tf.tfmot.layers import (
+    operation_of,
+    plain_config,
+    set_weights,
+    twin_of,
+    weights_of,
+)
 from ddq_tf.tfmot.learned import Learned
 from ddq_tf.tfmot.opened import is_quantize_layer, is_wrapper, opened
 from ddq_tf.tfmot.packages import tf_keras
@@ -85,6 +92,7 @@ class _Walk:
         self._learned = learned
         self._twins: dict[int, tuple[Any, Any]] = {}
         self._filled: set[int] = set()
+        self._names: dict[int, str] = {}
 
     def model(self, source: Any) -> Any:
         """Returns the Keras 3 model of a built tf_keras model."""
@@ -121,15 +129,21 @@ class _Walk:
         try:
             plain, twin = self._twin(layer)
             expected = plain(*args, **kwargs)
-            if not isinstance(layer, tf_keras().Model):
+            if isinstance(twin, keras.layers.Layer) and not isinstance(twin, keras.Model):
                 self._fill(layer, plain, twin, args, kwargs)
                 expected = plain(*args, **kwargs)
             _compare(layer, expected, twin(*args, **kwargs))
+            args, kwargs = _mapped(arguments, symbols)
+            made = twin(*args, **kwargs)
+            if not isinstance(twin, keras.layers.Layer):
+                made._keras_history.operation.name = self._name(layer)
         except DDQError as error:
             self.problems += str(error).splitlines()
-            return
-        args, kwargs = _mapped(arguments, symbols)
-        made = twin(*args, **kwargs)
+            # What reads it is looked at too.
+            expected = layer(*args, **kwargs)
+            made = keras.tree.map_structure(
+                lambda value: keras.KerasTensor((None, *value.shape[1:])), expected
+            )
         rows = (outputs, keras.tree.flatten(made), keras.tree.flatten(expected))
         for tensor, symbol, value in zip(*rows, strict=True):
             symbols[id(tensor)], values[id(tensor)] = symbol, value
@@ -142,12 +156,21 @@ class _Walk:
                 if made is None:
                     raise DDQError(f"layer {layer.name!r} is a model that does not move")
                 self._twins[id(layer)] = layer, made
+            elif (function := operation_of(layer)) is not None:
+                self._twins[id(layer)] = layer, function
             else:
                 inner = layer.layer if is_wrapper(layer) else layer
-                config = plain_config(inner)
+                config = {**plain_config(inner), "name": self._name(inner)}
                 twin = twin_of(inner, config)
                 self._twins[id(layer)] = type(inner).from_config(config), twin
         return self._twins[id(layer)]
+
+    def _name(self, layer: Any) -> str:
+        """A layer's name as Keras 3 takes it, without the slashes of Keras 2."""
+        if id(layer) not in self._names:
+            name = unused(layer.name.replace("/", "_"), set(self._names.values()))
+            self._names[id(layer)] = name
+        return self._names[id(layer)]
 
     def _fill(self, layer: Any, plain: Any, twin: Any, args: Any, kwargs: Any) -> None:
         """Moves weights, and what a wrapper learned, when a layer is first called."""
@@ -160,9 +183,9 @@ class _Walk:
         twin(*args, **kwargs)  # builds it
         set_weights(twin, inner, values)
         if is_wrapper(layer):
-            self._learned.wrapper(layer)
+            self._learned.wrapper(layer, twin.name)
         elif values:
-            self._learned.without_wrapper(layer)
+            self._learned.without_wrapper(twin.name)
 
 
 def _mapped(structure: Any, values: dict[int, Any]) -> Any:

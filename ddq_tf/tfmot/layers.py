@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -27,6 +27,23 @@ _IGNORED = {
 _DEFAULTS = {"groups": 1, "renorm": False, "ragged": False, "sparse": False}
 _RENAMED = {"SyncBatchNormalization": "BatchNormalization"}
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "Lambda")
+# What TensorFlow's functions are called in keras.ops; of one or two tensors, or a number.
+_FUNCTIONS = {
+    "__operators__.add": "add",
+    "math.add": "add",
+    "math.subtract": "subtract",
+    "math.multiply": "multiply",
+    "math.truediv": "true_divide",
+    "math.divide": "true_divide",
+    "math.maximum": "maximum",
+    "math.minimum": "minimum",
+    "math.sigmoid": "sigmoid",
+    "math.tanh": "tanh",
+    "nn.relu": "relu",
+    "nn.relu6": "relu6",
+    "nn.silu": "silu",
+    "nn.softmax": "softmax",
+}
 
 
 def plain_config(layer: Any) -> dict[str, Any]:
@@ -56,6 +73,20 @@ def _activation_name(activation: Any) -> Any:
     return tf_keras().activations.serialize(activation)
 
 
+def operation_of(layer: Any) -> Callable[..., Any] | None:
+    """Returns the function of keras.ops that does what an operation of tf_keras does, or None."""
+    name = _FUNCTIONS.get(getattr(layer, "symbol", None) or "")
+    if type(layer).__name__ != "TFOpLambda" or name is None:
+        return None
+    function = getattr(keras.ops, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Of a call's options only the other operand matters; a name does not.
+        return function(*args, *(kwargs[key] for key in ("x", "y") if key in kwargs))
+
+    return call
+
+
 def twin_of(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
     """Returns a Keras 3 layer like a tf_keras one, without its weights.
 
@@ -68,7 +99,8 @@ def twin_of(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
     """
     kind = _RENAMED.get(type(layer).__name__, type(layer).__name__)
     if kind in _OPERATIONS:
-        raise DDQError(f"{_label(layer)}: operations outside layers do not move; use a layer")
+        what = getattr(layer, "symbol", None) or "its function"
+        raise DDQError(f"{_label(layer)}: {what} does not move; use a layer instead")
     found = getattr(keras.layers, kind, None)
     if found is None or not type(layer).__module__.startswith(("tf_keras", "keras")):
         raise DDQError(f"{_label(layer)}: Keras 3 has no such layer; build the model in Keras 3")
@@ -90,7 +122,7 @@ def twin_of(layer: Any, config: dict[str, Any]) -> keras.layers.Layer:
     try:
         return found.from_config(options)
     except (TypeError, ValueError, KeyError) as error:
-        cause = str(error).strip().split("\n")[0]
+        cause = str(error).strip().split("Exception encountered: ")[-1].split("\n")[0]
         raise DDQError(f"{_label(layer)}: Keras 3 cannot make it: {cause}") from error
 
 

@@ -33,13 +33,13 @@ class Learned:
         if layer.quantizer is not None:
             self._note(self._outputs, name, layer.quantizer, layer.quantizer_vars)
 
-    def without_wrapper(self, layer: Any) -> None:
+    def without_wrapper(self, name: str) -> None:
         """Notes a layer with weights that has no wrapper."""
-        self._float.append(layer.name)
+        self._float.append(name)
 
-    def wrapper(self, wrapper: Any) -> None:
-        """Notes what a wrapper learned of its layer's kernel and outputs."""
-        name, config = wrapper.layer.name, wrapper.quantize_config
+    def wrapper(self, wrapper: Any, name: str) -> None:
+        """Notes what a wrapper learned of the kernel and outputs of the layer of that name."""
+        config = wrapper.quantize_config
         for _, quantizer, variables in wrapper._weight_vars:
             self._kernel(name, quantizer, variables)
         for activation in wrapper._quantize_activations:

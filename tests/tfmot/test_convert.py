@@ -132,6 +132,17 @@ def test_plain_models_move_layer_by_layer(tmp_path):
         assert [tensor.name for tensor in mine.inputs] == ["in"]
 
 
+def test_names_with_slashes_and_operations_outside_layers():
+    i = L.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, name="block/conv")(i / 127.5 - 1.0)
+    gate = tf.nn.relu6(L.BatchNormalization(name="block_conv")(x) + 3.0) * (1 / 6)
+    theirs = tf_keras.Model(i, L.Multiply()([x, gate]))
+    mine, _ = from_tfmot(theirs)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(mine(x), theirs(x), atol=1e-5)
+    assert {"block_conv", "block_conv_2"} <= {layer.name for layer in mine.layers}
+
+
 def test_a_sequential_model():
     theirs = tf_keras.Sequential([L.Input((8,)), L.Dense(4, activation="relu"), L.Dense(2)])
     mine, _ = from_tfmot(theirs)
@@ -233,11 +244,11 @@ BAD = {
     "not built": (lambda: tf_keras.Sequential([L.Dense(1)]), "Received: not built"),
     "other answers, and no layer": (
         hard_sigmoid_of_keras_2,
-        r"(?s)'gate' \(Dense\): Keras 3 answers otherwise.*hard_sigmoid",
+        r"(?s)'gate' \(Dense\): Keras 3 answers otherwise.*hard_sigmoid.*'twice' \(Lambda\)",
     ),
     "lambda": (
         lambda: tf_keras.Sequential([L.Input((3,)), L.Lambda(lambda t: t + 1, name="plus")]),
-        r"'plus' \(Lambda\): operations outside layers",
+        r"'plus' \(Lambda\): its function does not move; use a layer",
     ),
 }
 
