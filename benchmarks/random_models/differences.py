@@ -90,6 +90,22 @@ def first_difference(model: Any, data: list[np.ndarray]) -> First | None:
                     largest=int(distance.max()),
                     amount=f"{int(np.sum(distance > 0))} of {distance.size}, by {distance.max()}",
                 )
+    return _unseen(model, graph, trained)
+
+
+def _unseen(model: Any, graph: Graph, trained: dict[str, np.ndarray]) -> First | None:
+    """The first built-in kernel whose result Keras does not show."""
+    for op in graph.ops:
+        if op.outputs[0] not in trained and _is_built_in(graph, op):
+            layer, weights = _class_of(model, op), _weights(graph, op)
+            return First(
+                kind=op.kind,
+                layer=layer,
+                weights=weights,
+                party="Keras",
+                largest=0,
+                amount="unseen",
+            )
     return None
 
 
@@ -102,7 +118,7 @@ def _unclamped(graph: Graph, op: Op) -> Op:
 
 
 def _hidden(graph: Graph, op: Op, trained: dict[str, np.ndarray]) -> Op | None:
-    """The built-in kernel with narrow weights that a difference comes from, if Keras hides it.
+    """The built-in kernel that a difference comes from, if Keras hides what it writes.
 
     Several layers, or calls of one, may be one operator: then Keras shows no result between.
     """
@@ -111,11 +127,16 @@ def _hidden(graph: Graph, op: Op, trained: dict[str, np.ndarray]) -> Op | None:
             continue
         for writer in graph.ops:
             if name in writer.outputs:
-                narrow = _weights(graph, writer) in _NARROW and writer.kind in _CONVOLUTIONS
-                found = writer if narrow else _hidden(graph, writer, trained)
+                found = writer if _is_built_in(graph, writer) else _hidden(graph, writer, trained)
                 if found is not None:
                     return found
     return None
+
+
+def _is_built_in(graph: Graph, op: Op) -> bool:
+    """Whether LiteRT's own kernel runs an operator, which may round differently."""
+    narrow = op.kind in _CONVOLUTIONS and _weights(graph, op) in _NARROW
+    return narrow or op.kind in _BUILT_IN
 
 
 def _class_of(model: Any, op: Op) -> str:

@@ -15,8 +15,6 @@ from ddq_tf.targets import OpKind
 
 Tensor = Any
 
-_LONG_SUM = 1024  # terms
-
 
 class DDQWeightedLayer:
     """What the weighted DDQ layers share: a kernel and its `WeightQuantizer`.
@@ -126,13 +124,13 @@ class DDQWeightedLayer:
         raise NotImplementedError
 
     def _summed(self, inputs: Tensor, kernel: Tensor, training: bool | None) -> Tensor:
-        """Multiplies; in inference long sums are float64, as near to integers as they need be.
+        """Multiplies; in inference sums are float64, as near to integers as they need be.
 
-        Float32 errs there by as much as `grids.align` keeps values away from the middle of two
-        codes, and one code that is rounded otherwise than in LiteRT changes many in later layers.
+        Where many terms or large ones cancel, float32 errs by as much as `grids.align` keeps values
+        away from the middle of two codes, and one code that is rounded otherwise than in LiteRT
+        changes many in later layers.
         """
-        terms = int(np.prod(self.kernel.shape[: -self._channel_axes]))
-        if training or terms < _LONG_SUM or keras.backend.backend() == "jax":
+        if training or keras.backend.backend() == "jax":
             return self.multiply(inputs, kernel)
         wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
         return ops.cast(wide, "float32")
