@@ -25,6 +25,7 @@ from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
+_MOST_CODE = 2.0**30
 
 # Of an input that nothing reads.
 _UNIT = Quantization(scale=np.ones(1, np.float32))
@@ -155,12 +156,18 @@ class Lowering:
         """The clamp between `tensor` and the quantizer that reads it, as TFLite spells it."""
         after = self.graph.sole_consumer(tensor)
         if after is not None and type(after.layer) is keras.layers.ReLU:
-            return "RELU6" if after.layer.max_value else "RELU"
+            return "RELU6" if after.layer.max_value and self._reaches_6(tensor) else "RELU"
         if after is not None and isinstance(after.layer, DDQActivation):
             grid = grid_of(self.graph, after.outputs[0])
             if grid.is_narrow and grid.qmin == 0:
                 return "RELU"
         return "NONE"
+
+    def _reaches_6(self, tensor: int) -> bool:
+        """Whether 6 in codes fits into int32, as LiteRT asks; beyond that it clips nothing."""
+        reader = quantizer_after(self.graph, tensor)
+        scale = 1.0 if reader is None else float(grid_of(self.graph, reader.outputs[0]).scale)
+        return scale * _MOST_CODE > 6
 
     def fixed(self, node: FlatNode) -> str:
         """Declares the result of an operator whose grid TFLite fixes."""

@@ -7,6 +7,8 @@ import pytest
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.errors import DDQError
 from ddq_tf.export import export_tflite, verify
+from ddq_tf.export.lower import lower
+from ddq_tf.export.operators import attributes
 from ddq_tf.graph import flatten
 from ddq_tf.grids import align
 from ddq_tf.grids.relations import conflicts
@@ -268,6 +270,18 @@ def test_betas_alone_behind_steps_far_above_them(tmp_path):
     norm = K.BatchNormalization(gamma_initializer="zeros", beta_initializer=constant(0.01))
     model = net(lambda i: norm(conv(4, kernel_initializer=constant(1e4))(i)))
     exact(model, tmp_path, config=DDQConfig(budget=None, per_channel=False))
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_a_ceiling_beyond_all_codes(target):
+    """6 in codes of a thousand-millionth: LiteRT's and TFLite Micro's own kernels refuse it."""
+    shared = conv(3, 3, activation="relu6", kernel_initializer=constant(1e-9))
+    model = net(lambda i: shared(conv(3, activation="relu")(shared(i))))
+    quantized = quantize_model(model, DDQConfig(target=target, budget=None), smooth())
+    graph = lower(quantized)
+    clamps = [attributes(op).get("fused_activation_function") for op in graph.ops]
+    assert "RELU6" not in clamps
+    assert clamps.count("RELU") == 3
 
 
 def test_a_loop_of_ones_own_is_exported_as_exactly(tmp_path):
