@@ -80,8 +80,9 @@ def first_difference(model: Any, data: list[np.ndarray]) -> First | None:
             if received is not None and not np.array_equal(received, computed[name]):
                 distance = np.abs(received.astype(np.int64) - computed[name].astype(np.int64))
                 writer = _unclamped(graph, op) if party == "Keras" else op
-                if party == "Keras":
-                    writer = _hidden(graph, writer, trained) or writer
+                hidden = _hidden(graph, writer, trained) if party == "Keras" else None
+                if hidden is not None:  # by how much it differs, Keras does not show
+                    return _unshown(model, graph, hidden)
                 return First(
                     kind=writer.kind,
                     layer=_class_of(model, writer),
@@ -97,16 +98,19 @@ def _unseen(model: Any, graph: Graph, trained: dict[str, np.ndarray]) -> First |
     """The first built-in kernel whose result Keras does not show."""
     for op in graph.ops:
         if op.outputs[0] not in trained and _is_built_in(graph, op):
-            layer, weights = _class_of(model, op), _weights(graph, op)
-            return First(
-                kind=op.kind,
-                layer=layer,
-                weights=weights,
-                party="Keras",
-                largest=0,
-                amount="unseen",
-            )
+            return _unshown(model, graph, op)
     return None
+
+
+def _unshown(model: Any, graph: Graph, op: Op) -> First:
+    return First(
+        kind=op.kind,
+        layer=_class_of(model, op),
+        weights=_weights(graph, op),
+        party="Keras",
+        largest=0,
+        amount="not shown by Keras",
+    )
 
 
 def _unclamped(graph: Graph, op: Op) -> Op:
