@@ -287,7 +287,11 @@ REFUSED = {
         lambda: net(K.Conv1D(2, 3, name="c"), shape=(None, 3)),
         r"'c' \(Conv1D\): needs sequences of a fixed length.*None, None, 3",
     ),
-    "no rule": (lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")), "'u'.*supported are"),
+    "no rule": (lambda: net(K.Conv2D(2, 1), K.UnitNormalization(name="u")), "'u'.*supported are"),
+    "a rule no more": (
+        lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")),
+        "'u'.*put BatchNormalization in its place",
+    ),
 }
 
 
