@@ -239,7 +239,7 @@ REFUSED = {
     "no keras": (lambda: "model", "Keras 3 model"),
     "two inputs, one array": (two_inputs, r"batch must hold the inputs left, right"),
     "nothing to do": (lambda: net(K.Flatten()), "no convolution or dense layer"),
-    "nan": (with_nan, r"(?s)finite.*'broken': 108 of 108 values of 'kernel'"),
+    "nan": (with_nan, r"(?s)finite.*'broken' \(Conv2D\): 108 of 108 values of 'kernel'"),
     "user's layer": (lambda: net(MyConv(2, 1, name="own")), r"'own' \(MyConv\)"),
     "activation": (lambda: net(K.Conv2D(6, 3, activation="selu", name="g")), "'g'.*'selu'"),
     "threshold": (lambda: net(K.Conv2D(6, 3), K.ReLU(threshold=0.1, name="l")), "'l'.*0.1"),
