@@ -43,7 +43,7 @@ from ddq_tf.search.budget import PrecisionBudget
 from ddq_tf.targets import TARGETS, OpKind, Target, get_target
 from ddq_tf.training import output_activation
 from ddq_tf.transform.canonical import origin_of
-from ddq_tf.transform.quantize import Examination, examine, rebuilt
+from ddq_tf.transform.quantize import Examination, examine, in_float32, rebuilt
 from ddq_tf.transform.supported import Problem
 
 _SIZES = (8, 4, 2)
@@ -74,6 +74,15 @@ def diagnose(
     is_model = isinstance(source, keras.Model)
     model = source if is_model else _loaded(Path(source))
     file = "" if is_model else os.fspath(source)
+    notes = {} if is_model else read_notes(source)
+    with in_float32():
+        return _diagnosis(model, chosen, file, notes, measure)
+
+
+def _diagnosis(
+    model: keras.Model, chosen: Target, file: str, notes: dict[str, Any], measure: bool
+) -> Diagnosis:
+    target = chosen.name
     found = _examined(model, chosen)
     if isinstance(found, Trouble):
         return _untold(model, target, found, file)
@@ -85,7 +94,6 @@ def diagnose(
             quantized = _quantizable(model, found, config, measure)
         except DDQError as error:  # of scales that cannot meet what operators ask of them
             troubles = (_whole(error),)
-    notes = {} if is_model else read_notes(source)
     inputs, outputs = _ports(model)
     takes_image = _takes_image(inputs)
     input_range, channels, range_from = _pixels(model, notes) if takes_image else (None, "", "")

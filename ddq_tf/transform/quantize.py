@@ -71,12 +71,12 @@ def quantize_model(
     config = DDQConfig() if config is None else config
     check_is("config", config, DDQConfig, cure="; data goes to calibration")
     given = as_ranges(ranges)
-    with _in_float32():
+    with in_float32():
         return _quantized(model, config, calibration, given)
 
 
 @contextlib.contextmanager
-def _in_float32() -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """Layers that are made meanwhile compute in float32, whatever the global policy.
 
     Quantizers need it: half precision has fewer values between 0 and 1 than a grid of 8 bits needs

@@ -234,6 +234,28 @@ def test_the_model_stays_as_it_is() -> None:
     assert not model.compiled
 
 
+def test_half_precision_elsewhere_does_not_matter() -> None:
+    model = mixed_net()
+    expected = jobs.diagnose(model)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        assert jobs.diagnose(model) == expected
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_several_inputs_go_to_python() -> None:
+    ports = {name: keras.Input((6,), name=name) for name in ("left", "right")}
+    x = K.Dense(4)(K.Concatenate()(list(ports.values())))
+    diagnosis = jobs.diagnose(keras.Model(ports, {"a": x, "b": K.ReLU()(x)}), measure=True)
+    assert diagnosis.can_be_quantized
+    assert [port.name for port in diagnosis.inputs] == ["left", "right"]
+    assert [port.name for port in diagnosis.outputs] == ["a", "b"]
+    assert diagnosis.range_from == ""
+    assert diagnosis.commands[0].startswith("ddq_tf.quantize_model(")
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_text_fits_but_for_commands(width: int) -> None:
     text, commands = _printed(jobs.diagnose(mixed_net()), width).split("Next:")
