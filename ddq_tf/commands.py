@@ -20,12 +20,14 @@ from ddq_tf.command_flags import (
     SEED,
     SPLIT,
     TARGET,
+    TARGET_WORDS,
     data_flags,
     recipe_flags,
 )
 from ddq_tf.command_line import COMMON, Call, Command, Outcome, range_words
 from ddq_tf.config import TUNE_EPOCHS, TUNE_RATES, DDQConfig
 from ddq_tf.runtime_commands import RUNTIME_COMMANDS
+from ddq_tf.targets import TARGETS
 
 _TRAIN_RATES = {"sgd": 0.1, "adam": 0.003, "adamw": 0.003}
 _TYPES = ("int8", "uint8", "float32")
@@ -48,6 +50,16 @@ def _demo(call: Call) -> Outcome:
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.wall_s.items()]
     call.screen.table([*rows, ("report", f"{result.folder / 'report.html'}")])
     return Outcome(results=result.results)
+
+
+def _doctor(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.report import diagnosis_text
+
+    flags = call.flags
+    found = jobs.diagnose(call.files[0], target=flags["target"], measure=flags["measure"])
+    diagnosis_text.render(found, call.console)
+    return Outcome(results=dataclasses.asdict(found), is_ok=found.can_be_quantized)
 
 
 def _train(call: Call) -> Outcome:
@@ -418,6 +430,23 @@ _ALL = (
         ),
         example="ddq train --data=digits --alpha=0.35 --optimizer=adam --out=float.keras",
         run=_train,
+    ),
+    Command(
+        name="doctor",
+        summary="Tell whether a float model can be quantized, and how small it gets.",
+        files=("FLOAT.keras",),
+        notes=(
+            "Takes seconds and no data. Names every layer that stands in the way, with the cure; "
+            "tells sizes, the least budget, what XNNPACK leaves to other kernels, and what to type "
+            "next. Exit code 1 if the model cannot be quantized."
+        ),
+        flags=(
+            line.choice("target", TARGET_WORDS, tuple(TARGETS), DDQConfig().target),
+            line.switch("measure", "also time training steps, on random data; takes a minute"),
+            *COMMON,
+        ),
+        example="ddq doctor float.keras --target=litert",
+        run=_doctor,
     ),
     Command(
         name="quantize",

@@ -24,7 +24,7 @@ def missing_package(need: str, package: str, extra: str, note: str = "") -> DDQE
     )
 
 
-def raise_all(headline: str, problems: Iterable[str]) -> None:
+def raise_all(headline: str, problems: Iterable[object]) -> None:
     """Raises one DDQError that lists every problem; returns if there is none."""
     listed = list(problems)
     if listed:

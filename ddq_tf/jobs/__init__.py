@@ -1,6 +1,7 @@
 """The work behind the `ddq` commands, one function each; silent unless given a `Screen`."""
 
 from ddq_tf.jobs.demo import DemoResult, run_demo
+from ddq_tf.jobs.doctor import diagnose
 from ddq_tf.jobs.export import export_file
 from ddq_tf.jobs.images import DataOptions, Images, open_for_model
 from ddq_tf.jobs.loading import (
@@ -41,6 +42,7 @@ __all__ = [
     "WebPage",
     "check_figures_folder",
     "check_report_path",
+    "diagnose",
     "evaluate_file",
     "export_file",
     "layers_report",

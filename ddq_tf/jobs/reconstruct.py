@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf import data
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.jobs.images import DataOptions, Images, open_images
@@ -146,7 +147,7 @@ def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Im
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
-    return open_images(options, input_shape=shape, notes=notes)
+    return open_images(options, input_shape=shape, known=data.published(model), notes=notes)
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:

@@ -20,7 +20,7 @@ def render(report: Report, console: Console) -> None:
         report: what to print.
         console: where to; its width and encoding are respected.
     """
-    _print(console, report.title, "bold")
+    say(console, report.title, "bold")
     facts = (
         ("model", report.model_name),
         ("data", report.dataset),
@@ -29,41 +29,48 @@ def render(report: Report, console: Console) -> None:
         ("runs on", report.min_runtime and f"{report.min_runtime} or later"),
         ("created", report.created),
     )
-    _print(console, ", ".join(f"{name} {value}" for name, value in facts if value), "dim")
+    say(console, ", ".join(f"{name} {value}" for name, value in facts if value), "dim")
     if sentence := wording.headline(report):
-        _print(console, sentence)
+        say(console, sentence)
     if sentence := wording.floor_sentence(report):
-        _print(console, sentence)
+        say(console, sentence)
     if report.variants:
         console.print()
         console.print(_variants_table(report, console))
     for rule in report.rules:
-        _print(console, rule, "dim")
+        say(console, rule, "dim")
     if report.layers:
         console.print(_layers_table(report, console))
-        _print(console, _layers_summary(report))
+        say(console, _layers_summary(report))
         if zeros := wording.zeros_sentence(report):
-            _print(console, zeros)
+            say(console, zeros)
     if report.agreement:
         console.print()
-        _print(console, "Agreement of the file with the trained model", "bold")
+        say(console, "Agreement of the file with the trained model", "bold")
         for flawless, sentence in wording.agreement_lines(report.agreement):
-            _print(console, f"{'ok  ' if flawless else 'note'} {sentence}")
+            say(console, f"{'ok  ' if flawless else 'note'} {sentence}")
     _print_provenance(report, console)
 
 
-def _safe(console: Console, text: str) -> str:
+def safe(console: Console, text: str) -> str:
     """Keeps names from breaking an output that is not UTF-8."""
     if console.options.ascii_only:
         return text.encode("ascii", "backslashreplace").decode("ascii")
     return text
 
 
-def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(_safe(console, text), style=style))
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints plain text, wrapped to the console's width."""
+    console.print(Text(safe(console, text), style=style))
 
 
-def _table(console: Console, *columns: tuple[str, bool]) -> Table:
+def table_of(console: Console, *columns: tuple[str, bool]) -> Table:
+    """Returns an empty table.
+
+    Args:
+        console: where it will be printed.
+        columns: the title of each, and whether it holds numbers.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, is_number in columns:
         table.add_column(
@@ -76,7 +83,7 @@ def _table(console: Console, *columns: tuple[str, bool]) -> Table:
 
 
 def _variants_table(report: Report, console: Console) -> Table:
-    table = _table(
+    table = table_of(
         console,
         ("model", False),
         ("accuracy", True),
@@ -90,7 +97,7 @@ def _variants_table(report: Report, console: Console) -> Table:
     for variant in report.variants:
         samples = wording.NONE if variant.num_samples is None else f"{variant.num_samples:,}"
         table.add_row(
-            Text(_safe(console, variant.label)),
+            Text(safe(console, variant.label)),
             wording.percent(variant.accuracy),
             samples,
             wording.kib(variant.size_bytes),
@@ -103,7 +110,7 @@ def _variants_table(report: Report, console: Console) -> Table:
 
 
 def _layers_table(report: Report, console: Console) -> Table:
-    table = _table(
+    table = table_of(
         console,
         ("layer", False),
         ("kind", False),
@@ -115,8 +122,8 @@ def _layers_table(report: Report, console: Console) -> Table:
     )
     for layer in report.layers:
         table.add_row(
-            Text(_safe(console, layer.name)),
-            Text(_safe(console, wording.short_kind(layer.kind))),
+            Text(safe(console, layer.name)),
+            Text(safe(console, wording.short_kind(layer.kind))),
             wording.bits(layer.num_bits),
             _bar(layer, console),
             str(layer.stored_bits),
@@ -149,4 +156,4 @@ def _print_provenance(report: Report, console: Console) -> None:
         console.print()
     for name, value in facts:
         if value:
-            _print(console, f"{name}: {value}", "dim")
+            say(console, f"{name}: {value}", "dim")

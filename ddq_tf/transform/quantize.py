@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from ddq_tf.arguments import check_is
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64, flatten
+from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, flatten
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
@@ -27,7 +26,12 @@ from ddq_tf.transform.ranges import KnownRanges, Ranges, as_ranges
 from ddq_tf.transform.rebuild import Rebuilt, blocks_of_own_precision, rebuild
 from ddq_tf.transform.separate import separate, separate_tied
 from ddq_tf.transform.signs import make_gains_positive
-from ddq_tf.transform.supported import problems_of, problems_of_weights
+from ddq_tf.transform.supported import (
+    Problem,
+    problems_of,
+    problems_of_values,
+    problems_of_weights,
+)
 
 
 def quantize_model(
@@ -67,12 +71,12 @@ def quantize_model(
     config = DDQConfig() if config is None else config
     check_is("config", config, DDQConfig, cure="; data goes to calibration")
     given = as_ranges(ranges)
-    with _in_float32():
+    with in_float32():
         return _quantized(model, config, calibration, given)
 
 
 @contextlib.contextmanager
-def _in_float32() -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """Layers that are made meanwhile compute in float32, whatever the global policy.
 
     Quantizers need it: half precision has fewer values between 0 and 1 than a grid of 8 bits needs
@@ -92,10 +96,7 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any, ranges: 
             f"model {model.name!r} is quantized already: train it on with fit, or pass the float "
             "model that it was made from"
         )
-    flat = flatten(model)
-    raise_all(f"model {model.name!r} cannot be quantized:", problems_of_weights(flat))
-    graph = canonical(flat)
-    _check_model(model, graph, config.resolved_target)
+    flat, graph = examine(model, config.resolved_target).checked()
     config = dataclasses.replace(
         config, rules=resolved(config.rules, _kernels(graph), _outputs(graph))
     )
@@ -128,6 +129,66 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any, ranges: 
     return quantized
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination:
+    """What can be told of a float model without data.
+
+    Attributes:
+        name: of the model.
+        flat: its graph.
+        graph: the canonical one; None where there are problems that stand in the way.
+        problems: of its layers and inputs.
+        broken: variables that are not finite.
+        is_empty: whether there is no layer with a kernel.
+    """
+
+    name: str
+    flat: FlatGraph
+    graph: FlatGraph | None
+    problems: list[Problem]
+    broken: list[Problem]
+    is_empty: bool
+
+    def checked(self) -> tuple[FlatGraph, FlatGraph]:
+        """Returns the flat and the canonical graph.
+
+        Raises:
+            DDQError: if the model cannot be quantized, with all that is wrong.
+        """
+        raise_all(f"model {self.name!r} cannot be quantized:", self.problems)
+        if self.graph is None or self.is_empty:
+            raise DDQError(f"model {self.name!r} has no convolution or dense layer to quantize.")
+        raise_all(f"weights of model {self.name!r} must be finite:", self.broken)
+        return self.flat, self.graph
+
+
+def examine(model: keras.Model, target: Target) -> Examination:
+    """Looks for all that is wrong with a float model, before any work starts.
+
+    Args:
+        model: built, Sequential or Functional.
+        target: where the file will run.
+
+    Raises:
+        DDQError: if the model's graph cannot be read.
+    """
+    flat = flatten(model)
+    problems, broken, graph, is_empty = problems_of_weights(flat), [], None, False
+    if not problems:
+        graph = canonical(flat)
+        problems = problems_of(graph, target)
+        is_empty = not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes)
+        broken = [] if problems else problems_of_values(graph)
+    return Examination(
+        name=model.name,
+        flat=flat,
+        graph=graph,
+        problems=problems,
+        broken=broken,
+        is_empty=is_empty,
+    )
+
+
 def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> Rebuilt:
     """Returns the uncalibrated model, whose scales can meet all that operators ask of them.
 
@@ -156,24 +217,3 @@ def _outputs(graph: FlatGraph) -> list[list[Place]]:
 def _place(node: FlatNode) -> Place:
     origin = origin_of(node.layer)
     return node.name, node.name if origin is node.layer else origin.name, origin
-
-
-def _check_model(model: keras.Model, graph: FlatGraph, target: Target) -> None:
-    """Raises one error for all that is wrong with a model."""
-    raise_all(f"model {model.name!r} cannot be quantized:", problems_of(graph, target))
-    if not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes):
-        raise DDQError(f"model {model.name!r} has no convolution or dense layer to quantize.")
-    raise_all(f"weights of model {model.name!r} must be finite:", _not_finite(graph))
-
-
-def _not_finite(graph: FlatGraph) -> list[str]:
-    found = {}
-    for node in graph.nodes:
-        for variable in node.layer.weights:
-            bad = int(np.sum(~np.isfinite(as_float64(variable))))
-            if bad:
-                found[variable.path] = (
-                    f"layer {node.name!r}: {bad} of {int(np.prod(variable.shape))} values of "
-                    f"{variable.name!r} are NaN or infinite"
-                )
-    return list(found.values())

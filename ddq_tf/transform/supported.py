@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from ddq_tf.graph import FlatGraph, FlatNode
+import dataclasses
+
+import numpy as np
+
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer, FloatLayer
 from ddq_tf.targets import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is wrong with one layer or input; as text, a line of an error.
+
+    Attributes:
+        name: of the layer or input.
+        kind: the class of the layer; "" for an input.
+        words: what was required, what was received, and the cure.
+    """
+
+    name: str
+    kind: str
+    words: str
+
+    @classmethod
+    def of(cls, node: FlatNode, words: str) -> Problem:
+        """Returns the problem of a layer."""
+        return cls(node.name, type(node.layer).__name__, words)
+
+    def __str__(self) -> str:
+        label = f"layer {self.name!r} ({self.kind})" if self.kind else f"input {self.name!r}"
+        return f"{label}: {self.words}"
 
 
 def _known(module: str) -> str:
@@ -18,58 +46,97 @@ _MOVES_CHANNELS = (
     "if it changes the order of channels, as preprocess_input of some networks does, leave it "
     "outside the model: in the data pipeline, or ddq's --channels=bgr"
 )
-# By names of operations: what to do instead.
-_CURES: dict[str, str] = dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS)
+_NORMALIZATIONS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
+_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
+# By names of classes: what to do instead.
+_CURES: dict[str, str] = {
+    **dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS),
+    **dict.fromkeys(
+        _NORMALIZATIONS,
+        "its statistics depend on each input; put BatchNormalization in its place and train again",
+    ),
+    **dict.fromkeys(
+        _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
+    ),
+    **dict.fromkeys(_ATTENTION, "choose a network of convolutions and dense layers"),
+    "Lambda": "write what its function computes as Keras layers or operations",
+}
 
 
-def problems_of(graph: FlatGraph, target: Target) -> list[str]:
-    """Returns one line for every layer of a canonical graph that cannot be quantized.
+def problems_of(graph: FlatGraph, target: Target) -> list[Problem]:
+    """Returns a problem for every layer of a canonical graph that cannot be quantized.
 
     Args:
         graph: canonical.
         target: where the file will run.
     """
     found = [
-        f"input {name!r}: needs a fixed size, all but the batch, which LiteRT plans its memory "
-        f"for. Received: shape {shape}. Build the model for one size; its weights fit any"
+        Problem(
+            name,
+            "",
+            "needs a fixed size, all but the batch, which LiteRT plans its memory for. "
+            f"Received: shape {shape}. Build the model for one size; its weights fit any",
+        )
         for name, shape in zip(graph.input_names, graph.input_shapes, strict=True)
         if None in shape[1:]
     ]
     for node in graph.nodes:
         problem = _problem_of(graph, node) or _missing(node, target)
         if problem is not None:
-            found.append(f"layer {node.name!r} ({type(node.layer).__name__}): {problem}")
+            found.append(Problem.of(node, problem))
     return found
 
 
-def problems_of_weights(graph: FlatGraph) -> list[str]:
-    """Returns one line for every layer whose weights are no plain variables of its own.
+def problems_of_weights(graph: FlatGraph) -> list[Problem]:
+    """Returns a problem for every layer whose weights are no plain variables of its own.
 
     Args:
         graph: as flattened; rewriting copies weights.
     """
-    found: list[str] = []
+    found: list[Problem] = []
     owners: dict[int, FlatNode] = {}
     for node in graph.nodes:
-        layer, label = node.layer, f"layer {node.name!r} ({type(node.layer).__name__})"
+        layer = node.layer
         if getattr(layer, "quantization_mode", None):
-            found.append(
-                f"{label}: is quantized by Keras already ({layer.quantization_mode}); pass the "
-                "float model"
+            words = (
+                f"is quantized by Keras already ({layer.quantization_mode}); pass the float model"
             )
+            found.append(Problem.of(node, words))
         elif getattr(layer, "lora_enabled", False):
-            found.append(
-                f"{label}: has LoRA weights beside its kernel; save the model and load it again, "
-                "which adds them up"
+            words = (
+                "has LoRA weights beside its kernel; save the model and load it again, which adds "
+                "them up"
             )
+            found.append(Problem.of(node, words))
         for variable in getattr(layer, "weights", ()):
             owner = owners.setdefault(id(variable), node)
             if owner.layer is not layer:
-                found.append(
-                    f"{label}: shares its {variable.name!r} with layer {owner.name!r}, which "
-                    "quantization would part; call one layer twice instead"
+                words = (
+                    f"shares its {variable.name!r} with layer {owner.name!r}, which quantization "
+                    "would part; call one layer twice instead"
                 )
+                found.append(Problem.of(node, words))
     return list(dict.fromkeys(found))
+
+
+def problems_of_values(graph: FlatGraph) -> list[Problem]:
+    """Returns a problem for every variable that is not finite.
+
+    Args:
+        graph: canonical, and supported.
+    """
+    found = {}
+    for node in graph.nodes:
+        for variable in node.layer.weights:
+            bad = int(np.sum(~np.isfinite(as_float64(variable))))
+            if bad:
+                found[variable.path] = Problem.of(
+                    node,
+                    f"{bad} of {int(np.prod(variable.shape))} values of {variable.name!r} are NaN "
+                    "or infinite",
+                )
+    return list(found.values())
 
 
 def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, DDQError, ReconstructionConfig, jobs
-from ddq_tf.jobs.reconstruct import fidelity_of
+from ddq_tf.jobs.reconstruct import _open, fidelity_of
 from ddq_tf.layers import weighted_layers
 
 _OPTIONS = jobs.DataOptions(spec="digits", batch_size=32, limit=96)
@@ -33,6 +33,13 @@ def test_it_saves_a_model_that_is_near_the_float_model(trained: Any, tmp_path: P
     saved = jobs.load_ddq_model(tmp_path / "ddq.keras")
     assert {layer.name: layer.num_bits for layer in weighted_layers(saved)} == done.bits
     assert jobs.read_notes(tmp_path / "ddq.keras")["input_range"] == [0.0, 255.0]
+
+
+def test_it_takes_the_range_that_keras_publishes() -> None:
+    build: Any = keras.applications.MobileNetV3Small
+    model = build((32, 32, 3), weights=None, classes=10)
+    assert _open(_OPTIONS, model, {}).input_range == (0.0, 255.0)
+    assert _open(_OPTIONS, model, {"input_range": (0, 1)}).input_range == (0.0, 1.0)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ REFUSED = {
     "no keras": (lambda: "model", "Keras 3 model"),
     "two inputs, one array": (two_inputs, r"batch must hold the inputs left, right"),
     "nothing to do": (lambda: net(K.Flatten()), "no convolution or dense layer"),
-    "nan": (with_nan, r"(?s)finite.*'broken': 108 of 108 values of 'kernel'"),
+    "nan": (with_nan, r"(?s)finite.*'broken' \(Conv2D\): 108 of 108 values of 'kernel'"),
     "user's layer": (lambda: net(MyConv(2, 1, name="own")), r"'own' \(MyConv\)"),
     "activation": (lambda: net(K.Conv2D(6, 3, activation="selu", name="g")), "'g'.*'selu'"),
     "threshold": (lambda: net(K.Conv2D(6, 3), K.ReLU(threshold=0.1, name="l")), "'l'.*0.1"),
@@ -287,7 +287,11 @@ REFUSED = {
         lambda: net(K.Conv1D(2, 3, name="c"), shape=(None, 3)),
         r"'c' \(Conv1D\): needs sequences of a fixed length.*None, None, 3",
     ),
-    "no rule": (lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")), "'u'.*supported are"),
+    "no rule": (lambda: net(K.Conv2D(2, 1), K.UnitNormalization(name="u")), "'u'.*supported are"),
+    "a rule no more": (
+        lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")),
+        "'u'.*put BatchNormalization in its place",
+    ),
 }
 
 
