@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tfmot_page
 from readme_rows import README, with_rows
 
 ROOT = README.parent
@@ -25,11 +24,6 @@ def test_readme_is_short_and_its_rows_are_those_of_the_results():
     text = README.read_text("utf-8")
     assert len(text.splitlines()) <= 90
     assert with_rows(text) == text, "run python benchmarks/readme_rows.py"
-
-
-def test_the_page_of_the_bridge_says_what_the_results_say():
-    text = tfmot_page.PAGE.read_text("utf-8")
-    assert tfmot_page.with_section(text) == text, "run python benchmarks/tfmot_page.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
