@@ -329,7 +329,7 @@ def nan_image():
 @pytest.mark.parametrize(
     ("calibration", "words"),
     [
-        (None, "array of inputs or an iterable.*None"),
+        (None, "calibration data is needed.*None"),
         ("images/", "array of inputs or an iterable.*images/"),
         (X[:0], "empty"),
         ([], "empty"),
