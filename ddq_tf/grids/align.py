@@ -39,6 +39,7 @@ from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
 _SMALL = 1e-4
 _CLEAR = 2e-3
 _MOST_ROUNDS = 10
+_PASSES = 3
 
 
 def align(model: keras.Model) -> None:
@@ -51,8 +52,9 @@ def align(model: keras.Model) -> None:
     graph = flatten(model)
     if not all(is_finite(node.layer) for node in graph.nodes):
         return
-    widen(graph)
-    meet(graph)
+    for _ in range(_PASSES):  # what the first has moved, the next ones bring to rest
+        widen(graph)
+        meet(graph)
     for nodes in _weighted(graph):
         for node in nodes:
             _make_room_for_bias(graph, node)
