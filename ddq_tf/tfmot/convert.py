@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import keras
@@ -55,7 +54,7 @@ def from_tfmot(model: Any) -> tuple[keras.Model, Ranges]:
             subclass of Model, or annotated only; naming all layers that do not move, and all
             quantizers that are not known.
     """
-    if isinstance(model, keras.Model) and not isinstance(model, str | os.PathLike):
+    if isinstance(model, keras.Model):
         raise DDQError(
             f"model {model.name!r} is a Keras 3 model already: pass it to quantize_model"
         )
@@ -106,7 +105,7 @@ class _Walk:
             values[id(tensor)] = _random(tensor)
         for depth in sorted(inner._nodes_by_depth, reverse=True):
             for node in inner._nodes_by_depth[depth]:
-                if not node.is_input and all(id(t) in symbols for t in node.keras_inputs):
+                if not node.is_input:
                     self._call(node, symbols, values)
         if self.problems:
             return None
