@@ -120,11 +120,11 @@ def test_resumes_after_an_interruption(tmp_path: Path) -> None:
 
 
 def test_all_aids_together_resume_after_an_interruption(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).normal(0, 1, (32, 8, 8, 3)).astype("float32")
+    images = np.random.default_rng(2).normal(0, 1, (32, 8, 8, 3)).astype("float32")
     batches = tf.data.Dataset.from_tensor_slices((images, np.arange(32) % 4)).batch(4)
     config = TrainConfig(
         epochs=4,
-        learning_rate=0.1,
+        learning_rate=0.03,
         optimizer="adam",
         distill=0.5,
         dampening=0.01,
