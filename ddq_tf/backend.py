@@ -73,7 +73,7 @@ def traced(
 
         specs = [tf.TensorSpec((None, *x.shape[1:]) if x.shape else (), x.dtype) for x in like[0]]
         # A tf.function that lives on would draw TensorFlow's warning of too much retracing.
-        return tf.function(function).get_concrete_function(*specs)
+        return tf.function(function, autograph=False).get_concrete_function(*specs)
     if backend() == "jax":
         jitted = _Jitted(function, variables)
         for arguments in like:

@@ -19,6 +19,7 @@ from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.layers import weighted_layers
 from ddq_tf.quantizers import learned_range
 from ddq_tf.quantizers.levels import FreeLevels
+from ddq_tf.quantizers.native import num_replicas
 from ddq_tf.quantizers.nearest import CODE_MAX
 from ddq_tf.quantizers.precision import pick
 from ddq_tf.search.callback import is_frozen
@@ -57,7 +58,7 @@ class OscillationDampening(TrainingAid):
 
     def _change(self, loss: Tensor, x: Any, outputs: Any, sample_weight: Any) -> Tensor:
         total = sum(_distance(layer) for layer in weighted_layers(self.ddq_model))
-        return loss + ops.convert_to_tensor(self._strength) * total
+        return loss + ops.convert_to_tensor(self._strength) * (total / num_replicas())
 
 
 class OscillationFreezing(TrainingAid):
