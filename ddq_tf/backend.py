@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,17 +19,19 @@ def backend() -> str:
 
 
 def need_tensorflow(what: str, cure: str) -> None:
-    """Raises DDQError if TensorFlow is not installed.
+    """Raises DDQError if TensorFlow cannot be imported.
 
     Args:
         what: needs it.
         cure: what to do without.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError as error:
         raise DDQError(
-            f"{what} needs TensorFlow. Received: a Python without it, with Keras on "
-            f"{backend()!r}. {cure}, or install tensorflow: it may serve beside another backend"
-        )
+            f"{what} needs TensorFlow. Received: {error}, with Keras on {backend()!r}. {cure}, or "
+            "install tensorflow: it may serve beside another backend"
+        ) from error
 
 
 def sync(model: Any) -> None:
