@@ -18,6 +18,11 @@ def backend() -> str:
     return keras.backend.backend()
 
 
+def _jax() -> Any:
+    """JAX, which is optional."""
+    return importlib.import_module("jax")
+
+
 def need_tensorflow(what: str, cure: str) -> None:
     """Raises DDQError if TensorFlow cannot be imported.
 
@@ -91,7 +96,7 @@ class _Jitted:
     """JAX compiles functions of values alone: variables become arguments and results."""
 
     def __init__(self, function: Callable[..., Any], variables: Sequence[Any]) -> None:
-        import jax
+        jax = _jax()
 
         held = list({id(variable): variable for variable in variables}.values())
 
@@ -150,7 +155,7 @@ def slopes(function: Callable[[See], tuple[Tensor, Any]]) -> tuple[list[Tensor],
         with tf.GradientTape() as tape:
             scalar, other = function(note)
         return list(tape.gradient(scalar, seen) or []), other
-    import jax
+    jax = _jax()
 
     shapes: list[Any] = []
 
@@ -183,7 +188,7 @@ def draw_classes(logits: Tensor, seed: int, number: Tensor) -> Tensor:
 
         seeds = tf.stack([tf.constant(seed), number])
         return tf.random.stateless_categorical(logits, 1, seeds)[:, 0]
-    import jax
+    jax = _jax()
 
     return jax.random.categorical(jax.random.fold_in(jax.random.key(seed), number), logits)
 
@@ -201,6 +206,6 @@ def draw_normal(like: Tensor, seed: int, number: Tensor) -> Tensor:
 
         seeds = tf.stack([tf.constant(seed), number])
         return tf.random.stateless_normal(tf.shape(like), seeds)
-    import jax
+    jax = _jax()
 
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), like.shape)

@@ -81,7 +81,7 @@ def test_two_devices_train_what_one_does(told):
 
 
 def test_what_needs_tensorflow_says_so(told):
-    assert len(told["refusals"]) == 5
+    assert len(told["refusals"]) == 6
     for said in told["refusals"]:
         assert "TensorFlow" in said, said
         assert "Received" in said, said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from typing import Any
 
 import keras
@@ -14,13 +15,10 @@ def float64_allowed() -> contextlib.AbstractContextManager[Any]:
     """Lets operations within compute in float64, which JAX makes float32 unless it is told."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
-    import jax
-
+    jax: Any = importlib.import_module("jax")
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # before JAX 0.8
-
-    return enable_x64()
+    return importlib.import_module("jax.experimental").enable_x64()  # before JAX 0.8
 
 
 def has_native_batch_norm() -> bool:

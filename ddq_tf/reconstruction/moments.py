@@ -196,11 +196,12 @@ def _moments(x: Tensor, f: Tensor) -> Moments:
     x_mean, f_mean = (ops.mean(c, axis=1, keepdims=True) for c in (x, f))
     # Centred first: squares of large means would leave float32 nothing of a small variance.
     turned = ops.swapaxes(x - x_mean, 1, 2)
-    xx, xf = ops.matmul(turned, x - x_mean) / count, ops.matmul(turned, f - f_mean) / count
+    xx: Any = ops.matmul(turned, x - x_mean)
+    xf: Any = ops.matmul(turned, f - f_mean)
     return Moments(
         count=count,
         x_mean=as_float64(x_mean)[:, 0],
         f_mean=as_float64(f_mean)[:, 0],
-        xx=as_float64(xx),
-        xf=as_float64(xf),
+        xx=as_float64(xx / count),
+        xf=as_float64(xf / count),
     )

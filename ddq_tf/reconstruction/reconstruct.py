@@ -162,8 +162,8 @@ def _check_backend(recipe: ReconstructionConfig) -> None:
     asked = [name for name in ("steps", "distill_steps") if getattr(recipe, name)]
     if asked and backend() != "tensorflow":
         raise DDQError(
-            f"{' and '.join(asked)} of a recipe need Keras on TensorFlow, all else runs on JAX too. "
-            f"Received: {backend()!r}. Leave them at 0, or set KERAS_BACKEND=tensorflow"
+            f"{' and '.join(asked)} of a recipe need Keras on TensorFlow; all else runs on JAX "
+            f"too. Received: {backend()!r}. Leave them at 0, or set KERAS_BACKEND=tensorflow"
         )
 
 
@@ -274,7 +274,9 @@ def _choose_precisions(
     on_step: Callable[[], None],
 ) -> None:
     """Brings the precisions into force, for good, that lose least within the budgets."""
-    losses = precision_losses(model, blocks, ops.convert_to_tensor(halves[0]), halves[1], seed, on_step)
+    losses = precision_losses(
+        model, blocks, ops.convert_to_tensor(halves[0]), halves[1], seed, on_step
+    )
     config = model.ddq_config
     for budget in (weight_budget(model, config), activation_budget(model, config)):
         if budget is None:

@@ -198,12 +198,15 @@ def _measure(
 def _direction(outputs: Tensor, gives_probabilities: bool, seed: int, number: Tensor) -> Tensor:
     """A scalar whose squared derivative is, on average, twice what a change of outputs loses."""
     if gives_probabilities:
-        logs = ops.log(ops.reshape(outputs, (-1, outputs.shape[-1])) + _TINY)
+        rows: Any = ops.reshape(outputs, (-1, outputs.shape[-1]))
+        logs = ops.log(rows + _TINY)
         drawn = draw_classes(ops.stop_gradient(logs), seed, number)
         return ops.sum(ops.take_along_axis(logs, ops.expand_dims(drawn, 1), axis=1))
     noise = draw_normal(outputs, seed, number)
-    power: Any = ops.sum(ops.square(outputs)) / ops.cast(ops.shape(outputs)[0], "float32")
-    return ops.sum(noise * outputs) * ops.rsqrt(ops.stop_gradient(power) / 2 + _TINY)
+    shape: Any = ops.shape(outputs)
+    examples: Any = ops.cast(shape[0], "float32")
+    power: Any = ops.stop_gradient(ops.sum(ops.square(outputs)) / examples)
+    return ops.multiply(ops.sum(noise * outputs), ops.rsqrt(power / 2 + _TINY))
 
 
 def _squared(layer: Any, moved: Moved, calls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -26,7 +26,7 @@ TrainingLoss = Callable[[Tensor, Any, Any, Any], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class _Variables:
-    """Variables that a model holds without making them its own, as Keras does with lists of them."""
+    """Variables that a model holds but does not own: Keras would make those of a list its own."""
 
     variables: tuple[Any, ...]
 

@@ -58,7 +58,8 @@ class OscillationDampening(TrainingAid):
 
     def _change(self, loss: Tensor, x: Any, outputs: Any, sample_weight: Any) -> Tensor:
         total = sum(_distance(layer) for layer in weighted_layers(self.ddq_model))
-        return loss + ops.convert_to_tensor(self._strength) * (total / num_replicas())
+        strength: Any = ops.copy(self._strength)
+        return loss + strength * total / num_replicas()
 
 
 class OscillationFreezing(TrainingAid):
@@ -122,7 +123,7 @@ class OscillationFreezing(TrainingAid):
     @property
     def frozen_share(self) -> float:
         """Share of all weights that are frozen."""
-        counts = [ops.convert_to_numpy(tracker.frozen) for tracker in self._trackers]
+        counts = [np.asarray(ops.convert_to_numpy(tracker.frozen)) for tracker in self._trackers]
         total = sum(count.size for count in counts)
         return sum(int(count.sum()) for count in counts) / total if total else 0.0
 
@@ -211,12 +212,14 @@ class _Tracker:
     def look(self, threshold: Tensor) -> None:
         """Takes note of the levels, and freezes what oscillates more often than `threshold`."""
         number, values = self._levels()
-        before, direction = ops.copy(self.number), ops.copy(self.direction)
-        move: Any = ops.sign(number - before)
+        direction: Any = ops.copy(self.direction)
+        move: Any = ops.sign(number - ops.copy(self.number))
+        frozen: Any = ops.copy(self.frozen)
+        frequency: Any = ops.copy(self.frequency)
+        average: Any = ops.copy(self.average)
+        oscillates: Any = ops.cast(move * direction < 0, "float32")
         m = self.momentum
-        frequency = (1 - m) * ops.copy(self.frequency)
-        frequency += m * ops.cast(move * direction < 0, "float32")
-        frozen, average = ops.copy(self.frozen), ops.copy(self.average)
+        frequency = m * oscillates + (1 - m) * frequency
         average = ops.where(frozen, average, m * number + (1 - m) * average)
         frozen = ops.logical_or(frozen, frequency > threshold)
         self.frequency.assign(frequency)
