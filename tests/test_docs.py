@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -53,3 +54,25 @@ def test_readmes_code_runs_as_it_stands(tmp_path):
     assert (tmp_path / "digits.tflite").is_file()
     accuracy = float(re.findall(r"'accuracy': ([0-9.]+)", run.stdout)[0])
     assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_code_for_several_devices_runs_as_it_stands(backend):
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    page = (ROOT / "docs" / "distributed.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = (block for block in blocks if ("tf.distribute" in block) == (backend == "tensorflow"))
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "KERAS_BACKEND": backend,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert 2 <= float(run.stdout.splitlines()[-1]) < 8
