@@ -251,10 +251,8 @@ def test_the_reference_has_every_public_name_and_each_explains_itself(site):
         module = importlib.import_module(name)
         public = getattr(module, "__all__", None) or site.public_names(name)
         page = pages[f"reference/{name}.md"]
-        assert [line[4:] for line in page.splitlines() if line.startswith("::: ")] == [
-            name,
-            *(f"{name}.{each}" for each in public),
-        ]
+        shown = [line[4:] for line in page.splitlines() if line.startswith("::: ")]
+        assert sorted(shown) == sorted([name, *(f"{name}.{each}" for each in public)])
         if name == "ddq_tf.tfmot":  # its classes stand on an optional package
             continue
         found = {each: getattr(module, each) for each in public}

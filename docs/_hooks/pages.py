@@ -1,4 +1,4 @@
-"""What the site has beside the pages in docs/: the reference, the notebook, files that pages link to.
+"""What the site has beside the pages in docs/: reference, notebook, files that pages link to.
 
 MkDocs calls `on_files` and `on_page_markdown` (mkdocs.yml). The reference lists every name in the
 `__all__` of the public modules, and the `ddq` commands as their parser has them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import posixpath
 import re
@@ -38,6 +39,8 @@ MODULES = {
 }
 NOTEBOOK = DOCS / "notebook" / "from_float_to_file.ipynb"
 _LANGUAGES = {".py": "python", ".sh": "sh", ".kt": "kotlin", ".c": "c", ".json": "json"}
+_HOME = "---\nhide: [navigation]\n---\n"
+_REQUEST = re.compile(r'<(?:script|img|iframe)[^>]* src="https?:|<link[^>]* href="https?:')
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 _FENCE = re.compile(r"^(`{3,}).*?^\1 *$", re.DOTALL | re.MULTILINE)
 
@@ -75,7 +78,7 @@ def on_files(files: Any, *, config: Any) -> Any:
     # README stands beside docs/: seen from there its links are those of a page.
     readme = _LINK.sub(_from_root, _text(ROOT / "README.md"))
     texts = {"index.md": readme, **{path: _text(DOCS / path) for path in _pages()}}
-    made = {**reference_pages(), "index.md": readme, "notebook.md": notebook_page(NOTEBOOK)}
+    made = {**reference_pages(), "index.md": _HOME + readme, "notebook.md": notebook_page(NOTEBOOK)}
     linked = {path for page, text in texts.items() for path in _outside(page, text)}
     pages = {**made, **{f"source/{path}.md": _source_page(path) for path in sorted(linked)}}
     for path, content in pages.items():
@@ -85,12 +88,18 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Leads links that leave docs/ to pages of the site, and names of the package to the reference."""
+    """Leads links that leave docs/ to pages of the site, and public names to the reference."""
     path = page.file.src_uri
     if path.startswith(("reference/", "source/")):
         return markdown
     markdown = _without_fences(markdown, lambda text: _LINK.sub(_leads_to(path), text))
     return _without_fences(markdown, _Names().link)
+
+
+def on_post_page(output: str, *, page: Any, config: Any) -> None:
+    """Warns, which is an error in a strict build, of a page that would ask another server."""
+    if found := _REQUEST.search(output):
+        logging.getLogger("mkdocs").warning("%s asks: %s", page.file.src_uri, found[0])
 
 
 def notebook_page(path: Path) -> str:
@@ -119,13 +128,16 @@ def _source_of(module: str) -> Path:
 def _module_page(module: str) -> str:
     head = f"# `{module}`\n\n::: {module}\n    options:\n      members: false\n"
     head += "      show_root_heading: false\n      show_root_toc_entry: false\n"
-    return "\n".join([head, *(f"::: {module}.{name}\n" for name in public_names(module))])
+    # Functions, classes, constants.
+    names = sorted(public_names(module), key=lambda name: (name[0].isupper(), name.isupper(), name))
+    return "\n".join([head, *(f"::: {module}.{name}\n" for name in names)])
 
 
 def _commands_page(commands: dict[str, Command]) -> str:
     head = (
-        "# `ddq`, the commands\n\nIn the order in which they are used. Exit codes: 0 done, 1 a check "
-        "failed, 2 bad usage or input, 130 interrupted.\n"
+        "# `ddq`, the commands\n\nIn the order in which they are used. Exit codes: 0 done, 1 a "
+        "check failed, 2 bad usage or input, 130 interrupted.\n\n"
+        "<style>.md-typeset td:first-child code { white-space: nowrap }</style>\n"
     )
     return "\n".join([head, *map(_command_section, commands.values())])
 
@@ -145,12 +157,15 @@ def _command_section(command: Command) -> str:
 
 
 def _flag_row(flag: Flag) -> str:
-    is_switch = isinstance(flag.default, bool)
-    name = flag.name if is_switch else f"{flag.name}={flag.shown}"
-    default = {True: "on", False: "off", None: ""}.get(flag.default, f"`{flag.default}`")
-    default = "**required**" if flag.required else default
-    words = f"| `--{name}` | {flag.help} | {default} |"
-    return f"| `--{name}` | {_escaped(flag.help)} | {default} |" if "|" in name + flag.help else words
+    """A flag in a row; the words that it takes, where they are given, stand behind its help."""
+    words, default = _escaped(flag.help), "" if flag.default is None else f"`{flag.default}`"
+    name = f"--{flag.name}={flag.shown}"
+    if isinstance(flag.default, bool):
+        name, default = f"--{flag.name}", "on" if flag.default else "off"
+    elif "|" in flag.shown:
+        name = f"--{flag.name}"
+        words += ": " + ", ".join(f"`{choice}`" for choice in flag.shown.split("|"))
+    return f"| `{name}` | {words} | {'**required**' if flag.required else default} |"
 
 
 def _escaped(text: str) -> str:
@@ -167,7 +182,7 @@ def _outside(page: str, text: str) -> Iterator[str]:
     """The files and folders outside docs/ that a page links to, from the root."""
     for link in _LINK.findall(_FENCE.sub("", text)):
         target, _ = _resolved(page, link)
-        if target.startswith("../") and target != "../README.md":
+        if target.startswith("../") and target != "../README.md" and (DOCS / target).exists():
             yield target.removeprefix("../")
 
 
@@ -223,7 +238,7 @@ def _without_fences(markdown: str, change: Callable[[str], str]) -> str:
 
 
 class _Names:
-    """Links the first mention of each public name, as `ddq_tf.export.verify(...)` or `Rule(...)`."""
+    """Links the first mention of each public name, as `ddq_tf.export.verify(...)`, `Rule(...)`."""
 
     _SHORT = ("ddq_tf", "ddq_tf.training", "ddq_tf.tfmot")
     _MENTION = re.compile(r"(?<![\[`])`([A-Za-z_][\w.]*)(\([^`]*\))?`(?![`\]])")
@@ -237,10 +252,10 @@ class _Names:
 
     def link(self, text: str) -> str:
         """Returns the text with the first mentions linked; headings stay as they are."""
-        lines = text.split("\n")
-        return "\n".join(
-            line if line.startswith("#") else self._MENTION.sub(self._linked, line) for line in lines
-        )
+        return "\n".join(map(self._in_line, text.split("\n")))
+
+    def _in_line(self, line: str) -> str:
+        return line if line.startswith("#") else self._MENTION.sub(self._linked, line)
 
     def _linked(self, match: re.Match[str]) -> str:
         target = self._targets.get(match[1])
