@@ -20,7 +20,6 @@ import importlib.util
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -229,19 +228,18 @@ def test_links_lead_somewhere(page):
     assert not broken
 
 
-@pytest.fixture(scope="module")
-def site() -> Any:
-    """The module that makes the site's reference."""
-    spec = importlib.util.spec_from_file_location("site_pages", DOCS / "_hooks" / "pages.py")
+def hook(name: str) -> Any:
+    """A module that MkDocs loads."""
+    spec = importlib.util.spec_from_file_location(f"site_{name}", DOCS / "_hooks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["site_pages"] = module
     spec.loader.exec_module(module)
     return module
 
 
-def test_the_reference_has_every_public_name_and_each_explains_itself(site):
+def test_the_reference_has_every_public_name_and_each_explains_itself():
+    site = hook("pages")
     pages = site.reference_pages()
     tree = ast.parse((ROOT / "ddq_tf" / "__init__.py").read_text("utf-8"))
     lazy = next(ast.literal_eval(n.value) for n in tree.body if "_LAZY_MODULES" in ast.unparse(n))
@@ -260,13 +258,20 @@ def test_the_reference_has_every_public_name_and_each_explains_itself(site):
     assert silent == []
 
 
-def test_the_reference_of_the_commands_has_every_flag(site):
-    page = site.reference_pages()["reference/commands.md"]
+def test_the_reference_of_the_commands_has_every_flag():
+    page = hook("pages").reference_pages()["reference/commands.md"]
     sections = dict(re.findall(r"^## ddq (\w+)$(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     assert list(sections) == list(COMMANDS)
     for name, command in COMMANDS.items():
         shown = re.findall(r"^\| `--(\w+)", sections[name], re.MULTILINE)
         assert sorted(shown) == sorted(flag.name for flag in command.flags)
+
+
+def test_formulas_of_docstrings_become_blocks_and_sections_stay():
+    pytest.importorskip("griffe", reason='pip install ".[docs]"')
+    given = "Rounds, with s:\n    q = x / s\nand\n\n    y = q * s\n\nArgs:\n    x: any.\n"
+    wanted = "Rounds, with s:\n\n    q = x / s\n\nand\n\n    y = q * s\n\nArgs:\n    x: any.\n"
+    assert hook("formulas").with_blocks(given) == wanted
 
 
 NOTEBOOK = DOCS / "notebook" / "from_float_to_file.ipynb"

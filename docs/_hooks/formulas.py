@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
 
-import griffe
-
+griffe: Any = importlib.import_module("griffe")  # of the extra [docs]
 _SECTION = re.compile(r"^(Args|Attributes|Examples?|Raises|Returns|Yields):$", re.MULTILINE)
 
 

@@ -7,6 +7,7 @@ MkDocs calls `on_files` and `on_page_markdown` (mkdocs.yml). The reference lists
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import logging
 import os
@@ -73,8 +74,7 @@ def reference_pages() -> dict[str, str]:
 
 def on_files(files: Any, *, config: Any) -> Any:
     """Adds the pages that are made, and those of files that other pages link to."""
-    from mkdocs.structure.files import File, InclusionLevel
-
+    kinds: Any = importlib.import_module("mkdocs.structure.files")  # of the extra [docs]
     # README stands beside docs/: seen from there its links are those of a page.
     readme = _LINK.sub(_from_root, _text(ROOT / "README.md"))
     texts = {"index.md": readme, **{path: _text(DOCS / path) for path in _pages()}}
@@ -82,8 +82,9 @@ def on_files(files: Any, *, config: Any) -> Any:
     linked = {path for page, text in texts.items() for path in _outside(page, text)}
     pages = {**made, **{f"source/{path}.md": _source_page(path) for path in sorted(linked)}}
     for path, content in pages.items():
-        level = InclusionLevel.NOT_IN_NAV if path.startswith("source/") else InclusionLevel.INCLUDED
-        files.append(File.generated(config, path, content=content, inclusion=level))
+        level = "NOT_IN_NAV" if path.startswith("source/") else "INCLUDED"
+        inclusion = kinds.InclusionLevel[level]
+        files.append(kinds.File.generated(config, path, content=content, inclusion=inclusion))
     return files
 
 
