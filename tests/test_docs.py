@@ -7,7 +7,7 @@ page say what is not seen on it:
     <!-- setup CODE -->          runs before the next block
     <!-- needs: PACKAGE, ... --> the page is skipped where an optional package is missing
     <!-- run -->                 the commands of the next block run too
-    <!-- excerpt: FILE -->       the next block also stands in FILE, line by line
+    <!-- excerpt: FILE -->       what the next block holds also stands in FILE
     <!-- not run: REASON -->     the next block cannot run here
 """
 
@@ -203,10 +203,12 @@ def check_command(words: list[str], *, is_run: bool) -> None:
 def test_excerpts_stand_in_their_files(page):
     for block in blocks_of(page):
         if (file := block.note("excerpt")) is not None:
-            lines = [line.strip() for line in (ROOT / file).read_text("utf-8").splitlines()]
-            quoted = [line.strip() for line in block.code.splitlines()]
-            starts = range(len(lines) - len(quoted) + 1)
-            assert any(lines[at : at + len(quoted)] == quoted for at in starts), block.code
+            there = {
+                ast.dump(node) for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+            }
+            for part in ast.parse(block.code).body:
+                quoted = part.value if isinstance(part, ast.Expr) else part
+                assert ast.dump(quoted) in there, ast.unparse(quoted)
 
 
 def anchors(page: Path) -> set[str]:
