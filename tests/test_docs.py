@@ -174,6 +174,8 @@ def test_commands_on_a_page_are_those_of_the_parser(page):
         for words in block.commands if block.language == "sh" else ():
             check_command(words, is_run=block.note("not run") is None)
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for line in re.findall(r"^    ((?:bash|ddq|make|pip|python) .*)$", text, re.MULTILINE):
+        check_command(shlex.split(line, comments=True), is_run=True)
     for name, rest in re.findall(r"`ddq\s+([a-z]+)([^`]*)`", text):
         flags = {flag.name for flag in COMMANDS[name].flags}
         assert set(re.findall(r"--(\w+)", rest)) <= flags | {"help"}, (name, rest)
@@ -191,7 +193,7 @@ def check_command(words: list[str], *, is_run: bool) -> None:
         assert set(wanted) <= set(extras), words
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
-    elif program == "python":
+    elif program in ("bash", "python"):
         files = [word for word in rest if "/" in word]
         assert files, words
         assert all((ROOT / file).exists() for file in files), words
