@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,13 @@ import pytest
 
 _PROGRAM = Path(__file__).with_name("jax_run.py")
 _ROOT = Path(__file__).parents[1]
+_ENVIRONMENT = {
+    **os.environ,
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
+}
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="jax is not installed"
@@ -22,17 +30,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
     done = subprocess.run(
         [sys.executable, str(_PROGRAM), str(tmp_path_factory.mktemp("jax"))],
         cwd=_ROOT,
-        env=environment,
+        env=_ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -85,3 +86,17 @@ def test_what_needs_tensorflow_says_so(told):
     for said in told["refusals"]:
         assert "TensorFlow" in said, said
         assert "Received" in said, said
+
+
+def test_the_code_of_the_page_runs():
+    page = (_ROOT / "docs" / "distributed.md").read_text("utf-8")
+    (code,) = re.findall(r"under JAX\n.*?```python\n(.*?)```", page, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=_ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 2 <= float(done.stdout.splitlines()[-1]) < 8
