@@ -20,6 +20,7 @@ BASE = {
     "scheme",
     "targets",
     "files",
+    "op_kind",
     "xnnpack",
 }
 BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
