@@ -154,8 +154,7 @@ class Command:
         """
         problems = [words for settings in self.settings for words in settings.problems(values)]
         if problems:
-            found = "; ".join(f"--{words}" for words in dict.fromkeys(problems))
-            raise DDQError(f"{found}. {self._more}")
+            raise DDQError(f"{'; '.join(dict.fromkeys(problems))}. {self._more}")
         return {settings.kind: settings.made(values) for settings in self.settings}
 
     def help(self) -> str:

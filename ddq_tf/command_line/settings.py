@@ -65,8 +65,10 @@ class Settings:
         return default if self.base is None else getattr(self.base, field)
 
     def problems(self, values: Mapping[str, Any]) -> list[str]:
-        """Returns what is wrong with the values of flags, a line for each."""
-        return arguments.problems_of(self.kind, self._given(values))
+        """Returns what is wrong with the values of flags, which it names."""
+        found = arguments.problems_of(self.kind, self._given(values))
+        parts = (words.partition(" ") for words in found)
+        return [f"--{self.name_of(field)} {words}" for field, _, words in parts]
 
     def made(self, values: Mapping[str, Any]) -> Any:
         """Returns the settings.

@@ -97,7 +97,9 @@ def pixels_of_file(options: DataOptions, metadata: ModelMetadata, image: TensorI
     Raises:
         DDQError: if one of them says what cannot be.
     """
-    noted = None if metadata.input_range is None else _checked(metadata.input_range, metadata)
+    noted = metadata.input_range
+    if noted is not None and range_said(options) is None:  # else the file may say what it likes
+        noted = _checked(noted, metadata)
     known = [
         (None if noted is None else (noted, metadata.channels), _FROM_FILE),
         (_shown(image), _SHOWN),

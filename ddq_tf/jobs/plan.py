@@ -44,7 +44,6 @@ def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:
     budget = weight_budget(model, config)
     kinds = collections.Counter(wording.short_kind(layer.kind.value) for layer in budget.layers)
     parts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    count = len(budget.layers)
     learned = sorted({bits for layer in budget.layers for bits in layer.quantizer.precisions})
     words = "none: every layer keeps its highest precision"
     if budget.capacity_bits is not None:
@@ -53,7 +52,7 @@ def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:
     return [
         (
             "quantized",
-            f"{count} layer{'' if count == 1 else 's'}: {parts}; {budget.num_values:,} weights",
+            f"{counted(len(budget.layers), 'layer')}: {parts}; {budget.num_values:,} weights",
         ),
         ("target", f"{config.target}, precisions of {', '.join(map(str, learned))} bits"),
         ("budget", words),
@@ -69,11 +68,11 @@ def training_rows(config: TrainConfig, steps_per_epoch: int) -> list[Row]:
     """
     steps = config.epochs * steps_per_epoch
     words = (
-        f"{config.epochs} epochs of {steps_per_epoch:,} steps of {config.batch_size} images: "
-        f"{steps:,} steps, {config.optimizer}"
+        f"{counted(config.epochs, 'epoch')} of {counted(steps_per_epoch, 'step')} of "
+        f"{counted(config.batch_size, 'image')}: {counted(steps, 'step')}, {config.optimizer}"
     )
-    more = "measured behind the first step, which takes longest" if steps > _TIMED_STEPS else ""
-    return [("training", words), *([("time", more)] if more else [])]
+    more = [("time", "told once a few steps are timed; the first takes longest")]
+    return [("training", words), *(more if steps > _TIMED_STEPS else [])]
 
 
 class Forecast(keras.callbacks.Callback):
@@ -144,6 +143,11 @@ class ProgressForecast:
         self._told = True
         left = (self._clock() - start) / (done - first) * (total - done)
         self._screen.aside(f"about {duration(left)} left, at the speed of the first steps")
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number of things in words, as in 1 step or 2,000 steps."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(total_s: float) -> str:

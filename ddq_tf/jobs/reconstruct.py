@@ -146,12 +146,13 @@ def reconstruct_float(
 def _recipe_rows(model: DDQModel, recipe: ReconstructionConfig, images: int) -> list[plan.Row]:
     """How much there is to do."""
     kernels = len(weighted_layers(model))
-    words = f"{kernels} kernels in closed form, on {recipe.views} views of {images:,} images"
+    views, learned_from = plan.counted(recipe.views, "view"), plan.counted(images, "image")
+    words = f"{plan.counted(kernels, 'kernel')} in closed form, on {views} of {learned_from}"
     if recipe.steps:
-        words += f"; then {recipe.steps:,} steps for each block"
+        words += f"; then {plan.counted(recipe.steps, 'step')} for each block"
     if recipe.distill_steps:
         words += f"; then {recipe.distill_steps:,} of the whole network"
-    return [("reconstruction", words), ("time", "measured at the first steps")]
+    return [("reconstruction", words), ("time", "told once the first steps are timed")]
 
 
 def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -> Fidelity:

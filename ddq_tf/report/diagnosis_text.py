@@ -145,7 +145,7 @@ def _cost_words(cost: TrainingCost) -> str:
     return (
         f"about {cost.peak_mib:,.0f} MiB at its peak, beside the data; about "
         f"{_time(cost.step_s)} a step of {cost.batch_size} examples on this machine, the first "
-        f"{_time(cost.first_step_s)} longer; each within a factor of 2"
+        f"{_time(cost.first_step_s)} longer (estimates, within a factor of 2)"
     )
 
 

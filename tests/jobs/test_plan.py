@@ -41,12 +41,12 @@ def printed(screen: Screen) -> str:
 
 
 def test_what_is_quantized() -> None:
-    config = DDQConfig(budget=0.7)
+    config = DDQConfig(budget=0.8)
     rows = dict(plan.quantization_rows(quantize_model(mixed_net(), config, images(8)), config))
     assert rows["quantized"].startswith("4 layers: ")
     assert rows["quantized"].endswith(f"; {_CONV + _NARROW} weights")
     assert rows["target"] == "litert, precisions of 4, 8 bits"
-    budget = f"{int(0.7 * (_CONV + _NARROW))} bytes (70 % of int8)"
+    budget = f"{int(0.8 * (_CONV + _NARROW))} bytes (80 % of int8)"
     assert rows["budget"] == f"{budget}; {_CONV + _NARROW} at the highest precisions"
     free = DDQConfig(budget=None)
     rows = dict(plan.quantization_rows(quantize_model(mixed_net(), free, images(8)), free))
@@ -112,7 +112,7 @@ def test_commands_tell_before_they_start(
     keras.Model(model.input, answers).save(tmp_path / "a.keras")
     data = ["--data=digits", "--limit=256", "--batch_size=32"]
     for command, words in (
-        (["quantize", "--epochs=1"], "1 epochs of 8 steps of 32 images: 8 steps, sgd"),
+        (["quantize", "--epochs=1"], "1 epoch of 8 steps of 32 images: 8 steps, sgd"),
         (["reconstruct", "--search_views=0"], "in closed form, on 4 views of 256 images"),
     ):
         name, *rest = command
