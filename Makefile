@@ -3,13 +3,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types clean
+.PHONY: demo test docs lint types clean
 
 demo: $(READY)  ## train, quantize, export, verify and report on embedded data
 	$(BIN)/ddq demo --out=runs/demo
 
 test: $(READY)  ## the test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
+
+docs: $(VENV)/.ready-docs  ## the documentation as a site, in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo build/site/index.html
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -24,6 +28,10 @@ $(READY): pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
+
+$(VENV)/.ready-docs: $(READY)
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

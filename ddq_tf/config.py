@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ddq_tf import xnnpack
 from ddq_tf.arguments import check_types, same_as, setting
 from ddq_tf.errors import DDQError
 from ddq_tf.rules import Rule
@@ -128,7 +127,8 @@ class DDQConfig:
             "48KiB", "48000bytes", None for no pressure on the precision, or "auto": 60 %, or the
             least that the target needs where that is more; see `Budget.parse`.
         precisions: weight precisions to learn over, as in 4,8; by default those that the target
-            stores. An operator whose storage holds only 8 bits then stays at 8.
+            stores, of litert 4 and 8: an operator whose storage holds only 8 bits then stays at 8.
+            2,4,8 adds INT2, which needs LiteRT 2.1.2.
         code_bits: limit for the mean bits of the weights' codes, beside the budget; by default
             none. For targets that store codes of fewer bits in wider tensors: what compresses a
             file later profits from it.
@@ -221,15 +221,20 @@ class DDQConfig:
     def precisions_for(self, kind: OpKind, in_channels: int) -> tuple[int, ...]:
         """Returns the precisions that a weight of this kind learns over.
 
-        That is all that the target rewards, except for those whose rows XNNPACK would not take in
-        FULLY_CONNECTED.
+        Unless told, that is what the target rewards, except for those whose rows XNNPACK would not
+        take in FULLY_CONNECTED.
+
+        Args:
+            kind: of the operator.
+            in_channels: that it reads.
         """
         if self.precisions is not None:
             return self.precisions
         target = self.resolved_target
-        in_rows = kind in xnnpack.IN_ROWS and target.fully_connected_pointwise
+        if target.code_bits is not None:
+            return target.code_bits
         learned = target.learned_bits(kind)
-        return tuple(b for b in learned if not in_rows or xnnpack.fills_bytes(in_channels, b))
+        return tuple(bits for bits in learned if target.stores(kind, bits, in_channels))
 
     def scheme_for(self, kind: OpKind, in_channels: int, layer: str = "") -> WeightScheme:
         """Returns how a weight of this kind is quantized; see `precisions_for`.
