@@ -1,9 +1,10 @@
 """What a training costs: time and memory, estimated from a model's shapes, and times measured.
 
 The constants are fitted to ResNet-8 and two MobileNetV2, of 32 and 96 px, on one x86 core
-(benchmarks/results/training_cost.json, of benchmarks/training_cost.py). There the estimates over the
-measured values are 0.86 to 1.02 for peak memory, 0.95 to 1.15 for a step and 0.98 to 1.39 for what
-the first step takes longer; on a MobileNetV2 1.0 that they are not fitted to, 0.74, 0.97 and 1.04.
+(benchmarks/results/training_cost.json, of benchmarks/training_cost.py). There the estimates over
+the measured values are 0.86 to 1.02 for peak memory, 0.95 to 1.15 for a step and 0.98 to 1.39 for
+what the first step takes longer; on a MobileNetV2 1.0, to which they are not fitted, 0.74, 0.97 and
+1.04.
 So peaks and times are good to a factor of 2 and no better. Beside other work on the machine a step
 takes longer; `diagnose(..., measure=True)` times steps instead.
 """
