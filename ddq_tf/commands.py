@@ -575,12 +575,7 @@ _ALL = (
             line.text("out", "FILE.html", "the page to write", "report.html"),
             line.text("tflite", "FILE", "its exported file; by default it is exported anew"),
             line.text("float", "FILE", "the float model that it came from"),
-            line.text(
-                "png_dir",
-                "FOLDER",
-                "also draw levels.png, bits.png and error.png there (needs matplotlib: pip install "
-                '"ddq_tf[plots]")',
-            ),
+            line.text("png_dir", "FOLDER", "also draw levels.png, bits.png and error.png there"),
             line.text(
                 "compare",
                 "LABEL=FILE.keras,...",
