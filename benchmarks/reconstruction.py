@@ -77,6 +77,14 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "int4": ("INT4 and few INT8, 4.2 stored bits on average", {"budget": "4.2bits"}),
     "half": ("INT4 and INT8, 60 % of the int8 bytes", {"budget": 0.6}),
+    **{
+        f"{widths}_{percent}": (
+            f"INT{', INT'.join(map(str, bits))}, {percent} % of the int8 bytes",
+            {"budget": percent / 100, "precisions": bits},
+        )
+        for widths, bits in (("int4_int8", (4, 8)), ("int2_int4_int8", (2, 4, 8)))
+        for percent in (40, 50, 55, 60, 70)
+    },
     "int8": ("8 bits", {"precisions": (8,), "budget": None}),
 }
 

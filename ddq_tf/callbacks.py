@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from ddq_tf.errors import DDQError
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.record import now
@@ -59,6 +57,8 @@ class QuantizationPlots(QuantizerLogger):
     def _draw(self) -> None:
         if self._undrawn is None:
             return
+        import tensorflow as tf
+
         summary = tf.compat.v1.Summary()
         for name, figure in plots.figures(self._report()).items():
             width, height = plots.png_size(figure)

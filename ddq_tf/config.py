@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ddq_tf import xnnpack
 from ddq_tf.arguments import check_fields, check_types
 from ddq_tf.errors import DDQError
 from ddq_tf.rules import Rule
@@ -127,8 +126,9 @@ class DDQConfig:
         target: where the file will run; see `ddq_tf.targets.TARGETS`.
         budget: for the weights (see `Budget.parse`); None for no pressure on the precision; "auto"
             for 0.6 of the int8 bytes, or the least that the target needs where that is more.
-        precisions: weight precisions to learn over, or None for those that the target stores.
-            An operator whose storage holds only 8 bits then stays at 8.
+        precisions: weight precisions to learn over, or None for those that the target stores, of
+            `litert` 4 and 8: an operator whose storage holds only 8 bits then stays at 8. (2, 4, 8)
+            adds INT2, which needs LiteRT 2.1.2.
         code_bits: limit for the mean bits of the weights' codes, beside the budget; None for none.
             For targets that store codes of fewer bits in wider tensors: what compresses a file
             later profits from it.
@@ -236,15 +236,20 @@ class DDQConfig:
     def precisions_for(self, kind: OpKind, in_channels: int) -> tuple[int, ...]:
         """Returns the precisions that a weight of this kind learns over.
 
-        That is all that the target rewards, except for those whose rows XNNPACK would not take in
-        FULLY_CONNECTED.
+        Unless told, that is what the target rewards, except for those whose rows XNNPACK would not
+        take in FULLY_CONNECTED.
+
+        Args:
+            kind: of the operator.
+            in_channels: that it reads.
         """
         if self.precisions is not None:
             return self.precisions
         target = self.resolved_target
-        in_rows = kind in xnnpack.IN_ROWS and target.fully_connected_pointwise
+        if target.code_bits is not None:
+            return target.code_bits
         learned = target.learned_bits(kind)
-        return tuple(b for b in learned if not in_rows or xnnpack.fills_bytes(in_channels, b))
+        return tuple(bits for bits in learned if target.stores(kind, bits, in_channels))
 
     def scheme_for(self, kind: OpKind, in_channels: int, layer: str = "") -> WeightScheme:
         """Returns how a weight of this kind is quantized; see `precisions_for`.

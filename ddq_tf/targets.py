@@ -7,23 +7,16 @@ stores, and the exporter writes them: all three read this one table.
 from __future__ import annotations
 
 import dataclasses
-import enum
 
+from ddq_tf import xnnpack
 from ddq_tf.errors import DDQError
+from ddq_tf.op_kind import OpKind
 
 MAX_INDEX_BITS = 7  # of indices into tables of TFLite Micro
 # What decoding a tensor adds to a file: a header of 16 bytes, an operator, two more tensors.
 DECODE_BYTES = 112
-
-
-class OpKind(enum.Enum):
-    """The kinds of weight-carrying operators that targets tell apart."""
-
-    POINTWISE = "pointwise convolution (1x1, stride 1)"
-    DENSE = "dense"
-    CONV = "convolution"
-    DEPTHWISE = "depthwise convolution"
-    TRANSPOSED = "transposed convolution"
+# The oldest LiteRT whose XNNPACK takes FULLY_CONNECTED with such weights.
+_LITERT = {8: "1.0.1", 4: "1.3.0", 2: "2.1.2"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +27,13 @@ class Target:
         name: the name users write.
         description: one line for `--help`.
         storage_bits: for each operator kind, the weight widths in bits that the file can hold.
+        on_request: of these, the widths that are learned only where `precisions` name them.
         code_bits: for targets that reward few distinct codes in wide storage, the precisions worth
             learning. None elsewhere.
         lookup_tables: whether a tensor of few distinct codes per output channel is stored as
             indices into a table of values for each channel, where that takes fewer bytes.
         fully_connected_pointwise: whether 1x1 stride-1 convolutions become FULLY_CONNECTED, the
-            only operator whose INT4 weights XNNPACK takes.
+            only operator whose INT4 and INT2 weights XNNPACK takes.
         runtime: what runs the file.
         min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
         missing_operators: what the runtime lacks of the operators that ddq_tf writes.
@@ -50,6 +44,7 @@ class Target:
     storage_bits: dict[OpKind, tuple[int, ...]]
     fully_connected_pointwise: bool
     min_runtime: dict[int, str]
+    on_request: tuple[int, ...] = ()
     code_bits: tuple[int, ...] | None = None
     lookup_tables: bool = False
     runtime: str = "LiteRT"
@@ -61,12 +56,43 @@ class Target:
         return self.code_bits is not None and not self.lookup_tables
 
     def learned_bits(self, kind: OpKind) -> tuple[int, ...]:
-        """Returns the precisions worth learning for an operator kind, ascending."""
-        return self.code_bits or self.storage_bits[kind]
+        """Returns the precisions that an operator kind learns unless told, ascending."""
+        stored = self.storage_bits[kind]
+        return self.code_bits or tuple(bits for bits in stored if bits not in self.on_request)
 
-    def stored_bits(self, kind: OpKind, bits: int) -> int:
-        """Returns the narrowest tensor type, in bits, that holds codes of `bits` bits."""
-        return min(width for width in self.storage_bits[kind] if width >= bits)
+    def stores(self, kind: OpKind, bits: int, row: int) -> bool:
+        """Returns whether the file can hold weights of a kind in tensors of `bits` bits.
+
+        In FULLY_CONNECTED only those that XNNPACK takes: leaving it costs more than the bytes.
+
+        Args:
+            kind: the operator that reads them.
+            bits: of the tensor type.
+            row: weights per output channel.
+        """
+        if bits not in self.storage_bits[kind]:
+            return False
+        in_rows = self.fully_connected_pointwise and kind in xnnpack.IN_ROWS
+        return not in_rows or xnnpack.fills_bytes(row, bits)
+
+    def stored_bits(self, kind: OpKind, bits: int, row: int) -> int:
+        """Returns the narrowest tensor type, in bits, that holds codes of `bits` bits.
+
+        Args:
+            kind: the operator that reads the weights.
+            bits: their precision.
+            row: weights per output channel.
+        """
+        widths = self.storage_bits[kind]
+        return min(width for width in widths if width >= bits and self.stores(kind, width, row))
+
+    def at_least(self, bits: int) -> Target:
+        """Returns the target without storage narrower than codes of `bits` bits need."""
+        storage = {
+            kind: tuple(width for width in widths if width >= bits)
+            for kind, widths in self.storage_bits.items()
+        }
+        return dataclasses.replace(self, storage_bits=storage)
 
     def index_bits(self, bits: int, num_weights: int, channels: int) -> int | None:
         """Returns the width of indices into tables, or None where the codes are stored plainly.
@@ -93,7 +119,7 @@ class Target:
             channels: how many output channels.
         """
         if self.index_bits(bits, num_weights, channels) is None:
-            return num_weights * self.stored_bits(kind, bits)
+            return num_weights * self.stored_bits(kind, bits, num_weights // channels)
         return 8 * lookup_bytes(bits, num_weights, channels)
 
     def counted_size_bits(self, kind: OpKind, bits: int, num_weights: int, channels: int) -> int:
@@ -127,16 +153,17 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target(
             name="litert",
-            description="phones: INT4/INT8 weights, everything delegated to XNNPACK",
+            description="phones: INT2/INT4/INT8 weights, everything delegated to XNNPACK",
             storage_bits={
-                OpKind.POINTWISE: (4, 8),
-                OpKind.DENSE: (4, 8),
+                OpKind.POINTWISE: (2, 4, 8),
+                OpKind.DENSE: (2, 4, 8),
                 OpKind.CONV: (8,),
                 OpKind.DEPTHWISE: (8,),
                 OpKind.TRANSPOSED: (8,),
             },
+            on_request=(2,),
             fully_connected_pointwise=True,
-            min_runtime={8: "1.0.1", 4: "1.3.0"},
+            min_runtime=_LITERT,
         ),
         Target(
             name="litert-compact",
@@ -149,7 +176,7 @@ TARGETS: dict[str, Target] = {
                 OpKind.TRANSPOSED: (8,),
             },
             fully_connected_pointwise=True,
-            min_runtime={8: "1.0.1", 4: "1.3.0", 2: "2.1.2"},
+            min_runtime=_LITERT,
         ),
         Target(
             name="litert-int8",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ddq_tf.targets import OpKind
+from ddq_tf.op_kind import OpKind
 
 IN_ROWS = (OpKind.POINTWISE, OpKind.DENSE)  # what becomes FULLY_CONNECTED
 

@@ -20,6 +20,8 @@ from ddq_tf.export.passes import run_passes
 from ddq_tf.export.sizes import ByteSizes, itemize
 from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.grids import align_if_needed
+from ddq_tf.layers import weighted_layers
+from ddq_tf.scheme import MAX_BITS
 from ddq_tf.targets import Target, get_target
 
 # The stock converter's name and width in bytes. Its numbers are releases of TensorFlow, ours are
@@ -88,8 +90,7 @@ def export_tflite(
     check_path("path", path)
     check_writable(path)
     check_is("metadata", metadata, ModelMetadata | None)
-    config = getattr(model, "ddq_config", None)
-    chosen = get_target(target or (config.target if config else "litert"))
+    chosen = target_of(model, target)
     if chosen.lookup_tables:
         tflm.package()
     lowered = lower(model, input_type=input_type, output_type=output_type)
@@ -124,6 +125,24 @@ def export_tflite(
         min_runtime=oldest,
         sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
     )
+
+
+def target_of(model: Any, name: str | None = None) -> Target:
+    """Returns what a model is stored for, without storage narrower than it may learn.
+
+    Codes that happen to fit into fewer bits would ask for a runtime that nobody chose.
+
+    Args:
+        model: a DDQ model.
+        name: of the target; None for the model's own.
+
+    Raises:
+        DDQError: if there is no such target.
+    """
+    config = getattr(model, "ddq_config", None)
+    chosen = get_target(name or (config.target if config else "litert"))
+    offered = [layer.quantizer.precisions[0] for layer in weighted_layers(model)]
+    return chosen.at_least(min(offered, default=MAX_BITS))
 
 
 def min_runtime(data: bytes) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+from ddq_tf.backend import need_tensorflow
 
 
 def stock_int8(model: keras.Model, calibration: Sequence[np.ndarray]) -> bytes:
@@ -22,7 +23,12 @@ def stock_int8(model: keras.Model, calibration: Sequence[np.ndarray]) -> bytes:
 
     Returns:
         The content of a .tflite file.
+
+    Raises:
+        DDQError: if TensorFlow is missing.
     """
+    need_tensorflow("TensorFlow's own converter", "Export a DDQ model: that needs LiteRT alone")
+    import tensorflow as tf
 
     def representative() -> Iterator[list[np.ndarray]]:
         for batch in calibration:

@@ -12,7 +12,7 @@ import numpy as np
 from ddq_tf.answers import answers
 from ddq_tf.errors import DDQError
 from ddq_tf.export import runtime_check, tflite
-from ddq_tf.export.exporter import ExportResult
+from ddq_tf.export.exporter import ExportResult, target_of
 from ddq_tf.export.interpreter import (
     Delegation,
     Runner,
@@ -30,7 +30,7 @@ from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, batches_of, checked
 from ddq_tf.grids import Grid, grid_of
 from ddq_tf.layers import DDQActivation
-from ddq_tf.targets import Target, get_target
+from ddq_tf.targets import Target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,8 +249,7 @@ def _trained_codes(
 def _target(model: Any, file: Any, target: str | None) -> Target:
     if target is None and isinstance(file, ExportResult):
         return file.target
-    config = getattr(model, "ddq_config", None)
-    return get_target(target or (config.target if config else "litert"))
+    return target_of(model, target)
 
 
 def _codes(values: np.ndarray, grid: Grid) -> np.ndarray:

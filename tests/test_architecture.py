@@ -20,6 +20,7 @@ BASE = {
     "scheme",
     "targets",
     "files",
+    "op_kind",
     "xnnpack",
 }
 BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
@@ -27,19 +28,30 @@ BASE_MODULES = {f"ddq_tf.{name}" for name in BASE}
 # What each room may import of ddq_tf beside itself and the base.
 ROOMS = {
     "answers": set(),
+    "backend": set(),
     "quantizers": set(),
     "layers": {"quantizers"},
     "graph": set(),
     "kinds": {"graph", "layers", "quantizers"},
     "grids": {"kinds", "graph", "layers", "quantizers"},
-    "search": {"grids", "graph", "layers", "quantizers"},
+    "search": {"backend", "grids", "graph", "layers", "quantizers"},
     "transform": {"search", "grids", "kinds", "graph", "layers", "quantizers"},
-    "data": set(),
+    "data": {"backend"},
     "report": set(),
     "models": set(),
     "web": {"export"},
-    "training": {"answers", "search", "kinds", "graph", "layers", "quantizers", "data"},
+    "training": {
+        "answers",
+        "backend",
+        "search",
+        "kinds",
+        "graph",
+        "layers",
+        "quantizers",
+        "data",
+    },
     "reconstruction": {
+        "backend",
         "training",
         "transform",
         "search",
@@ -51,7 +63,7 @@ ROOMS = {
     },
     "tfmot": {"transform", "graph", "quantizers"},
     "callbacks": {"training", "jobs", "report"},
-    "export": {"answers", "grids", "kinds", "graph", "layers", "quantizers"},
+    "export": {"answers", "backend", "grids", "kinds", "graph", "layers", "quantizers"},
 }
 PURE_EXPORT = (
     "ir",

@@ -135,9 +135,10 @@ def test_targets_store_what_they_learn(name):
         assert list(learned) == sorted(learned)
         assert learned[-1] == 8
         for bits in range(2, 9):
-            stored = target.stored_bits(kind, bits)
-            assert stored >= bits
-            assert stored in target.min_runtime
+            for row in (3, 6, 8):
+                stored = target.stored_bits(kind, bits, row)
+                assert stored >= bits
+                assert stored in target.min_runtime
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,13 @@ def test_targets_store_what_they_learn(name):
 )
 def test_precisions_are_those_that_stay_delegated(kind, channels, expected):
     assert DDQConfig().precisions_for(kind, channels) == expected
+
+
+def test_two_bits_are_learned_on_request():
+    assert DDQConfig().precisions_for(OpKind.DENSE, 8) == (4, 8)
+    assert DDQConfig(precisions=(2, 4, 8)).precisions_for(OpKind.DENSE, 8) == (2, 4, 8)
+    assert DDQConfig(target="litert-compact").precisions_for(OpKind.DENSE, 8) == (2, 4, 8)
+    assert DDQConfig(target="litert-compact").precisions_for(OpKind.DENSE, 6) == (4, 8)
 
 
 def test_precisions_can_be_told():

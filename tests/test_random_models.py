@@ -54,6 +54,8 @@ def test_the_mix_reaches_what_matters():
     assert {"Conv2D", "Conv1D", "Dense", "Model", "Concatenate", "Multiply", "Softmax"} <= kinds
     assert any(call.shares is not None for call in calls)
     assert {case.config["target"] for case in cases} >= {"litert", "tflm"}
+    two_bits = [case for case in cases if case.config.get("precisions") == [2]]
+    assert any(case.config["target"] == "litert" for case in two_bits)
     assert 0.2 < sum(map(is_extreme, cases)) / len(cases) < 0.45
     assert any(len(case.spec.outputs) > 1 for case in cases)
 

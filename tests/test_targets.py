@@ -34,6 +34,27 @@ def test_without_tables_every_weight_costs_the_same(name, kind, stored, counted)
     assert target.counted_size_bits(kind, 3, *CONV) == counted * CONV[0]
 
 
+@pytest.mark.parametrize("kind", [OpKind.POINTWISE, OpKind.DENSE])
+@pytest.mark.parametrize(
+    ("row", "widths"),
+    [
+        (1, (8, 8, 8)),
+        (2, (4, 4, 8)),
+        (3, (8, 8, 8)),
+        (4, (2, 4, 8)),
+        (6, (4, 4, 8)),
+        (8, (2, 4, 8)),
+    ],
+)
+def test_rows_of_fully_connected_end_with_a_byte(kind, row, widths):
+    target = get_target("litert")
+    assert tuple(target.stored_bits(kind, bits, row) for bits in (2, 3, 8)) == widths
+    assert [target.stored_size_bits(kind, bits, 5 * row, 5) for bits in (2, 3, 8)] == [
+        5 * row * width for width in widths
+    ]
+    assert target.at_least(3).stored_bits(kind, 2, row) == widths[1]
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 def test_tables_are_counted(bits):
     weights, channels = CONV

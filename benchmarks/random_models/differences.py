@@ -10,11 +10,11 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export import Runner, tflite
+from ddq_tf.export.exporter import target_of
 from ddq_tf.export.ir import Graph, Op
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, with_all_outputs
-from ddq_tf.targets import get_target
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _BUILT_IN = ("SOFTMAX", "GELU")
@@ -63,7 +63,7 @@ def first_difference(model: Any, data: list[np.ndarray]) -> First | None:
         data: of every input, float32.
     """
     lowered = lower(model)
-    graph = with_all_outputs(run_passes(lowered, get_target(model.ddq_config.target)))
+    graph = with_all_outputs(run_passes(lowered, target_of(model)))
     runner = Runner(tflite.write(graph))
     names = [tensor._keras_history.operation.name for tensor in model.inputs]
     values = dict(zip(names, data, strict=True))

@@ -94,7 +94,7 @@ def _config(rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() < 0.3:
         config["budget"] = few[int(rng.integers(2))] if rng.random() < 0.96 else 0.6
     precisions = _choice(
-        rng, {None: 45, (8,): 15, (4,): 15, (4, 8): 10, (2, 4, 8): 5, (2,): 4, (3,): 3, (2, 3): 3}
+        rng, {None: 41, (8,): 15, (4,): 15, (4, 8): 10, (2, 4, 8): 5, (2,): 8, (3,): 3, (2, 3): 3}
     )
     if precisions is not None:
         config["precisions"] = list(precisions)

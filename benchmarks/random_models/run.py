@@ -21,11 +21,11 @@ import numpy as np
 import ddq_tf
 from ddq_tf.errors import DDQError
 from ddq_tf.export import Runner, export_tflite, tflite, verify_tflm
+from ddq_tf.export.exporter import target_of
 from ddq_tf.export.lower import lower
 from ddq_tf.export.passes import run_passes
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQFixedGrid, DDQSoftmax, elu
-from ddq_tf.targets import get_target
 from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.quantize import rebuilt
@@ -259,7 +259,7 @@ def _fit(q: Any, case: Case, data: list[np.ndarray]) -> None:
 
 def _exported(model: Any, path: Path) -> bytes:
     """The file's content; for target tflm, before compression."""
-    target = get_target(model.ddq_config.target)
+    target = target_of(model)
     if not target.lookup_tables:
         return export_tflite(model, path).path.read_bytes()
     if importlib.util.find_spec("tflite_micro"):

@@ -1,5 +1,10 @@
 """Image classification data: loading, augmenting, batching."""
 
+# ruff: noqa: E402
+from ddq_tf.backend import need_tensorflow
+
+need_tensorflow("ddq_tf.data, which decodes images,", "Give fit and calibration arrays of your own")
+
 from ddq_tf.data.dataset import Dataset
 from ddq_tf.data.loading import load
 from ddq_tf.data.pipeline import Augment, batches, calibration_batches, default_augment

@@ -136,7 +136,7 @@ def _sum_problem(graph: FlatGraph, node: FlatNode, target: Target) -> str | None
     in_force, worst = quantizer.indices.copy(), None
     try:
         for index, bits in enumerate(quantizer.precisions):
-            limit = xnnpack.sum_limit(target.stored_bits(node.layer.kind, bits))
+            limit = xnnpack.sum_limit(target.stored_bits(node.layer.kind, bits, _terms(node)))
             if _terms(node) * (2 ** (bits - 1)) * largest + limit / 16 < limit:
                 continue
             quantizer.choose(index)

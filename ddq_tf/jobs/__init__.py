@@ -1,5 +1,10 @@
 """The work behind the `ddq` commands, one function each; silent unless given a `Screen`."""
 
+# ruff: noqa: E402
+from ddq_tf.backend import need_tensorflow
+
+need_tensorflow("the ddq command, which loads images,", "Use ddq_tf from Python")
+
 from ddq_tf.jobs.demo import DemoResult, run_demo
 from ddq_tf.jobs.doctor import diagnose
 from ddq_tf.jobs.export import export_file

@@ -32,7 +32,9 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
     codes, scale = layer.integer_weights()
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
     sizes = (layer.num_bits, layer.quantizer.num_weights, layer.quantizer.num_channels)
-    stored_bits = target.index_bits(*sizes) or target.stored_bits(layer.kind, layer.num_bits)
+    stored_bits = target.index_bits(*sizes) or target.stored_bits(
+        layer.kind, layer.num_bits, layer.quantizer.num_weights // layer.quantizer.num_channels
+    )
     steps = np.asarray(scale, np.float64)
     power = float(np.sum(np.square(kernel)))
     lost = float(np.sum(np.square(kernel - codes * steps)))

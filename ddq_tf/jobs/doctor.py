@@ -345,7 +345,7 @@ def _draft(model: DDQModel, budget: PrecisionBudget, target: Target) -> Draft | 
 def _is_slow(layer: Any, target: Target) -> bool:
     """Whether XNNPACK leaves a layer to built-in kernels below 8 bits."""
     quantizer = layer.quantizer
-    stored = {target.stored_bits(layer.kind, bits) for bits in quantizer.precisions}
+    stored = {target.stored_bits(layer.kind, bits, _row(layer)) for bits in quantizer.precisions}
     return not all(
         xnnpack.takes_weights(
             layer.kind,

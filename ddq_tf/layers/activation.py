@@ -21,7 +21,7 @@ ACTIVATION_KINDS = ("linear", "relu", "relu6")
 SOFTMAX_SCALE = 1.0 / 256.0
 
 
-Probe = Callable[[Tensor, Tensor], None]
+Probe = Callable[[Tensor, Tensor], Tensor]
 
 
 class Observer(Protocol):
@@ -51,7 +51,8 @@ class DDQActivation(keras.layers.Layer):
     Attributes:
         observer: sees the float values, which then pass unquantized; or None.
         arrivals: sees what arrives at the same time, before the ReLU; or None.
-        probe: sees inputs and quantized outputs, while something is measured; or None.
+        probe: sees inputs and quantized outputs, while something is measured, and returns what to
+            go on with; or None.
     """
 
     arrivals: Observer | None = None
@@ -113,9 +114,7 @@ class DDQActivation(keras.layers.Layer):
             if lift:
                 inputs = inputs + lift * self.quantizer.scale(self.quantizer.selection(False))
             outputs = self.quantizer(inputs, training=training)
-            if self.probe is not None:
-                self.probe(inputs, outputs)
-            return outputs
+            return outputs if self.probe is None else self.probe(inputs, outputs)
         outputs = self._float_activation(inputs)
         self.observer(outputs)
         if self.arrivals is not None:

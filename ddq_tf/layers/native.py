@@ -1,12 +1,24 @@
-"""The one place where a backend's own kernel replaces composed operations of layers, for speed."""
+"""The one place where layers ask a backend for what is its own: fused kernels, float64."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from typing import Any
 
 import keras
 
 Tensor = Any
+
+
+def float64_allowed() -> contextlib.AbstractContextManager[Any]:
+    """Lets operations within compute in float64, which JAX makes float32 unless it is told."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    jax: Any = importlib.import_module("jax")
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return importlib.import_module("jax.experimental").enable_x64()  # before JAX 0.8
 
 
 def has_native_batch_norm() -> bool:

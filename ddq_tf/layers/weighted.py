@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.layers.activation import DDQActivation, Probe
+from ddq_tf.layers.native import float64_allowed
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.scheme import WeightScheme
 from ddq_tf.targets import OpKind
@@ -29,8 +30,8 @@ class DDQWeightedLayer:
 
     Attributes:
         float_zeros: the share of zeros in the float kernel that it was made from.
-        probe: sees inputs and their products with the kernel, while something is measured; or
-            None.
+        probe: sees inputs and their products with the kernel, while something is measured, and
+            returns what to go on with; or None.
     """
 
     _channel_axes = 1
@@ -116,7 +117,7 @@ class DDQWeightedLayer:
         kernel = self.quantizer(self.kernel, training=training)
         outputs = self._summed(inputs, kernel, training)
         if self.probe is not None:
-            self.probe(inputs, outputs)
+            outputs = self.probe(inputs, outputs)
         return self._finish(outputs)
 
     def multiply(self, inputs: Tensor, kernel: Tensor) -> Tensor:
@@ -130,10 +131,11 @@ class DDQWeightedLayer:
         away from the middle of two codes, and one code that is rounded otherwise than in LiteRT
         changes many in later layers.
         """
-        if training or keras.backend.backend() == "jax":
+        if training:
             return self.multiply(inputs, kernel)
-        wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
-        return ops.cast(wide, "float32")
+        with float64_allowed():
+            wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
+            return ops.cast(wide, "float32")
 
     def _finish(self, outputs: Tensor) -> Tensor:
         """Adds the bias and applies the activation, as the Keras layer does."""

@@ -14,7 +14,7 @@ from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize
 from ddq_tf.quantizers.precision import LearnedPrecision, pick
-from ddq_tf.quantizers.ranges import learned_range
+from ddq_tf.quantizers.ranges import RangesNow, learned_range
 
 Tensor = Any
 
@@ -53,6 +53,7 @@ class ActivationQuantizer(LearnedPrecision):
         self._signed = signed
         self.learned = learned
         self.ceiling = ceiling
+        self._ranges_now = RangesNow()
 
     def build(self, input_shape: Any) -> None:
         """Creates the variables for activations of this shape."""
@@ -157,9 +158,9 @@ class ActivationQuantizer(LearnedPrecision):
 
     def rescale(self, factor: float) -> None:
         """Multiplies the range in force, up to the ceiling."""
+        index = int(self.indices)
         base = np.array(ops.convert_to_numpy(self.base_range))
         log = np.array(ops.convert_to_numpy(self.log_range))
-        index = int(self.indices)
         base[index], log[index] = float(self.export_scale()) * self.qmax * factor, 0.0
         self.base_range.assign(base)
         self.log_range.assign(log)
@@ -167,11 +168,7 @@ class ActivationQuantizer(LearnedPrecision):
     def export_scale(self) -> np.float32:
         """Returns s as the forward pass uses it, bit by bit."""
         index = int(self.indices)
-        if np.asarray(ops.convert_to_numpy(self.log_range))[index]:
-            scale = self.scale(self.selection(False))
-            return np.float32(np.asarray(ops.convert_to_numpy(scale)))
-        # A range that has not learned since it was set is its base: no exp(2 tanh(...)) to repeat.
-        alpha = np.float32(np.asarray(ops.convert_to_numpy(self.base_range))[index])
+        alpha = self._ranges_now.of(self.base_range, self.log_range)[index]
         if self.ceiling is not None:
             alpha = min(alpha, np.float32(self.ceiling))
         return alpha * np.float32(1.0 / self.limits(self.precisions[index])[1])

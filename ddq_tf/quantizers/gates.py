@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from ddq_tf.quantizers.native import num_replicas
+
 Tensor = Any
 
 MEMORY = 0.995
@@ -94,7 +96,8 @@ def learn_gates(
                     ]
                 )
                 visited: Tensor = ops.stack([selection[:-1], selection[1:]], axis=1)
-                seen = ops.stack([visited * saved, visited / calls], axis=2)
+                # Of replicas, each sees its share of the loss; the variable keeps their mean.
+                seen = ops.stack([visited * saved * num_replicas(), visited / calls], axis=2)
                 decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
                 return ops.add(ops.multiply(decay, evidence / calls), seen)
 

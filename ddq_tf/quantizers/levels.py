@@ -51,6 +51,11 @@ class UniformLevels:
         return np.array([signed_qmin(b, self.narrow_range) for b in self.precisions], np.float32)
 
     @property
+    def units(self) -> np.ndarray:
+        """The step of the integer codes at each precision, in units of the range: float32."""
+        return np.reciprocal(self.qmax)
+
+    @property
     def rounding(self) -> UniformLevels:
         """What has `round` and `scale`: itself, since nothing is learned."""
         return self
@@ -88,12 +93,11 @@ class UniformLevels:
     def inverses(self, ranges: Tensor) -> Tensor:
         """Returns what `round` multiplies by at all precisions, (num_precisions, ...)."""
         column = (-1,) + (1,) * (len(ranges.shape) - 1)
-        return ops.reciprocal(ranges * np.reshape(np.reciprocal(self.qmax), column))
+        return ops.reciprocal(ranges * np.reshape(self.units, column))
 
     def scale(self, alpha: Tensor, selection: Tensor) -> Tensor:
         """Returns the step of the integer codes."""
-        reciprocal = ops.convert_to_tensor(np.reciprocal(self.qmax))
-        return alpha * pick(selection, reciprocal)
+        return alpha * pick(selection, ops.convert_to_tensor(self.units))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +197,7 @@ class FreeLevels(keras.layers.Layer):
         self.init = init
         self.rounding = FreeRounding(self.precisions, float(correction))
         self.highest = self.precisions[-1]
+        self.units = np.full(len(self.precisions), CODE_STEP, np.float32)
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the levels, as a uniform grid."""

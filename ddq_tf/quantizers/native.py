@@ -26,6 +26,19 @@ def has_native_kernels() -> bool:
     return keras.backend.backend() == "tensorflow"
 
 
+def num_replicas() -> int:
+    """Returns how many copies of a model take a step together, each with its share of the loss.
+
+    More than one within `tf.distribute` strategies alone: JAX shards the arrays of one copy.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
 def native_fake_quantize(
     x: Tensor, scale: Tensor, index: Tensor, limits: tuple[tuple[int, int], ...]
 ) -> Tensor:

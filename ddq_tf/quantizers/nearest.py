@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.quantizers.fake_quant import sum_to_shape
+from ddq_tf.quantizers.native import num_replicas
 
 Tensor = Any
 
@@ -116,7 +117,8 @@ def nearest_level(
             units_q = codes * CODE_STEP
             rounding = ops.where(inside, units_q - units, units_q)
             dalpha = sum_to_shape(g * rounding, tuple(alpha.shape))
-            pulled = (g + correction * (quantized - x)) * alpha
+            pull = correction / num_replicas()  # all of them pull the levels that they share
+            pulled = (g + pull * (quantized - x)) * alpha
             count = int(levels.shape[0])
             served = ops.cast(ops.take(tables[1], cells), "int32")
             served = ops.reshape(served, (-1,))

@@ -61,6 +61,7 @@ class LearnedPrecision(keras.layers.Layer):
                 shape=(len(self.precisions) - 1, 2, 2),
                 initializer="zeros",
                 overwrite_with_gradient=True,
+                aggregation="mean",  # over the replicas of a tf.distribute strategy
             )
 
     def selection(self, training: bool | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -18,8 +19,40 @@ _SMALLEST = 1e-2
 
 def range_value(base: Tensor, log_range: Tensor) -> Tensor:
     """Returns alpha = base * exp(2 tanh(log_range / 2)), without gradient; see `learned_range`."""
-    base, log_range = ops.stop_gradient(base), ops.stop_gradient(log_range)
-    return base * ops.exp(ops.multiply(ops.tanh(log_range * (1.0 / _BOUND)), _BOUND))
+    return ops.stop_gradient(base) * _factor(ops.stop_gradient(log_range))
+
+
+def _factor(log_range: Tensor) -> Tensor:
+    return ops.exp(ops.multiply(ops.tanh(log_range * (1.0 / _BOUND)), _BOUND))
+
+
+class RangesNow:
+    """The ranges that two variables hold, in numpy, with the bits that the forward pass computes.
+
+    Exporting and aligning ask for them thousands of times. The backend is asked only for
+    exp(2 tanh(log_range / 2)), and only when `log_range` has changed.
+    """
+
+    def __init__(self) -> None:
+        self._log = self._factor = np.ones(0, np.float32)
+
+    def of(self, base: Any, log_range: Any) -> np.ndarray:
+        """Returns alpha: float32, the variables' shape.
+
+        Args:
+            base: the variable.
+            log_range: likewise.
+        """
+        log = np.asarray(ops.convert_to_numpy(log_range))
+        if not np.array_equal(log, self._log):
+            self._log, self._factor = log.copy(), _factor_of(log)
+        return np.asarray(ops.convert_to_numpy(base)) * self._factor
+
+
+def _factor_of(log: np.ndarray) -> np.ndarray:
+    if not log.any():
+        return np.ones_like(log)
+    return np.array(ops.convert_to_numpy(_factor(ops.convert_to_tensor(log))))
 
 
 def learned_range(

@@ -15,7 +15,7 @@ from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
 from ddq_tf.quantizers.native import has_native_kernels, recomputed
 from ddq_tf.quantizers.precision import LearnedPrecision, pick
-from ddq_tf.quantizers.ranges import learned_range, range_value
+from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
 from ddq_tf.scheme import WeightScheme
 
 Tensor = Any
@@ -110,6 +110,7 @@ class WeightQuantizer(LearnedPrecision):
             else FreeLevels(self.precisions, scheme.level_init, scheme.correction, name="levels")
         )
         self.bypass = False
+        self._ranges_now = RangesNow()
 
     def build(self, kernel_shape: Sequence[int]) -> None:
         """Creates the variables for a kernel of this shape."""
@@ -230,7 +231,7 @@ class WeightQuantizer(LearnedPrecision):
 
     def range_at(self, index: int | np.ndarray) -> np.ndarray:
         """Returns alpha at precision number `index`, or each channel's: float32, channel shape."""
-        ranges = np.asarray(ops.convert_to_numpy(self._parameters()[0]))
+        ranges = self._ranges()
         ranges = np.broadcast_to(ranges, (len(ranges), *self.channel_shape))
         chosen = np.broadcast_to(np.asarray(index), self.channel_shape)
         return np.take_along_axis(ranges, chosen[None], axis=0)[0].copy()
@@ -251,21 +252,22 @@ class WeightQuantizer(LearnedPrecision):
                 levels |code| <= 2^(num_bits-1) - 1, on a full grid also -2^(num_bits-1).
             scale: float32, the channel shape; codes * scale is what the forward pass uses.
         """
-        selection, parameters = self.selection(False), self._parameters()
-        scale = self._step(selection, parameters[0])
-        quantized = self._rounded(selection, ops.copy(kernel), *parameters)
-        quantized = np.asarray(ops.convert_to_numpy(quantized))
-        codes = np.rint(quantized / scale).astype(np.int8)
-        return codes, np.broadcast_to(scale, self.channel_shape).copy()
+        quantized = self._rounded(self.selection(False), ops.copy(kernel), *self._parameters())
+        scale = self.export_scale()
+        codes = np.rint(np.asarray(ops.convert_to_numpy(quantized)) / scale).astype(np.int8)
+        return codes, scale
 
     def export_scale(self) -> np.ndarray:
         """Returns the scales alone of `export`: float32, the channel shape."""
-        scale = self._step(self.selection(False), self._parameters()[0])
-        return np.broadcast_to(scale, self.channel_shape).copy()
+        ranges = self._ranges()
+        steps = ranges * self.levels.units.reshape(-1, *(1,) * (ranges.ndim - 1))
+        steps = np.broadcast_to(steps, (len(steps), *self.channel_shape))
+        chosen = np.broadcast_to(self.indices, self.channel_shape)
+        return np.take_along_axis(steps, chosen[None], axis=0)[0].copy()
 
-    def _step(self, selection: Tensor, ranges: Tensor) -> np.ndarray:
-        alpha = pick(selection, ranges)
-        return np.asarray(ops.convert_to_numpy(self.levels.rounding.scale(alpha, selection)))
+    def _ranges(self) -> np.ndarray:
+        """The ranges of all precisions."""
+        return self._ranges_now.of(self.base_range, self.log_range)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ddq_tf.layers import weighted_layers
 from ddq_tf.reconstruction.blocks import Block
@@ -19,6 +19,8 @@ from ddq_tf.reconstruction.rounding import round_block
 from ddq_tf.reconstruction.tracing import batch_slices, in_batches
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
+
+Tensor = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,12 @@ class BlockError:
 
 def reconstruct_block(
     block: Block,
-    float_inputs: tf.Tensor,
-    inputs: tf.Tensor,
+    float_inputs: Tensor,
+    inputs: Tensor,
     recipe: ReconstructionConfig,
     seed: int,
     on_step: Callable[[], None],
-) -> tuple[tf.Tensor, tf.Tensor, BlockError]:
+) -> tuple[Tensor, Tensor, BlockError]:
     """Trains one block; returns its outputs in the float and in the quantized network.
 
     Kernels start on levels chosen in closed form (`round_block`).
@@ -75,12 +77,14 @@ def reconstruct_block(
 
 def _train(
     block: Block,
-    streams: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    streams: tuple[Tensor, Tensor, Tensor],
     compare: keras.losses.Loss,
     recipe: ReconstructionConfig,
     seed: int,
     on_step: Callable[[], None],
 ) -> None:
+    import tensorflow as tf
+
     step = _training_step(block, streams, compare, recipe, seed)
     for number in range(recipe.steps):
         step(tf.constant(number))
@@ -100,19 +104,21 @@ def _settle(block: Block) -> None:
 
 def _training_step(
     block: Block,
-    streams: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+    streams: tuple[Tensor, Tensor, Tensor],
     compare: keras.losses.Loss,
     recipe: ReconstructionConfig,
     seed: int,
-) -> Callable[[tf.Tensor], None]:
+) -> Callable[[Tensor], None]:
     """Returns what takes a step, from its number."""
+    import tensorflow as tf
+
     inputs, float_inputs, wanted = streams
     units = units_of(block.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
     variables: list[Any] = [v for v in block.model.variables if v.path in units]
     optimizer = UnitAdam(keras.optimizers.schedules.CosineDecay(1.0, recipe.steps), units)
     optimizer.build(variables)
 
-    def step(number: tf.Tensor) -> None:
+    def step(number: Tensor) -> None:
         seeds = tf.random.split(tf.stack([seed, number]), 2)
         chosen = tf.random.stateless_uniform(
             (recipe.batch_size,), seeds[0], 0, tf.shape(inputs)[0], tf.int32
@@ -133,13 +139,14 @@ def _training_step(
         return tf.function(step).get_concrete_function(tf.TensorSpec((), tf.int32))
 
 
-def outputs_of(block: Block, inputs: tf.Tensor) -> tf.Tensor:
+def outputs_of(block: Block, inputs: Tensor) -> Tensor:
     """All outputs of a block, probabilities unrounded."""
     with fixed_statistics(block.layers):
-        return in_batches(lambda x: block.model(x, training=True), inputs)
+        call = functools.partial(block.model, training=True)
+        return in_batches(call, block.model.variables, inputs)
 
 
-def _error(compare: keras.losses.Loss, wanted: tf.Tensor, outputs: tf.Tensor) -> float:
+def _error(compare: keras.losses.Loss, wanted: Tensor, outputs: Tensor) -> float:
     """The loss over all inputs; in batches, for its temporary tensors."""
     slices = batch_slices(len(wanted))
     losses: list[Any] = [compare(wanted[part], outputs[part]) for part in slices]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQSoftmax
@@ -15,6 +14,9 @@ from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def distill(
@@ -65,6 +67,8 @@ def _batches(
     inputs: np.ndarray, wanted: np.ndarray, recipe: ReconstructionConfig
 ) -> tf.data.Dataset:
     """Endless random batches."""
+    import tensorflow as tf
+
     x, y = tf.constant(inputs), tf.constant(wanted)
     numbers = tf.data.Dataset.random(recipe.seed).batch(recipe.whole_batch_size)
     return numbers.map(lambda n: tuple(tf.gather(part, n % len(inputs)) for part in (x, y)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from ddq_tf.graph import as_float64
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.tracing import batch_slices, traced
 from ddq_tf.targets import OpKind
@@ -22,6 +23,7 @@ from ddq_tf.transform.calibrate import float_network
 
 _POSITIONS = (1 << 16, 1 << 14)  # that moments are taken over, about; of depthwise layers
 
+Tensor = Any
 Values = Sequence[tuple[Any, Any]]
 
 
@@ -78,8 +80,8 @@ class Moments:
 def moments_of(
     block: Block,
     layer: Any,
-    float_inputs: tf.Tensor,
-    inputs: tf.Tensor,
+    float_inputs: Tensor,
+    inputs: Tensor,
     before: Values,
 ) -> Moments:
     """Returns the moments of what a layer reads.
@@ -91,11 +93,11 @@ def moments_of(
         inputs: of the block in the quantized network, likewise.
         before: variables of the block, and what they hold in the float network.
     """
-    columns = _reader(block, layer, len(inputs))
+    columns, used = _reader(block, layer, len(inputs)), block.model.variables
     with fixed_statistics(block.layers):
-        run = traced(columns, inputs)
+        run = traced(columns, used, inputs)
         with float_network(block.model):
-            run_float = traced(columns, inputs)
+            run_float = traced(columns, used, inputs)
     parts = []
     for part in batch_slices(len(inputs)):
         x = run(inputs[part])
@@ -105,7 +107,7 @@ def moments_of(
     return functools.reduce(operator.add, parts)
 
 
-def input_moments(block: Block, layer: Any, inputs: tf.Tensor) -> Moments:
+def input_moments(block: Block, layer: Any, inputs: Tensor) -> Moments:
     """Returns the moments of what a layer reads, the quantized network in the float one's place.
 
     Args:
@@ -114,25 +116,25 @@ def input_moments(block: Block, layer: Any, inputs: tf.Tensor) -> Moments:
         inputs: of the block in the quantized network, (images, ...).
     """
     with fixed_statistics(block.layers):
-        run = traced(_reader(block, layer, len(inputs)), inputs)
+        run = traced(_reader(block, layer, len(inputs)), block.model.variables, inputs)
     columns = (run(inputs[part]) for part in batch_slices(len(inputs)))
     return functools.reduce(operator.add, (_moments(x, x) for x in columns))
 
 
-def _reader(block: Block, layer: Any, count: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _reader(block: Block, layer: Any, count: int) -> Callable[[Tensor], Tensor]:
     """Returns what gives the columns that a layer reads, from a batch of the block's inputs."""
     # Keras makes no model whose output is its input.
     is_first = layer.input is block.start
     up_to: Any = None if is_first else keras.Model(block.start, layer.input)
     every = _thinning(layer, count)
 
-    def columns(x: tf.Tensor) -> tf.Tensor:
+    def columns(x: Tensor) -> Tensor:
         return columns_of(layer, x if is_first else up_to(x, training=True))[::every]
 
     return columns
 
 
-def columns_of(layer: Any, x: tf.Tensor) -> tf.Tensor:
+def columns_of(layer: Any, x: Tensor) -> Tensor:
     """What each output multiplies: (positions, k), of depthwise layers (positions, k, channels).
 
     Args:
@@ -141,17 +143,31 @@ def columns_of(layer: Any, x: tf.Tensor) -> tf.Tensor:
     """
     channels = int(x.shape[-1] or 0)
     if layer.kind is OpKind.DENSE:
-        return tf.reshape(x, (-1, channels))
-    patches = tf.image.extract_patches(
-        x,
-        sizes=(1, *layer.kernel_size, 1),
-        strides=(1, *layer.strides, 1),
-        rates=(1, *layer.dilation_rate, 1),
-        padding=layer.padding.upper(),
-    )
-    size = int(np.prod(layer.kernel_size))
-    is_depthwise = layer.kind is OpKind.DEPTHWISE
-    return tf.reshape(patches, (-1, size, channels) if is_depthwise else (-1, size * channels))
+        return ops.reshape(x, (-1, channels))
+    parts = _shifted(layer, x)
+    if layer.kind is OpKind.DEPTHWISE:
+        return ops.reshape(ops.stack(parts, axis=3), (-1, len(parts), channels))
+    return ops.reshape(ops.concatenate(parts, axis=3), (-1, len(parts) * channels))
+
+
+def _shifted(layer: Any, x: Tensor) -> list[Tensor]:
+    """For each place of a kernel, row by row, the pixels that it meets: (images, h, w, channels).
+
+    Not `extract_patches` of Keras, which multiplies with an identity of all channels on JAX.
+    """
+    shape, steps, apart = layer.kernel_size, layer.strides, layer.dilation_rate
+    reach = [(k - 1) * d + 1 for k, d in zip(shape, apart, strict=True)]
+    sizes = [int(n) for n in x.shape[1:3]]
+    if layer.padding == "same":
+        missing = [
+            max((-(-n // s) - 1) * s + r - n, 0)
+            for n, s, r in zip(sizes, steps, reach, strict=True)
+        ]
+        x = ops.pad(x, [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)])
+        sizes = [n + m for n, m in zip(sizes, missing, strict=True)]
+    ends = [n - r + 1 for n, r in zip(sizes, reach, strict=True)]
+    starts = itertools.product(*(range(0, r, d) for r, d in zip(reach, apart, strict=True)))
+    return [x[:, i : i + ends[0] : steps[0], j : j + ends[1] : steps[1]] for i, j in starts]
 
 
 def _thinning(layer: Any, count: int) -> int:
@@ -173,22 +189,19 @@ def _holding(values: Values) -> Iterator[None]:
             variable.assign(value)
 
 
-def _moments(x: tf.Tensor, f: tf.Tensor) -> Moments:
+def _moments(x: Tensor, f: Tensor) -> Moments:
     """Of columns as `columns_of` gives them."""
     count = len(x)
-    x, f = (tf.transpose(c, (2, 0, 1)) if c.shape.rank == 3 else c[None] for c in (x, f))
-    x_mean, f_mean = (tf.reduce_mean(c, axis=1, keepdims=True) for c in (x, f))
+    x, f = (ops.transpose(c, (2, 0, 1)) if len(c.shape) == 3 else c[None] for c in (x, f))
+    x_mean, f_mean = (ops.mean(c, axis=1, keepdims=True) for c in (x, f))
     # Centred first: squares of large means would leave float32 nothing of a small variance.
-    xx = tf.matmul(x - x_mean, x - x_mean, transpose_a=True) / count
-    xf = tf.matmul(x - x_mean, f - f_mean, transpose_a=True) / count
+    turned = ops.swapaxes(x - x_mean, 1, 2)
+    xx: Any = ops.matmul(turned, x - x_mean)
+    xf: Any = ops.matmul(turned, f - f_mean)
     return Moments(
         count=count,
-        x_mean=_float64(x_mean)[:, 0],
-        f_mean=_float64(f_mean)[:, 0],
-        xx=_float64(xx),
-        xf=_float64(xf),
+        x_mean=as_float64(x_mean)[:, 0],
+        f_mean=as_float64(f_mean)[:, 0],
+        xx=as_float64(xx / count),
+        xf=as_float64(xf / count),
     )
-
-
-def _float64(tensor: tf.Tensor) -> np.ndarray:
-    return np.asarray(tensor, np.float64)

@@ -11,9 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from ddq_tf.arguments import check_is
+from ddq_tf.backend import backend
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.files import check_folder
@@ -34,6 +35,8 @@ from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budge
 from ddq_tf.training.kept import Kept, broken, forget, keep
 from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels, float_network
 from ddq_tf.transform.quantize import quantize_model
+
+Tensor = Any
 
 FILE = "reconstruction.npz"
 _CALIBRATION_STEPS = 2  # the DDQ model, its equalized channels
@@ -97,12 +100,14 @@ def reconstruct_model(
 
     Raises:
         DDQError: as `quantize_model`; if the model has several inputs or outputs; if views are
-            asked for of inputs that are no images; if what is kept is of other settings or inputs.
+            asked for of inputs that are no images; if steps by gradient are on
+            another backend than TensorFlow; if what is kept is of other settings or inputs.
     """
     config = DDQConfig(narrow_range=False) if config is None else config
     recipe = ReconstructionConfig() if recipe is None else recipe
     check_is("config", config, DDQConfig, cure="; it needs no labels")
     check_is("recipe", recipe, ReconstructionConfig)
+    _check_backend(recipe)
     interface = _single_input(model)
     parts = examples_of(images, interface, np.iinfo(np.int64).max)
     examples = np.concatenate([array for (array,) in parts])
@@ -132,7 +137,7 @@ def reconstruct_model(
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
         done = blocks[: state.blocks_done]
-        float_stream, stream = _streams_behind(done, tf.constant(x), quantized, state)
+        float_stream, stream = _streams_behind(done, ops.convert_to_tensor(x), quantized, state)
         if state.is_kept:
             report.skip(measured + sum(len(block.kernels) + recipe.steps for block in done))
         elif halves:
@@ -145,15 +150,26 @@ def reconstruct_model(
             state.errors.append(error)
             state.keep(quantized)
         if recipe.distill_steps:
-            wanted = in_batches(lambda batch: model(batch, training=False), x).numpy()
+            wanted = in_batches(lambda batch: model(batch, training=False), model.variables, x)
+            wanted = np.asarray(ops.convert_to_numpy(wanted))
             distill(quantized, x, wanted, recipe, [report.callback("distillation")])
     align(quantized)
     return quantized, tuple(state.errors)
 
 
+def _check_backend(recipe: ReconstructionConfig) -> None:
+    """Raises DDQError for what only TensorFlow trains."""
+    asked = [name for name in ("steps", "distill_steps") if getattr(recipe, name)]
+    if asked and backend() != "tensorflow":
+        raise DDQError(
+            f"{' and '.join(asked)} of a recipe need Keras on TensorFlow; all else runs on JAX "
+            f"too. Received: {backend()!r}. Leave them at 0, or set KERAS_BACKEND=tensorflow"
+        )
+
+
 def _streams_behind(
-    done: list[Block], inputs: tf.Tensor, model: DDQModel, state: _State
-) -> tuple[tf.Tensor, tf.Tensor]:
+    done: list[Block], inputs: Tensor, model: DDQModel, state: _State
+) -> tuple[Tensor, Tensor]:
     """What the float network and the restored model give behind the blocks that are done."""
     float_stream = stream = inputs
     for block in done:  # their kernels are still those of the float model
@@ -258,7 +274,9 @@ def _choose_precisions(
     on_step: Callable[[], None],
 ) -> None:
     """Brings the precisions into force, for good, that lose least within the budgets."""
-    losses = precision_losses(model, blocks, tf.constant(halves[0]), halves[1], seed, on_step)
+    losses = precision_losses(
+        model, blocks, ops.convert_to_tensor(halves[0]), halves[1], seed, on_step
+    )
     config = model.ddq_config
     for budget in (weight_budget(model, config), activation_budget(model, config)):
         if budget is None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from ddq_tf.graph import as_float64
@@ -29,8 +28,8 @@ _ROWS = 64  # that are rounded before what they change in later rows is added up
 
 def round_block(
     block: Block,
-    float_inputs: tf.Tensor,
-    inputs: tf.Tensor,
+    float_inputs: Any,
+    inputs: Any,
     views: int = 1,
     on_layer: Callable[[], None] = lambda: None,
 ) -> None:
@@ -58,7 +57,11 @@ def round_block(
         if is_plain(layer):
             halves = [
                 moments_of(
-                    block, layer, tf.gather(float_inputs, fold), tf.gather(inputs, fold), before
+                    block,
+                    layer,
+                    ops.take(float_inputs, fold, axis=0),
+                    ops.take(inputs, fold, axis=0),
+                    before,
                 )
                 for fold in folds
                 if len(fold)

@@ -11,13 +11,15 @@ gradient, squared for each input instead of averaged over all, as in FIT, Zandon
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from ddq_tf.backend import See, draw_classes, draw_normal, slopes, traced
 from ddq_tf.graph import as_float64, flatten
 from ddq_tf.layers import DDQSoftmax, activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block
@@ -36,6 +38,7 @@ from ddq_tf.training import fixed_statistics
 _BATCH = 16
 _TINY = 1e-9
 
+Tensor = Any
 Moved = Callable[[Any, int], Any]
 
 
@@ -48,7 +51,7 @@ def learning_layers(model: DDQModel) -> list[Any]:
 def precision_losses(
     model: DDQModel,
     blocks: Sequence[Block],
-    rounded_for: tf.Tensor,
+    rounded_for: Tensor,
     measured_on: np.ndarray,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
@@ -94,7 +97,7 @@ def steps_of(model: DDQModel, num_measured: int) -> int:
 def _moved_kernels(
     blocks: Sequence[Block],
     layers: Sequence[Any],
-    inputs: tf.Tensor,
+    inputs: Tensor,
     on_step: Callable[[], None],
 ) -> dict[str, Moved]:
     """By layer, what rounding its kernel adds to its products, from inputs and a precision."""
@@ -156,76 +159,90 @@ def _measure(
     on_step: Callable[[], None],
 ) -> dict[str, np.ndarray]:
     """By layer, the sum over inputs of squared gate gradients: float64 (precisions, channels)."""
-    seen: dict[str, list[tuple[Any, Any]]] = {}
     gives_probabilities = isinstance(flatten(model).nodes[-1].layer, DDQSoftmax)
+    by_name = {layer.name: layer for layer in layers}
 
-    def squares(x: tf.Tensor, number: tf.Tensor) -> list[tf.Tensor]:
-        seen.clear()
-        with tf.GradientTape() as tape:
-            direction = _direction(model(x, training=True), gives_probabilities, (seed, number))
-        names = [layer.name for layer in layers]
-        gradients = iter(tape.gradient(direction, [y for n in names for _, y in seen[n]]))
+    def squares(x: Tensor, number: Tensor) -> list[Tensor]:
+        def direction(see: See) -> tuple[Tensor, list[Tensor]]:
+            read.clear()
+            with _probing(layers, see, read):
+                outputs = model(x, training=True)
+            inputs = [inputs for _, inputs in read]
+            return _direction(outputs, gives_probabilities, seed, number), inputs
+
+        read: list[tuple[str, Tensor]] = []
+        gradients, inputs = slopes(direction)
+        calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        for (name, _), *call in zip(read, inputs, gradients, strict=True):
+            calls.setdefault(name, []).append((call[0], call[1]))
         parts = []
-        for layer in layers:
-            parts.append(_squared(layer, moved[layer.name], seen[layer.name], gradients))
+        for name, layer in by_name.items():
+            parts.append(_squared(layer, moved[name], calls[name]))
             on_step()  # of tracing, which takes as long as many batches
         return parts
 
-    specs = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32), tf.TensorSpec((), tf.int32)
-    with fixed_statistics(model.layers), _probing(layers, seen):
-        run = tf.function(squares).get_concrete_function(*specs)
-    totals = {layer.name: np.zeros(1) for layer in layers}
-    for number, start in enumerate(range(0, len(inputs), _BATCH)):
-        parts = run(tf.constant(inputs[start : start + _BATCH]), tf.constant(number))
-        for layer, part in zip(layers, parts, strict=True):
-            totals[layer.name] = totals[layer.name] + part.numpy().astype(np.float64)
-        on_step()
+    batches = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
+    with fixed_statistics(model.layers):
+        # Once for all: JAX would trace a last batch of another size anew.
+        like = [(batches[0], np.zeros((), np.int32))]
+        run = traced(squares, model.variables, like)
+        totals = {name: np.zeros(1) for name in by_name}
+        for number, batch in enumerate(batches):
+            parts = run(ops.convert_to_tensor(batch), ops.convert_to_tensor(number, "int32"))
+            for name, part in zip(totals, parts, strict=True):
+                totals[name] = totals[name] + as_float64(part)
+            on_step()
     return totals
 
 
-def _direction(outputs: tf.Tensor, gives_probabilities: bool, seed: tuple[int, Any]) -> tf.Tensor:
+def _direction(outputs: Tensor, gives_probabilities: bool, seed: int, number: Tensor) -> Tensor:
     """A scalar whose squared derivative is, on average, twice what a change of outputs loses."""
-    seeds = tf.stack([tf.constant(seed[0]), seed[1]])
     if gives_probabilities:
-        logs = tf.math.log(tf.reshape(outputs, (-1, outputs.shape[-1])) + _TINY)
-        drawn = tf.random.stateless_categorical(tf.stop_gradient(logs), 1, seeds)[:, 0]
-        return tf.reduce_sum(tf.gather(logs, drawn, batch_dims=1))
-    noise = tf.random.stateless_normal(tf.shape(outputs), seeds)
-    power = tf.reduce_sum(tf.square(outputs)) / tf.cast(tf.shape(outputs)[0], tf.float32)
-    return tf.reduce_sum(noise * outputs) * tf.math.rsqrt(tf.stop_gradient(power) / 2 + _TINY)
+        rows: Any = ops.reshape(outputs, (-1, outputs.shape[-1]))
+        logs = ops.log(rows + _TINY)
+        drawn = draw_classes(ops.stop_gradient(logs), seed, number)
+        return ops.sum(ops.take_along_axis(logs, ops.expand_dims(drawn, 1), axis=1))
+    noise = draw_normal(outputs, seed, number)
+    shape: Any = ops.shape(outputs)
+    examples: Any = ops.cast(shape[0], "float32")
+    power: Any = ops.stop_gradient(ops.sum(ops.square(outputs)) / examples)
+    return ops.multiply(ops.sum(noise * outputs), ops.rsqrt(power / 2 + _TINY))
 
 
-def _squared(
-    layer: Any, moved: Moved, calls: Sequence[tuple[Any, Any]], gradients: Iterator[Any]
-) -> tf.Tensor:
-    """Sum over inputs of (dL/dG)^2, G the gates of a layer: (precisions, channels)."""
-    by_call = [next(gradients) for _ in calls]
+def _squared(layer: Any, moved: Moved, calls: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum over inputs of (dL/dG)^2, G the gates of a layer: (precisions, channels).
+
+    Args:
+        layer: of `learning_layers`.
+        moved: what its precisions add.
+        calls: what it read each time, and the gradients of what it made of it.
+    """
     of_weights = hasattr(layer, "multiply")
     rows = []
     for index in range(len(layer.quantizer.precisions)):
-        slopes = tf.add_n(
-            [
-                _per_channel(gradient * moved(inputs, index))
-                for (inputs, _), gradient in zip(calls, by_call, strict=True)
-            ]
-        )
+        of_calls = [_per_channel(gradient * moved(inputs, index)) for inputs, gradient in calls]
+        slope: Any = functools.reduce(operator.add, of_calls)
         if not of_weights:
-            slopes = tf.reduce_sum(slopes, axis=-1, keepdims=True)
-        rows.append(tf.reduce_sum(tf.square(slopes), axis=0))
-    return tf.stack(rows)
+            slope = ops.sum(slope, axis=-1, keepdims=True)
+        rows.append(ops.sum(ops.square(slope), axis=0))
+    return ops.stack(rows)
 
 
-def _per_channel(x: tf.Tensor) -> tf.Tensor:
+def _per_channel(x: Tensor) -> Tensor:
     """Sums over all but the batch and the last axis."""
-    return tf.reduce_sum(x, axis=list(range(1, x.shape.rank - 1)))
+    return ops.sum(x, axis=tuple(range(1, len(x.shape) - 1)))
 
 
 @contextlib.contextmanager
-def _probing(layers: Sequence[Any], seen: dict[str, list[tuple[Any, Any]]]) -> Iterator[None]:
-    """Lets layers write down what they read and what they make of it."""
+def _probing(layers: Sequence[Any], see: See, read: list[tuple[str, Tensor]]) -> Iterator[None]:
+    """Lets layers write down what they read, and shows what they make of it."""
 
-    def probe_of(name: str) -> Callable[[Any, Any], None]:
-        return lambda inputs, outputs: seen.setdefault(name, []).append((inputs, outputs))
+    def probe_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        def probe(inputs: Tensor, outputs: Tensor) -> Tensor:
+            read.append((name, inputs))
+            return see(outputs)
+
+        return probe
 
     try:
         for layer in layers:

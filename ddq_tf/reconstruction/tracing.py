@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
+from keras import ops
+
+from ddq_tf import backend
+
+Tensor = Any
 
 _BATCH = 64
 
@@ -15,25 +20,31 @@ def batch_slices(count: int) -> list[slice]:
     return [slice(start, start + _BATCH) for start in range(0, count, _BATCH)]
 
 
-def in_batches(function: Callable[[tf.Tensor], tf.Tensor], inputs: Any) -> tf.Tensor:
+def in_batches(
+    function: Callable[[Tensor], Tensor], variables: Sequence[Any], inputs: Any
+) -> Tensor:
     """Returns a function's outputs for all inputs, computed in batches of 64.
 
     Args:
         function: of a batch.
+        variables: that it reads.
         inputs: an array or tensor (examples, ...).
     """
-    run = traced(function, inputs)
-    return tf.concat([run(tf.constant(inputs[part])) for part in batch_slices(len(inputs))], axis=0)
+    run = traced(function, variables, inputs)
+    parts = [run(ops.convert_to_tensor(inputs[part])) for part in batch_slices(len(inputs))]
+    return ops.concatenate(parts, axis=0)
 
 
-def traced(function: Callable[[tf.Tensor], Any], inputs: Any) -> Callable[[tf.Tensor], Any]:
-    """Returns a function of batches, traced now.
-
-    A tf.function for each block would draw TensorFlow's warning of too much retracing.
+def traced(
+    function: Callable[[Tensor], Any], variables: Sequence[Any], inputs: Any
+) -> Callable[[Tensor], Any]:
+    """Returns a function of the batches of some inputs, traced now.
 
     Args:
         function: of a batch.
-        inputs: an array or tensor (examples, ...) like the batches to come.
+        variables: that it reads.
+        inputs: an array or tensor (examples, ...).
     """
-    spec = tf.TensorSpec((None, *inputs.shape[1:]), tf.float32)
-    return tf.function(function).get_concrete_function(spec)
+    sizes = {min(_BATCH, len(inputs)), len(inputs) % _BATCH} - {0}
+    like = [(np.zeros((size, *inputs.shape[1:]), np.float32),) for size in sizes]
+    return backend.traced(function, variables, like)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
 _SMALLEST_AREA = 0.4
 _STRETCH = 4 / 3
-_BATCH = 256
 
 
 def views_of(images: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -39,15 +37,28 @@ def _view(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     left, right = (
         np.where(mirrored, b, a) for a, b in ((start[:, 1], end[:, 1]), (end[:, 1], start[:, 1]))
     )
-    boxes = np.stack([start[:, 0], left, end[:, 0], right], axis=1).astype(np.float32)
-    size = images.shape[1:3]
-    parts = [
-        tf.image.crop_and_resize(
-            images[i : i + _BATCH],
-            boxes[i : i + _BATCH],
-            np.arange(len(boxes[i : i + _BATCH])),
-            size,
-        ).numpy()
-        for i in range(0, number, _BATCH)
-    ]
-    return np.concatenate(parts)
+    ends = np.stack([start[:, 0], left, end[:, 0], right], axis=1).astype(np.float32)
+    return np.stack([_part(image, *box) for image, box in zip(images, ends, strict=True)])
+
+
+def _part(
+    image: np.ndarray, top: np.float32, left: np.float32, bottom: np.float32, right: np.float32
+) -> np.ndarray:
+    """A part of an image, resized to the whole's size; bilinear between centres of pixels.
+
+    Ends are shares of the way from the first pixel to the last; from right to left mirrors.
+    """
+    rows, down = _places(image.shape[0], top, bottom)
+    columns, across = _places(image.shape[1], left, right)
+    upper, lower = image[rows], image[np.minimum(rows + 1, image.shape[0] - 1)]
+    mixed = upper + (lower - upper) * down[:, None, None]
+    first, second = mixed[:, columns], mixed[:, np.minimum(columns + 1, image.shape[1] - 1)]
+    return first + (second - first) * across[:, None]
+
+
+def _places(size: int, start: np.float32, end: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels before `size` places between two ends, and how far behind them these lie: float32."""
+    last = np.float32(size - 1)
+    places = np.linspace(start * last, end * last, size, dtype=np.float32)
+    pixels = np.clip(np.floor(places), 0, last)
+    return pixels.astype(int), places - pixels

@@ -137,7 +137,7 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
             f"({least / num_weights:.2f} bits per weight, {least / num_weights / 8:.3f} of int8). "
             f"Received: a budget of {int(capacity / 8)} bytes. Write "
             f"budget='{math.ceil(least / 8)}bytes' or budget='auto' for the least that is "
-            "possible, or choose a target or precisions that go lower."
+            f"possible, or choose {_lower_than(config)}."
         )
     least_codes = budget.least_code_bits / num_weights
     if config.code_bits is not None and least_codes > config.code_bits:
@@ -147,6 +147,19 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
             "it, or choose precisions that go lower."
         )
     return dataclasses.replace(budget, capacity_bits=capacity)
+
+
+def _lower_than(config: DDQConfig) -> str:
+    """What takes fewer bytes than a configuration."""
+    target = config.resolved_target
+    if config.precisions is not None or not target.on_request:
+        return "a target or precisions that go lower"
+    widths = sorted({bits for held in target.storage_bits.values() for bits in held})
+    needed = target.min_runtime[widths[0]]
+    return (
+        f"a target that goes lower; precisions={tuple(widths)} go lower with {target.runtime} "
+        f"{needed} or later"
+    )
 
 
 def _capacity_bits(config: DDQConfig, num_weights: int, least: float) -> float | None:

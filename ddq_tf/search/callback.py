@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from absl import logging
 
+from ddq_tf.backend import sync
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.layers import activation_layers, weighted_layers
@@ -170,6 +171,7 @@ class PrecisionSearch(keras.callbacks.Callback):
         """What a step asks for, from the shares of the training at its begin and one step ago."""
         if not self._budgets:
             return
+        sync(self._trained)
         searched, searched_before = (p / self.config.search_fraction for p in (progress, before))
         if searched >= 1:
             self._freeze()

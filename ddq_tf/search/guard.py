@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ddq_tf.backend import sync
 from ddq_tf.errors import DDQError
 
 _NAMED = 5
@@ -69,6 +70,7 @@ class FiniteGuard(keras.callbacks.Callback):
             )
 
     def _stop(self, what: str, why: str) -> None:
+        sync(self.model)
         for variable, value in self._kept:
             variable.assign(value)
         raise DDQError(f"{what} (counted from 0): {why}. The model is as it was before this epoch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ from ddq_tf.search.own_class import ddq_class, from_config, keras_base, to_confi
 
 Tensor = Any
 TrainingLoss = Callable[[Tensor, Any, Any, Any], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Variables:
+    """Variables that a model holds but does not own: Keras would make those of a list its own."""
+
+    variables: tuple[Any, ...]
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -44,6 +52,7 @@ class DDQModel(keras.Model):
     own: type | None = None
     _own_attributes: dict[str, Any] | None = None
     _training_losses: tuple[TrainingLoss, ...] = ()
+    _read_by_losses: _Variables | None = None
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         # Not super(): a class of one's own may have other arguments.
@@ -153,7 +162,13 @@ class DDQModel(keras.Model):
         if any(changed):
             self.train_function = self.test_function = self.predict_function = None
 
-    def change_training_loss(self, change: TrainingLoss) -> None:
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """What training steps read and do not train; see `change_training_loss`."""
+        read = self._read_by_losses
+        return [*super().non_trainable_variables, *(read.variables if read else ())]
+
+    def change_training_loss(self, change: TrainingLoss, variables: Sequence[Any] = ()) -> None:
         """Changes the loss of training steps until the present `fit` ends; for callbacks.
 
         To be called in `on_train_begin`. Evaluation, also during `fit`, keeps the compiled loss.
@@ -161,14 +176,20 @@ class DDQModel(keras.Model):
         Args:
             change: from (loss, inputs, outputs, sample weights or None) of a batch to the loss to
                 minimize; several changes follow one another.
+            variables: that it reads, beside the model's own: a compiled step of JAX sees no others
+                change. Callbacks call `ddq_tf.backend.sync` before they assign them.
         """
         if change not in self._training_losses:
             self._training_losses = (*self._training_losses, change)
+            read = self._read_by_losses.variables if self._read_by_losses else ()
+            known = {id(v) for v in (*self.variables, *read)}
+            new = [v for v in variables if id(v) not in known]
+            self._read_by_losses = _Variables((*read, *new))
             self.make_train_function(force=True)
 
     def _forget_training_losses(self) -> None:
         if self._training_losses:
-            self._training_losses = ()
+            self._training_losses, self._read_by_losses = (), None
             self.make_train_function(force=True)
 
     def compute_loss(

@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from ddq_tf.backend import compiled
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import as_float64
 from ddq_tf.kinds import find_rule
@@ -81,13 +82,13 @@ def _measured(
     model: keras.Model, layers: list[Any], batches: Iterable[Any]
 ) -> list[list[np.ndarray]]:
     """The mean and variance of each layer over all batches."""
-    forward = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    forward = compiled(lambda x: model(x, training=False), model.variables)
     count = 0
     totals = [[np.zeros(v.shape), np.zeros(v.shape)] for v, _ in map(_statistics, layers)]
     with _own_statistics(layers):
         for batch in batches:
             inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+            inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
             forward(inputs)
             size = int(keras.tree.flatten(inputs)[0].shape[0])
             count += size

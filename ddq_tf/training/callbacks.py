@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from ddq_tf.backend import need_tensorflow
 from ddq_tf.layers import activation_layers, weighted_layers
 
 _RECORDED = (
@@ -31,7 +32,7 @@ class QuantizerLogger(keras.callbacks.Callback):
     so in the history.
 
     Args:
-        log_dir: where to write scalars for TensorBoard too, or None.
+        log_dir: where to write scalars for TensorBoard too (needs TensorFlow), or None.
 
     Attributes:
         bits: by layer, the precision in force (the mean, if channels have their own) after each
@@ -46,6 +47,8 @@ class QuantizerLogger(keras.callbacks.Callback):
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
+        if log_dir is not None:
+            need_tensorflow("what TensorBoard reads", "Leave log_dir out")
         self.log_dir = log_dir
         self._writer: Any = None
         self._forget()
@@ -63,6 +66,8 @@ class QuantizerLogger(keras.callbacks.Callback):
         """Forgets an earlier training."""
         self._forget()
         if self.log_dir is not None:
+            import tensorflow as tf
+
             self._writer = tf.summary.create_file_writer(os.fspath(self.log_dir))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -107,6 +112,8 @@ class QuantizerLogger(keras.callbacks.Callback):
             self._writer = None
 
     def _write(self, epoch: int) -> None:
+        import tensorflow as tf
+
         series = {
             "bits": self.bits,
             "quantization_error": self.errors,
@@ -130,6 +137,7 @@ def _append(series: dict[str, list[Any]], layer: Any, value: Any) -> None:
 
 def _squares(layer: Any) -> tuple[float, float]:
     """Returns sum (w - x_q)^2 and sum w^2 of a layer's kernel."""
-    kernel = np.asarray(layer.kernel, np.float64)
-    quantized = np.asarray(layer.quantizer(layer.kernel, training=False), np.float64)
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel), np.float64)
+    quantized = layer.quantizer(layer.kernel, training=False)
+    quantized = np.asarray(ops.convert_to_numpy(quantized), np.float64)
     return float(np.sum(np.square(kernel - quantized))), float(np.sum(np.square(kernel)))

@@ -61,7 +61,7 @@ class Distillation(TrainingAid):
         self._compare = self.loss or _Softened(
             self.temperature, _gives_logits(self.teacher), _gives_logits(model)
         )
-        model.change_training_loss(self._change)
+        model.change_training_loss(self._change, self.teacher.variables)
 
     def _change(self, loss: Tensor, x: Any, outputs: Any, sample_weight: Any) -> Tensor:
         wanted = keras.tree.flatten(self.teacher(x, training=False))

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from ddq_tf.backend import compiled, sync
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.layers import weighted_layers
 from ddq_tf.quantizers import learned_range
 from ddq_tf.quantizers.levels import FreeLevels
+from ddq_tf.quantizers.native import num_replicas
 from ddq_tf.quantizers.nearest import CODE_MAX
 from ddq_tf.quantizers.precision import pick
 from ddq_tf.search.callback import is_frozen
@@ -43,19 +45,21 @@ class OscillationDampening(TrainingAid):
         if not coefficient >= 0:
             raise DDQError(f"coefficient must be 0 or above. Received: {coefficient!r}")
         self.coefficient = coefficient
-        self._strength = tf.Variable(tf.zeros(()), trainable=False)
+        self._strength = keras.Variable(0.0, trainable=False, dtype="float32")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Changes the loss."""
-        self.ddq_model.change_training_loss(self._change)
+        self.ddq_model.change_training_loss(self._change, [self._strength])
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises the coefficient."""
+        sync(self.model)
         self._strength.assign(cosine(0.0, self.coefficient, self.progress(batch)))
 
     def _change(self, loss: Tensor, x: Any, outputs: Any, sample_weight: Any) -> Tensor:
         total = sum(_distance(layer) for layer in weighted_layers(self.ddq_model))
-        return loss + self._strength * total
+        strength: Any = ops.copy(self._strength)
+        return loss + strength * total / num_replicas()
 
 
 class OscillationFreezing(TrainingAid):
@@ -119,7 +123,7 @@ class OscillationFreezing(TrainingAid):
     @property
     def frozen_share(self) -> float:
         """Share of all weights that are frozen."""
-        counts = [np.asarray(tracker.frozen) for tracker in self._trackers]
+        counts = [np.asarray(ops.convert_to_numpy(tracker.frozen)) for tracker in self._trackers]
         total = sum(count.size for count in counts)
         return sum(int(count.sum()) for count in counts) / total if total else 0.0
 
@@ -134,12 +138,13 @@ class OscillationFreezing(TrainingAid):
         self._seen += 1
         if self._seen % self.every:
             return
+        sync(self.model)
         if not self._trackers:
             if is_frozen(self.ddq_model):
                 self._track()
             return
         threshold = cosine(self.first_threshold, self.threshold, self.progress(batch))
-        self._look(tf.constant(threshold, tf.float32))
+        self._look(ops.convert_to_tensor(threshold, "float32"))
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Brings drifted weights back before they are evaluated."""
@@ -154,7 +159,7 @@ class OscillationFreezing(TrainingAid):
     def state(self) -> dict[str, np.ndarray]:
         """Returns what was seen of every weight, for `Checkpoint`."""
         kept = {
-            f"{number}_{name}": np.asarray(variable)
+            f"{number}_{name}": np.asarray(ops.convert_to_numpy(variable))
             for number, tracker in enumerate(self._trackers)
             for name, variable in tracker.state.items()
         }
@@ -174,8 +179,9 @@ class OscillationFreezing(TrainingAid):
         """Starts tracking every layer from the levels that it has now."""
         trackers = [_Tracker(layer, self.momentum) for layer in weighted_layers(self.ddq_model)]
         self._trackers = trackers
-        self._look = tf.function(lambda threshold: [t.look(threshold) for t in trackers])
-        self._hold = tf.function(lambda: [t.hold() for t in trackers])
+        used = [v for t in trackers for v in [*t.layer.variables, *t.state.values()]]
+        self._look = compiled(lambda threshold: [t.look(threshold) for t in trackers], used)
+        self._hold = compiled(lambda: [t.hold() for t in trackers], used)
 
     def _hold_frozen(self) -> None:
         if self._trackers and self.every > 1:
@@ -190,13 +196,15 @@ class _Tracker:
         self.momentum = momentum
         self.num_bits = layer.num_bits
         number, _ = self._levels()
-        zeros = tf.zeros_like(number)
-        self.number, self.average = tf.Variable(number), tf.Variable(number)
-        self.direction, self.frequency = tf.Variable(zeros), tf.Variable(zeros)
-        self.frozen = tf.Variable(tf.zeros(number.shape, tf.bool))
+        start = np.asarray(ops.convert_to_numpy(number))
+        still = np.zeros_like(start)
+        self.number, self.average, self.direction, self.frequency = (
+            keras.Variable(values, trainable=False) for values in (start, start, still, still)
+        )
+        self.frozen = keras.Variable(np.zeros(start.shape, bool), trainable=False, dtype="bool")
 
     @property
-    def state(self) -> dict[str, tf.Variable]:
+    def state(self) -> dict[str, keras.Variable]:
         """All variables by name."""
         names = ("number", "average", "direction", "frequency", "frozen")
         return {name: getattr(self, name) for name in names}
@@ -204,16 +212,21 @@ class _Tracker:
     def look(self, threshold: Tensor) -> None:
         """Takes note of the levels, and freezes what oscillates more often than `threshold`."""
         number, values = self._levels()
-        move = tf.sign(number - self.number)
-        oscillates = tf.cast(move * self.direction < 0, tf.float32)
+        direction: Any = ops.copy(self.direction)
+        move: Any = ops.sign(number - ops.copy(self.number))
+        frozen: Any = ops.copy(self.frozen)
+        frequency: Any = ops.copy(self.frequency)
+        average: Any = ops.copy(self.average)
+        oscillates: Any = ops.cast(move * direction < 0, "float32")
         m = self.momentum
-        self.frequency.assign(m * oscillates + (1 - m) * self.frequency)
-        free = tf.logical_not(self.frozen)
-        average = m * number + (1 - m) * self.average
-        self.average.assign(tf.where(free, average, self.average))
-        self.direction.assign(tf.where(move != 0, move, self.direction))
+        frequency = m * oscillates + (1 - m) * frequency
+        average = ops.where(frozen, average, m * number + (1 - m) * average)
+        frozen = ops.logical_or(frozen, frequency > threshold)
+        self.frequency.assign(frequency)
+        self.average.assign(average)
+        self.direction.assign(ops.where(ops.not_equal(move, 0), move, direction))
         self.number.assign(number)
-        self.frozen.assign(tf.logical_or(self.frozen, self.frequency > threshold))
+        self.frozen.assign(frozen)
         self._write(values)
 
     def hold(self) -> None:
@@ -229,8 +242,9 @@ class _Tracker:
         Args:
             values: from level numbers to weights.
         """
-        kernel = tf.convert_to_tensor(self.layer.kernel)
-        self.layer.kernel.assign(tf.where(self.frozen, values(tf.round(self.average)), kernel))
+        held = values(ops.round(ops.copy(self.average)))
+        kernel = self.layer.kernel
+        kernel.assign(ops.where(ops.copy(self.frozen), held, ops.copy(kernel)))
 
 
 def level_numbers(quantizer: Any, kernel: Any, num_bits: int) -> tuple[Tensor, Any]:

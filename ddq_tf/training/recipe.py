@@ -6,14 +6,14 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ddq_tf.answers import right_answers, threshold_of
 from ddq_tf.arguments import check_fields, check_types
+from ddq_tf.backend import need_tensorflow
 from ddq_tf.errors import DDQError
 from ddq_tf.search import DDQModel, FiniteGuard
 from ddq_tf.training.batch_norm import BatchNormReestimation
@@ -22,6 +22,9 @@ from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
 from ddq_tf.training.outputs import output_activation, outputs_logits
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Decay pulls towards 0, which means something only for kernels.
 _NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "levels", "evidence")
@@ -81,9 +84,6 @@ class TrainConfig:
                 raise DDQError(f"{name} must be one of {list(known)}. Received: {value!r}")
 
 
-_GONE = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError)
-
-
 def fit_classifier(
     model: keras.Model,
     train: tf.data.Dataset,
@@ -117,9 +117,15 @@ def fit_classifier(
         The Keras history of all epochs, those before an interruption too.
 
     Raises:
-        DDQError: if an argument does not fit, the model's output tells neither way, the training
-            diverges, or its data vanish; what is said then is where the finished epochs are.
+        DDQError: if TensorFlow is missing, an argument does not fit, the model's output tells
+            neither way, the training diverges, or its data vanish; what is said then is where the
+            finished epochs are.
     """
+    need_tensorflow(
+        "fit_classifier, which reads tf.data pipelines,", "Call compile and fit of the model"
+    )
+    import tensorflow as tf
+
     if steps_per_epoch < 1:
         raise DDQError(f"steps_per_epoch must be at least 1. Received: {steps_per_epoch!r}")
     if config.distill and teacher is None:
@@ -156,7 +162,11 @@ def fit_classifier(
             shuffle=False,  # the default, True, draws a warning for every tf.data.Dataset
             verbose=verbose,  # type: ignore[arg-type]
         )
-    except _GONE as error:
+    except (
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+        tf.errors.DataLossError,
+    ) as error:
         saved = "nothing is kept" if kept is None else f"{kept.epochs_done} epochs are kept"
         where = "" if checkpoint_dir is None else f" in {os.fspath(checkpoint_dir)!r}"
         raise DDQError(
@@ -203,7 +213,7 @@ def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
     threshold = threshold_of(output_activation(model))
     correct, count = 0.0, 0
     for images, labels in batches:
-        outputs = np.asarray(model.predict_on_batch(images))
+        outputs = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(images)))
         correct += float(right_answers(labels, outputs, threshold).mean(axis=1).sum())
         count += len(outputs)
     if not count:
@@ -226,6 +236,8 @@ def _schedule(
 
 def _one_hot(batches: tf.data.Dataset, model: keras.Model) -> tf.data.Dataset:
     """Turns int labels (batch,) into float32 (batch, classes)."""
+    import tensorflow as tf
+
     classes = model.output_shape[-1]
     return batches.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 

@@ -293,7 +293,9 @@ class _WithWeights:
                 _own_variables(self.layer), _own_variables(self._original), strict=True
             ):
                 transposed = isinstance(self.layer, DDQConv2DTranspose) and mine.name == "kernel"
-                mine.assign(keras.ops.swapaxes(theirs, -1, -2) if transposed else theirs)
+                # Copied: JAX's trainer gives away what it trains, also a buffer that two share.
+                values = np.array(keras.ops.convert_to_numpy(theirs))
+                mine.assign(np.swapaxes(values, -1, -2) if transposed else values)
             if isinstance(self.layer, DDQWeightedLayer):
                 self.layer.float_zeros = float(np.mean(as_float64(self.layer.kernel) == 0))
             self._copied = True

@@ -36,12 +36,18 @@ SHAPE = (-1, 7, 7, 24)
 MEAN_SCALE = 0.1 / 49 * 37 / 5  # so that 0.1 / (49 * MEAN_SCALE) is 5/37
 
 
-def fully_connected(dtype: DType, limit: int) -> Graph:
+def fully_connected(dtype: DType, limit: int, depth: int = 24, units: int = 40) -> Graph:
     make = Builder(1)
-    image = make.tensor(SHAPE, scale=0.1, zero_point=9)
-    shape = (*SHAPE[:3], 40)
+    image = make.tensor((*SHAPE[:3], depth), scale=0.1, zero_point=9)
+    shape = (*SHAPE[:3], units)
     output = make.weighted(
-        "FULLY_CONNECTED", image, (40, 24), shape, dtype=dtype, limit=limit, keep_num_dims=True
+        "FULLY_CONNECTED",
+        image,
+        (units, depth),
+        shape,
+        dtype=dtype,
+        limit=limit,
+        keep_num_dims=True,
     )
     return make.graph({"image": image}, {"codes": output})
 
@@ -125,7 +131,7 @@ def transposed() -> Graph:
     return make.graph({"image": image}, {"codes": output})
 
 
-def exported_block() -> keras.Model:
+def exported_block(precisions: tuple[int, ...] | None = None) -> keras.Model:
     """An inverted residual, ready for export: aligned scales, 4 bits where there is a choice."""
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -138,7 +144,7 @@ def exported_block() -> keras.Model:
     x = layers.Add()([layers.BatchNormalization()(layers.Conv2D(16, 1)(x)), skip])
     x = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
     model = shake(keras.Model(inputs, x))
-    config = ddq_tf.DDQConfig(budget=0.7)
+    config = ddq_tf.DDQConfig(budget=0.7, precisions=precisions)
     q = ddq_tf.quantize_model(model, config, calibration=images(32, (16, 16, 3)))
     for layer in q.weight_budget.layers:
         layer.quantizer.choice.assign(0)  # the fewest bits
@@ -149,6 +155,12 @@ HAND_MADE = {
     "fully_connected_int8": lambda: fully_connected(DType.INT8, 127),
     "fully_connected_int4": lambda: fully_connected(DType.INT4, 7),
     "fully_connected_int2": lambda: fully_connected(DType.INT2, 1),
+    **{
+        f"fully_connected_int2_{depth}_{units}": lambda d=depth, u=units: fully_connected(
+            DType.INT2, 1, d, u
+        )
+        for depth, units in ((4, 1), (12, 1001), (20, 3), (36, 5), (1280, 9))
+    },
     "convolution": convolution,
     "depthwise": depthwise,
     "addition": addition,
@@ -174,6 +186,9 @@ def models(tmp_path_factory, emulator) -> Path:
     folder = tmp_path_factory.mktemp("arm")
     for name, make in HAND_MADE.items():
         (folder / f"{name}.tflite").write_bytes(tflite.write(make()))
+    two_bits = exported_block((2, 4, 8))
+    made = ddq_tf.export.export_tflite(two_bits, folder / "block_of_two_bits.tflite")
+    assert made.min_runtime == "2.1.2"
     block = exported_block()
     for target in ("litert", "litert-int8"):
         ddq_tf.export.export_tflite(block, folder / f"block_{target}.tflite", target=target)

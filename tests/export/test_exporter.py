@@ -101,7 +101,7 @@ def huge_multiplier() -> Graph:
 def export_instead(monkeypatch, path, graph):
     monkeypatch.setattr(exporter, "lower", lambda *arguments, **options: graph)
     monkeypatch.setattr(exporter, "align_if_needed", lambda model: False)
-    return export_tflite(None, path, target="litert-int8")
+    return export_tflite(keras.Sequential(), path, target="litert-int8")
 
 
 def test_what_litert_cannot_run_is_refused_by_name(monkeypatch, tmp_path):

@@ -24,7 +24,9 @@ def test_layer_reports_describe_every_weighted_layer(quantized: Any) -> None:
         codes, scale = layer.integer_weights()
         assert report.num_bits == layer.num_bits
         assert report.kernel_shape == codes.shape
-        assert report.stored_bits == target.stored_bits(layer.kind, layer.num_bits)
+        assert report.stored_bits == target.stored_bits(
+            layer.kind, layer.num_bits, codes.size // layer.quantizer.num_channels
+        )
         assert report.size_bytes == math.ceil(codes.size * report.stored_bits / 8)
         assert (report.scale_min, report.scale_max) == (float(scale.min()), float(scale.max()))
     used_bits = quantized.model.weight_budget.used_bits

@@ -7,6 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from ddq_tf import DDQConfig, DDQError, ReconstructionConfig, quantize_model, reconstruct_model
 from ddq_tf.export import export_tflite, verify
@@ -15,7 +16,7 @@ from ddq_tf.reconstruction import blocks_kept, forget_reconstruction
 from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.losses import RelativeError, loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
-from ddq_tf.reconstruction.views import views_of
+from ddq_tf.reconstruction.views import _part, views_of
 from ddq_tf.transform.calibrate import float_network
 from tests.toys import array, images, layers, mixed_net, shake
 
@@ -154,6 +155,15 @@ def test_losses():
     loss = loss_towards(wanted, probabilities=True)
     np.testing.assert_allclose(loss(wanted, given), divergence, rtol=1e-5)
     assert np.isfinite(RelativeError(0.0)(np.zeros((2, 3)), np.zeros((2, 3))))
+
+
+def test_parts_of_images_are_those_of_tensorflow():
+    random = np.random.default_rng(0)
+    pictures = random.random((4, 9, 12, 3)).astype(np.float32)
+    boxes = np.float32([[0, 0, 1, 1], [0.1, 0.2, 0.9, 0.8], [0.1, 0.8, 0.9, 0.2], [0, 1, 1, 0]])
+    wanted = tf.image.crop_and_resize(pictures, boxes, np.arange(4), (9, 12))
+    found = [_part(picture, *box) for picture, box in zip(pictures, boxes, strict=True)]
+    np.testing.assert_allclose(np.stack(found), wanted, atol=2e-6)
 
 
 def test_views_are_parts_of_the_image():
