@@ -38,7 +38,7 @@ def own_style() -> Iterator[None]:
 def any_glyph() -> Iterator[None]:
     """Lets text have characters that matplotlib's font lacks: it draws boxes, the page has them."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
 
@@ -165,16 +165,22 @@ def headline(figure: Figure, words: str) -> None:
     figure.suptitle(clean(words), fontsize=14, color=LIGHT["ink"], parse_math=False)
 
 
-def legend(figure: Figure, roles: Iterable[tuple[str, str]]) -> None:
+def legend(figure: Figure, entries: Iterable[tuple[str, str]]) -> None:
     """Explains colours below all axes: (role, words) each."""
     from matplotlib.patches import Patch
 
-    marks = [Patch(color=LIGHT[role], label=words_of(words, 60)) for role, words in roles]
+    entries = list(entries)
     drawn = figure.legend(
-        handles=marks, fontsize=TEXT, frameon=False, loc="outside lower center", ncols=5
+        handles=[Patch(color=LIGHT[role]) for role, _ in entries],
+        labels=["-"] * len(entries),
+        fontsize=TEXT,
+        frameon=False,
+        loc="outside lower center",
+        ncols=5,
     )
-    for text in drawn.get_texts():
-        text.set(parse_math=False, color=LIGHT["muted"])
+    # Not as labels: matplotlib leaves out those that begin with "_".
+    for text, (_, words) in zip(drawn.get_texts(), entries, strict=True):
+        text.set(text=words_of(words, 60), parse_math=False, color=LIGHT["muted"])
 
 
 def spread_names(axes: Axes, names: Sequence[str], places: np.ndarray, taken: list[Bbox]) -> None:

@@ -122,16 +122,14 @@ def test_png_files_have_the_size_of_the_figure(report, tmp_path):
         plots.save_png(plots.bits_figure(report), tmp_path / "absent" / "bits.png")
 
 
-def test_names_are_no_formulas(synthetic):
-    odd = r"$\frac$"  # a broken formula
+@pytest.mark.parametrize("odd", [r"$\frac$", "_name", "a_b"])  # the first is a broken formula
+def test_names_are_no_formulas_and_not_left_out(synthetic, odd):
     layer = synthetic.layer(odd, "dense", (8, 8), 4, 0)
     report = synthetic.make_report((layer,), model_name=odd, activations=())
-    for figure in (
-        plots.levels_figure(report),
-        plots.bits_figure(report),
-        plots.error_figure({odd: (1.0, 2.0)}),
-    ):
+    error = plots.error_figure({odd: (1.0, 2.0)})
+    for figure in (plots.levels_figure(report), plots.bits_figure(report), error):
         assert png_size(plots.png_bytes(figure))
+    assert [text.get_text() for text in error.legends[0].get_texts()] == [odd]
 
 
 @pytest.mark.parametrize("columns", [1, 8, 53])
