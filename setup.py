@@ -17,5 +17,9 @@ setup(
             *(f"{name}.{sub}" for name, folder in GRAFTED.items() for sub in find_packages(folder)),
         }
     ),
-    package_data={"ddq_tf": ["py.typed"], "ddq_tf.report": ["*.css"], "ddq_tf.web": ["page/*"]},
+    package_data={
+        "ddq_tf": ["py.typed"],
+        "ddq_tf.report": ["templates/*"],
+        "ddq_tf.web": ["page/*"],
+    },
 )

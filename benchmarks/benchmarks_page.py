@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from provenance import read_results
 
-from ddq_tf.report.plots import check_matplotlib, save_png
+from ddq_tf.report.plots import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -255,7 +255,6 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
     """Draws quality over file bytes; the line joins the points that no other beats."""
-    check_matplotlib()
     from matplotlib.figure import Figure
 
     points = [(line["file_bytes"] / 1000, 100 * (score(line) or 0.0)) for line in lines]

@@ -24,13 +24,12 @@ class QuantizationPlots(QuantizerLogger):
         every: epochs from one set of images to the next; the last epoch has one in any case.
 
     Raises:
-        DDQError: if `every` is below 1, or matplotlib is missing (`pip install "ddq_tf[plots]"`).
+        DDQError: if `every` is below 1.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], every: int = 1) -> None:
         if every < 1:
             raise DDQError(f"every must be at least 1. Received: every={every!r}")
-        plots.check_matplotlib()
         super().__init__(log_dir)
         self.every = every
         self._totals: list[float] = []

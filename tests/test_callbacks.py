@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ EPOCHS = 3
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    pytest.importorskip("matplotlib")
     config = DDQConfig(target="litert-int8", precisions=(2, 3), budget="2.5bits", levels="free")
     model = compiled(quantize_model(mixed_net(), config, X))
     plots = QuantizationPlots(tmp_path_factory.mktemp("log"), every=2)
@@ -70,9 +68,3 @@ def test_tensorboard_reads_them(fitted: Any) -> None:
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DDQError, match="at least 1"):
         QuantizationPlots(tmp_path, every=0)
-
-
-def test_without_matplotlib_no_training_starts(monkeypatch: Any, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(DDQError, match=r"ddq_tf\[plots\]"):
-        QuantizationPlots(tmp_path)

@@ -51,10 +51,7 @@ COMMAND = Command(
                 flags.text("tflite", "FILE", "its exported file; by default it is exported anew"),
                 flags.text("float", "FILE", "the float model that it came from"),
                 flags.text(
-                    "png_dir",
-                    "FOLDER",
-                    "also draw levels.png, bits.png and error.png there (needs matplotlib: pip "
-                    'install "ddq_tf[plots]")',
+                    "png_dir", "FOLDER", "also draw levels.png, bits.png and error.png there"
                 ),
                 flags.text(
                     "compare",

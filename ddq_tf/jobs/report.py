@@ -236,8 +236,7 @@ def save_report(report: Report, out: str | os.PathLike[str]) -> tuple[Path, Path
 
 
 def check_figures_folder(folder: str | os.PathLike[str]) -> Path:
-    """Makes a folder for figures, or raises DDQError; also if figures cannot be drawn."""
-    plots.check_matplotlib()
+    """Makes a folder for figures, or raises DDQError."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
 """What was learned and what came of it: data first, then JSON, text and HTML.
 
 `load` and `save` keep a `Report` as JSON; `ddq_tf.report.text.render` prints it and
-`ddq_tf.report.html.save` writes it as one self-contained page. `ddq_tf.report.plots` draws figures
-of it with matplotlib.
+`ddq_tf.report.html.save` writes it as one self-contained page. `ddq_tf.report.plots` draws the
+figures of both that page and PNG files.
 """
 
 from ddq_tf.report.data import (

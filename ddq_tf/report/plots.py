@@ -1,11 +1,13 @@
-"""The figures of the paper, drawn from report data: levels, bits and quantization errors as PNG.
+"""The figures of a report, each drawn once: for the page, for PNG files and for TensorBoard.
 
-Needs the package matplotlib (`pip install "ddq_tf[plots]"`).
+Each is a function from data to a matplotlib figure; `png_bytes` and `save_png` make PNG of it,
+`ddq_tf.report.inline_svg` makes a part of the page of it.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddq_tf.errors import DDQError, missing_package
+from ddq_tf.errors import DDQError
 from ddq_tf.files import atomic_write_bytes
-from ddq_tf.report import wording
-from ddq_tf.report.data import LayerReport, Report
-from ddq_tf.report.svg import epoch_ticks, shorten
+from ddq_tf.report import drawing, palette, wording
+from ddq_tf.report.data import LayerReport, ModelVariant, Report, WeightHistogram
+from ddq_tf.report.drawing import COLUMN, TEXT
+from ddq_tf.report.inline_svg import tooltip
+from ddq_tf.report.palette import LIGHT
 from ddq_tf.scheme import MAX_BITS
 
 if TYPE_CHECKING:
@@ -27,24 +31,193 @@ if TYPE_CHECKING:
 
 DPI = 120
 _FEW_LEVELS = 32
-_SMALL = 8.5  # points
-_INK, _MUTED, _GRID, _TRACK = "#1a2230", "#5a6474", "#e1e5eb", "#f0f2f5"
-_KIND_COLOURS = {
-    "pointwise": "#3b72e0",
-    "depthwise": "#dd8613",
-    "convolution": "#1a9a78",
-    "dense": "#a94fb0",
-    "other": "#76818f",
-}
-_CURVE_COLOURS = tuple(_KIND_COLOURS.values())
 
 
-def check_matplotlib() -> None:
-    """Raises DDQError if figures cannot be drawn, for want of matplotlib."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise missing_package("figures need", "matplotlib", "plots") from error
+def sizes_figure(variants: Sequence[ModelVariant]) -> Figure | None:
+    """Draws one horizontal bar per file; returns None if there is no file."""
+    from matplotlib.patches import FancyBboxPatch
+
+    files = [(v, v.size_bytes) for v in variants if v.size_bytes is not None]
+    if not files:
+        return None
+    row, height, longest = 62, 26, COLUMN - 110
+    largest = max(size for _, size in files) or 1
+    figure = drawing.canvas(COLUMN, row * len(files))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, COLUMN), ylim=(row * len(files), 0))
+    for top, (variant, size) in zip(itertools.count(0, row), files, strict=False):
+        width = max(2.0, longest * size / largest)
+        style = f"round,pad=0,rounding_size={min(4.0, width / 2)}"
+        colour = LIGHT[palette.of_variant(variant)]
+        axes.add_patch(FancyBboxPatch((0, top + 24), width, height, style, color=colour, lw=0))
+        drawing.name(axes, 0, top + 12, variant.label, 48, va="center")
+        words = wording.size(size)
+        drawing.name(axes, width + 8, top + 37, words, va="center", weight="bold")
+    return figure
+
+
+def accuracy_figure(variants: Sequence[ModelVariant]) -> Figure | None:
+    """Draws each form that has a file and an accuracy; bars show one standard error.
+
+    Returns None if there is none.
+    """
+    from matplotlib.transforms import Bbox
+
+    points = [
+        (v, v.size_bytes / 1024, v.accuracy * 100)
+        for v in variants
+        if v.size_bytes and v.accuracy is not None and math.isfinite(v.accuracy)
+    ]
+    if not points:
+        return None
+    figure = drawing.canvas(COLUMN, 250)
+    axes = drawing.panel(figure, 56, 14, COLUMN - 12, 204)
+    errors = [(wording.standard_error(v) or 0) * 100 for v, _, _ in points]
+    for (variant, size, value), error in zip(points, errors, strict=True):
+        colour = LIGHT[palette.of_variant(variant)]
+        axes.plot([size, size], [value - error, value + error], color=colour, lw=1.5)
+        words = wording.percent(variant.accuracy), wording.size(variant.size_bytes)
+        (dot,) = axes.plot(size, value, "o", ms=12, color=colour, mew=0)
+        dot.set_gid(tooltip(f"{variant.label}: {', '.join(words)}"))
+    values, margin = [value for *_, value in points], max(1.0, *errors) * 1.15
+    axes.set_ylim(min(values) - margin, max(values) + margin)
+    drawing.numbers(axes, " %")
+    drawing.kibibytes(axes, [size for _, size, _ in points])
+    places = axes.transData.transform([(size, value) for _, size, value in points])
+    tops = axes.transData.transform(
+        [(size, value + error) for (_, size, value), error in zip(points, errors, strict=True)]
+    )
+    reaches = np.maximum(8, (tops - places)[:, 1])
+    taken = [
+        Bbox([[x - 8, y - reach], [x + 8, y + reach]])
+        for (x, y), reach in zip(places, reaches, strict=True)
+    ]
+    drawing.spread_names(axes, [v.label for v, _, _ in points], places, taken)
+    return figure
+
+
+def bits_figure(report: Report, *, is_alone: bool = True) -> Figure:
+    """Draws bits upwards and stored KiB downwards, in network order (figure 3 of the paper).
+
+    The bits of the activations stand below where any has other than 8.
+
+    Args:
+        report: with layers.
+        is_alone: whether the figure needs a headline and a legend of its own.
+
+    Raises:
+        DDQError: if there are no layers.
+    """
+    if not report.layers:
+        raise DDQError("bits_figure needs a report with layers. Received: none")
+    activations = report.activations
+    if all(activation.num_bits == MAX_BITS for activation in activations):
+        activations = ()
+    most = max(len(report.layers), len(activations))
+    pitch = min(76.0, max(18.0, 900 / most))
+    ratios = (160, 70, 160) if activations else (160, 70)
+    height = sum(ratios) + 110 * (2 if activations else 1) + (60 if is_alone else 0)
+    figure = drawing.arranged(pitch * most + 136, height)
+    panels = figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False).ravel()
+    kinds = {layer.kind: palette.of_kind(layer.kind) for layer in report.layers}
+    colours = [LIGHT[kinds[layer.kind]] for layer in report.layers]
+    tips = [
+        f"{layer.name}: {wording.bits(layer.num_bits)} bits, stored in {layer.stored_bits}, "
+        f"{wording.size(layer.size_bytes)}, {layer.kind}"
+        for layer in report.layers
+    ]
+    _draw_bits(panels[0], report.layers, colours, tips)
+    panels[0].set_xticks([])
+    drawing.title(panels[0], y="bits" if not activations else "bits of weights")
+    average = report.average_bits or 0.0
+    drawing.dashed_line(panels[0], average)
+    edge = len(report.layers) - 0.3
+    drawing.name(panels[0], edge, average, f"mean {average:.2f}", va="center", fontsize=TEXT)
+    _draw_bytes(panels[1], report.layers, colours, tips)
+    if activations:
+        words = [f"{row.name}: {row.num_bits} bits, {row.kind}" for row in activations]
+        _draw_bits(panels[2], activations, [LIGHT["other"]] * len(activations), words)
+        _name_columns(panels[2], activations)
+        drawing.title(panels[2], y="bits of activations")
+    figure.align_ylabels()
+    if is_alone:
+        drawing.legend(figure, {role: (role, kind) for kind, role in kinds.items()}.values())
+        drawing.headline(figure, f"{report.model_name}: bits per layer")
+    return figure
+
+
+def bits_history_figure(bits_history: Mapping[str, Sequence[float]]) -> Figure | None:
+    """Draws a row per layer and a column per epoch, shaded by bits; None for no epochs."""
+    num_epochs = max(map(len, bits_history.values()), default=0)
+    if not num_epochs:
+        return None
+    figure = drawing.arranged(820, 16 * len(bits_history) + 44)
+    axes = figure.subplots()
+    drawing.frame(axes, grid="")
+    for row, (name, bits) in enumerate(bits_history.items()):
+        for start, stop, value in _runs(bits):
+            colour = LIGHT[palette.of_bits(value)]
+            (bar,) = axes.barh(row, stop - start, 0.88, left=start + 0.5, color=colour)
+            bar.set_gid(tooltip(f"{name}, epochs {start + 1} to {stop}: {value:g} bits"))
+    names = [drawing.words_of(name, 28) for name in bits_history]
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    drawing.epochs(axes, num_epochs)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def curves_figure(
+    series: Mapping[str, Sequence[float]], mark: tuple[float, str] | None = None
+) -> Figure | None:
+    """Draws values per epoch; returns None if none is finite.
+
+    Args:
+        series: values by name.
+        mark: where a dashed line lies, and the words on it.
+    """
+    if not any(map(drawing.any_finite, series.values())):
+        return None
+    figure = drawing.canvas(COLUMN, 216)
+    axes = drawing.panel(figure, 56, 14, COLUMN - 12, 172)
+    _draw_curves(axes, series)
+    if mark:
+        drawing.dashed_line(axes, *mark)
+    return figure
+
+
+def weights_figure(layer: LayerReport) -> Figure:
+    """Draws the weights and levels of one layer, as in `levels_figure`.
+
+    Args:
+        layer: with a histogram.
+
+    Raises:
+        DDQError: if it has none.
+    """
+    figure = drawing.canvas(COLUMN, 184)
+    _draw_levels(drawing.panel(figure, 10, 8, COLUMN - 10, 160), layer, (-1, -0.5, 0, 0.5, 1))
+    return figure
+
+
+def outline_figure(layer: LayerReport) -> Figure:
+    """Draws the outline of a layer's histogram, small enough for a line of text.
+
+    Args:
+        layer: with a histogram.
+
+    Raises:
+        DDQError: if it has none.
+    """
+    counts = _histogram(layer).counts
+    pairs = [sum(counts[i : i + 2]) for i in range(0, len(counts), 2)]
+    figure = drawing.canvas(60, 18)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    colour = LIGHT[palette.of_kind(layer.kind)]
+    axes.fill_between(range(len(pairs)), pairs, color=colour, alpha=0.45, lw=0)
+    axes.set(xlim=(0, max(1, len(pairs) - 1)), ylim=(0, max(pairs, default=0) or 1))
+    return figure
 
 
 def levels_figure(report: Report) -> Figure:
@@ -57,56 +230,26 @@ def levels_figure(report: Report) -> Figure:
         report: with histograms in its layers; those without are left out.
 
     Raises:
-        DDQError: if no layer has a histogram, or matplotlib is missing.
+        DDQError: if no layer has a histogram.
     """
     layers = [layer for layer in report.layers if layer.histogram is not None]
     if not layers:
         raise DDQError("levels_figure needs a layer with a histogram. Received: none")
     columns = min(len(layers), 4 if len(layers) <= 24 else 6)
     rows = math.ceil(len(layers) / columns)
-    figure = _blank(max(4.0, 2.6 * columns), 1.5 * rows + 0.8)
+    figure = drawing.arranged(max(300, 190 * columns), 120 * rows + 70)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, layer in zip(panels, layers, strict=False):
-        _draw_levels(panel, layer)
+        drawing.frame(panel)
+        _draw_levels(panel, layer, (-1, 0, 1))
+        words = f"{drawing.words_of(layer.name, 24)}  {wording.bits(layer.num_bits)} bits"
+        panel.set_title(words, fontsize=TEXT, color=LIGHT["ink"], pad=3, parse_math=False)
     for panel in panels[len(layers) :]:
         panel.set_axis_off()
-    _headline(figure, f"{report.model_name}: weights and levels, in units of the channel's range")
-    kinds = dict.fromkeys(wording.kind_class(layer.kind) for layer in layers)
-    _legend(figure, kinds)
-    return figure
-
-
-def bits_figure(report: Report) -> Figure:
-    """Draws the bits of each layer in network order (figure 3 of the paper).
-
-    Those of the activations stand below where any has other than 8.
-
-    Args:
-        report: with layers.
-
-    Raises:
-        DDQError: if there are no layers, or matplotlib is missing.
-    """
-    if not report.layers:
-        raise DDQError("bits_figure needs a report with layers. Received: none")
-    activations = report.activations
-    if all(activation.num_bits == MAX_BITS for activation in activations):
-        activations = ()
-    most = max(len(report.layers), len(activations))
-    rows = 2 if activations else 1
-    figure = _blank(max(6.0, 0.24 * most + 1.5), 3.6 * rows)
-    panels = figure.subplots(rows, 1, squeeze=False).ravel()
-    kinds = [wording.kind_class(layer.kind) for layer in report.layers]
-    colours = [_KIND_COLOURS[kind] for kind in kinds]
-    _draw_bits(panels[0], report.layers, colours)
-    _label(panels[0], "", "bits of weights")
-    average = report.average_bits
-    mean = panels[0].axhline(average, color=_INK, lw=1, ls=(0, (4, 3)), label=f"mean {average:.2f}")
-    _legend(figure, dict.fromkeys(kinds), [mean])
-    if activations:
-        _draw_bits(panels[1], activations, [_KIND_COLOURS["other"]] * len(activations))
-        _label(panels[1], "", "bits of activations")
-    _headline(figure, f"{report.model_name}: bits per layer")
+    kinds = {palette.of_kind(layer.kind): layer.kind for layer in layers}
+    drawing.legend(figure, kinds.items())
+    words = f"{report.model_name}: weights and levels, in units of the channel's range"
+    drawing.headline(figure, words)
     return figure
 
 
@@ -124,46 +267,37 @@ def error_figure(
         layers: by layer, the errors of one training: `error_history`, drawn beside.
 
     Raises:
-        DDQError: if there is nothing to draw, or matplotlib is missing.
+        DDQError: if there is nothing to draw.
     """
-    curves = {label: values for label, values in trainings.items() if _any_finite(values)}
-    thin = [values for values in (layers or {}).values() if _any_finite(values)]
+    curves = {label: values for label, values in trainings.items() if drawing.any_finite(values)}
+    thin = {name: v for name, v in (layers or {}).items() if drawing.any_finite(v)}
     if not curves and not thin:
         raise DDQError(f"error_figure needs finite errors to draw. Received: {trainings!r:.80}")
-    panels = [*(["all weights"] if curves else []), *(["single layers"] if thin else [])]
-    figure = _blank(5.2 * len(panels) + 1.0, 4.2)
-    axes = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False).ravel(), strict=True))
-    for index, (label, values) in enumerate(curves.items()):
-        colour = _CURVE_COLOURS[index % len(_CURVE_COLOURS)]
-        _draw_errors(axes["all weights"], values, color=colour, lw=2, marker="o", label=label)
-    for values in thin:
-        _draw_errors(axes["single layers"], values, color=_CURVE_COLOURS[0], lw=0.9, alpha=0.6)
-    longest = max(map(len, (*curves.values(), *thin)))
-    for words, panel in axes.items():
-        panel.set_xticks(epoch_ticks(longest, 10))
-        _label(panel, "epoch", f"Σ(w − x_q)² / Σw² of {words}")
-        panel.grid(color=_GRID, lw=0.8)
-        _plain_frame(panel)
-    if any(value > 0 for values in thin for value in values):
-        axes["single layers"].set_yscale("log")
-    _legend(figure, (), [line for panel in axes.values() for line in panel.get_lines()])
-    _headline(figure, "Quantization error of the weights")
+    drawn = {"all weights": curves, "single layers": thin}
+    drawn = {words: series for words, series in drawn.items() if series}
+    figure = drawing.arranged(370 * len(drawn) + 60, 320)
+    panels = figure.subplots(1, len(drawn), squeeze=False).ravel()
+    for panel, (words, series) in zip(panels, drawn.items(), strict=True):
+        drawing.frame(panel)
+        look = {"color": LIGHT["accent"], "lw": 0.9, "alpha": 0.6} if series is thin else {}
+        _draw_curves(panel, series, **look)
+        drawing.title(panel, "epoch", f"Σ(w − x_q)² / Σw² of {words}")
+    if any(value > 0 for values in thin.values() for value in values):
+        panels[-1].set_yscale("log")
+    drawing.legend(figure, ((palette.of_series(i), label) for i, label in enumerate(curves)))
+    drawing.headline(figure, "Quantization error of the weights")
     return figure
 
 
 def figures(report: Report) -> dict[str, Figure]:
-    """Returns the figures that a report has data for, by name: levels, bits, error.
-
-    Raises:
-        DDQError: if matplotlib is missing.
-    """
+    """Returns the figures that stand for themselves and have data, by name: levels, bits, error."""
     drawn = {}
     if any(layer.histogram is not None for layer in report.layers):
         drawn["levels"] = levels_figure(report)
     if report.layers:
         drawn["bits"] = bits_figure(report)
     errors = report.errors
-    if any(map(_any_finite, errors.values())):
+    if any(map(drawing.any_finite, errors.values())):
         drawn["error"] = error_figure(errors, report.error_history)
     return drawn
 
@@ -177,7 +311,8 @@ def png_size(figure: Figure) -> tuple[int, int]:
 def png_bytes(figure: Figure) -> bytes:
     """Returns a figure as a PNG file of `png_size`; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    with drawing.any_glyph():
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -190,89 +325,88 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return atomic_write_bytes(path, png_bytes(figure))
 
 
-def _blank(width: float, height: float) -> Figure:
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
-    # Not pyplot: its figures are global state, and not for threads.
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+def _histogram(layer: LayerReport) -> WeightHistogram:
+    if layer.histogram is None:
+        raise DDQError(f"layer {layer.name!r}: its weights are drawn from a histogram. It has none")
+    return layer.histogram
 
 
-def _headline(figure: Figure, words: str) -> None:
-    figure.suptitle(words, fontsize=11, color=_INK, parse_math=False)
-
-
-def _draw_levels(panel: Axes, layer: LayerReport) -> None:
-    values: Any = layer.histogram
-    most = max(max(values.counts, default=0), 1)
-    colour = _KIND_COLOURS[wording.kind_class(layer.kind)]
+def _draw_levels(panel: Axes, layer: LayerReport, ticks: Sequence[float]) -> None:
+    values = _histogram(layer)
+    most = max(values.counts, default=0) or 1
+    colour = LIGHT[palette.of_kind(layer.kind)]
     few = len(values.levels) <= _FEW_LEVELS
-    served = np.array(values.level_counts) / max(max(values.level_counts, default=0), 1)
-    panel.stairs(values.counts, values.edges, fill=True, color=colour, alpha=0.45)
+    served = np.array(values.level_counts) / (max(values.level_counts, default=0) or 1)
+    panel.grid(False)
+    panel.stairs(values.counts, values.edges, fill=True, color=colour, alpha=0.45, lw=0)
     if few:
-        panel.vlines(values.levels, 0, most, color=_INK, lw=0.6, alpha=0.3)
-    stems = panel.vlines(values.levels, -(0.06 + 0.3 * served) * most, -0.02 * most, color=colour)
-    stems.set(linewidth=1.8 if few else 0.6, snap=few)
-    panel.axhline(0, color=_MUTED, lw=0.6)
-    limit = max(1.0, *(abs(v) for v in (*values.edges, *values.levels))) * 1.03
-    panel.set_xlim(-limit, limit)
-    panel.set_ylim(-0.4 * most, 1.05 * most)
-    panel.set_xticks([-1, 0, 1])
+        drawing.strokes(panel, values.levels, 0, most, color=LIGHT["ink"], lw=0.8, alpha=0.28)
+    deep = -(0.06 + 0.3 * served) * most
+    width = 3.0 if few else 1.1
+    drawing.strokes(panel, values.levels, -0.03 * most, deep, color=colour, lw=width)
+    panel.axhline(0, color=LIGHT["muted"], lw=0.8)
+    limit = max(1.0, *(abs(v) for v in (*values.edges, *values.levels))) * 1.01
+    panel.set(xlim=(-limit, limit), ylim=(-0.38 * most, most))
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.set_yticks([])
-    words = f"{shorten(layer.name, 24)}  {wording.bits(layer.num_bits)} bits"
-    panel.set_title(words, fontsize=8, color=_INK, pad=3, parse_math=False)
-    _plain_frame(panel)
-    panel.spines["left"].set_visible(False)
 
 
-def _draw_bits(panel: Axes, rows: Sequence[Any], colours: Sequence[str]) -> None:
+def _draw_bits(
+    panel: Axes, rows: Sequence[Any], colours: Sequence[str], tips: Iterable[str]
+) -> None:
+    drawing.frame(panel)
     places, bits = range(len(rows)), [row.num_bits for row in rows]
-    panel.bar(places, [MAX_BITS] * len(rows), width=0.8, color=_TRACK, zorder=0)
-    panel.bar(places, bits, width=0.8, color=list(colours), zorder=1)
+    panel.bar(places, [MAX_BITS] * len(rows), 0.72, color=LIGHT["track"], lw=0)
+    bars = panel.bar(places, bits, 0.72, color=list(colours), lw=0)
+    for bar, tip in zip(bars, tips, strict=True):
+        bar.set_gid(tooltip(tip))
     for place, value in zip(places, bits, strict=True):
         words = wording.bits(value, 2)
-        panel.text(place, 0.2, words, fontsize=7, color="white", ha="center", va="bottom")
-    names = [shorten(row.name, 26) for row in rows]
-    panel.set_xticks(
-        places, names, rotation=90 if len(rows) > 12 else 35, fontsize=7, parse_math=False
-    )
-    if len(rows) <= 12:
-        for text in panel.get_xticklabels():
-            text.set(ha="right", rotation_mode="anchor")
-    panel.set_xlim(-0.6, len(rows) - 0.4)
-    panel.set_ylim(0, MAX_BITS)
+        look = {"fontsize": 10, "color": LIGHT["on"], "weight": "bold"}
+        drawing.name(panel, place, 0.3, words, ha="center", **look)
+    panel.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, MAX_BITS))
     panel.set_yticks(range(0, MAX_BITS + 1, 2))
-    _plain_frame(panel)
 
 
-def _plain_frame(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_MUTED)
-    axes.tick_params(labelsize=7, colors=_MUTED, length=2)
+def _draw_bytes(
+    panel: Axes, layers: Sequence[LayerReport], colours: Sequence[str], tips: Iterable[str]
+) -> None:
+    drawing.frame(panel)
+    sizes = [layer.size_bytes / 1024 for layer in layers]
+    bars = panel.bar(range(len(layers)), sizes, 0.72, color=list(colours), alpha=0.5, lw=0)
+    for bar, tip in zip(bars, tips, strict=True):
+        bar.set_gid(tooltip(tip))
+    panel.set(xlim=(-0.6, len(layers) - 0.4), ylim=(max(sizes) * 1.02 or 1, 0))
+    drawing.numbers(panel)
+    drawing.title(panel, y="KiB")
+    _name_columns(panel, layers)
 
 
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=_SMALL, color=_MUTED)
-    axes.set_ylabel(y, fontsize=_SMALL, color=_MUTED)
-
-
-def _legend(figure: Figure, kinds: Iterable[str], lines: Iterable[Any] = ()) -> None:
-    """Explains the colours of kinds, and those lines that have a name."""
-    from matplotlib.patches import Patch
-
-    marks = [Patch(color=_KIND_COLOURS[kind], label=kind) for kind in kinds]
-    marks += [line for line in lines if not line.get_label().startswith("_")]
-    legend = figure.legend(
-        handles=marks, fontsize=_SMALL, frameon=False, loc="outside lower center", ncols=6
+def _name_columns(panel: Axes, rows: Sequence[Any]) -> None:
+    names = [drawing.words_of(row.name, 26) for row in rows]
+    panel.set_xticks(
+        range(len(rows)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
     )
-    for text in legend.get_texts():
-        text.set(parse_math=False, color=_MUTED)
 
 
-def _draw_errors(panel: Axes, values: Sequence[float], **look: Any) -> None:
-    finite = [value if math.isfinite(value) else math.nan for value in values]
-    panel.plot(range(1, len(finite) + 1), finite, markersize=3.5, **look)
+def _draw_curves(panel: Axes, series: Mapping[str, Sequence[float]], **look: Any) -> None:
+    for index, (label, values) in enumerate(series.items()):
+        if not drawing.any_finite(values):
+            continue
+        finite = drawing.finite(values)
+        last = max(place for place, value in enumerate(finite) if math.isfinite(value))
+        style = {"color": LIGHT[palette.of_series(index)], "lw": 2, **look}
+        places = range(1, len(finite) + 1)
+        panel.plot(places, finite, marker="o", ms=6, mew=0, markevery=[last], label=label, **style)
+    drawing.epochs(panel, max(map(len, series.values())))
+    drawing.numbers(panel)
 
 
-def _any_finite(values: Sequence[float]) -> bool:
-    return any(map(math.isfinite, values))
+def _runs(values: Iterable[float]) -> list[tuple[int, int, float]]:
+    runs, start = [], 0
+    for value, group in itertools.groupby(values):
+        stop = start + sum(1 for _ in group)
+        if math.isfinite(value):
+            runs.append((start, stop, value))
+        start = stop
+    return runs

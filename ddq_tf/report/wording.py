@@ -1,13 +1,29 @@
-"""How numbers and kinds read, the same in text and in HTML."""
+"""How numbers, names and kinds read, the same in text, in figures and in HTML."""
 
 from __future__ import annotations
 
 import math
+import re
 
 from ddq_tf.report.data import FLOAT_LABEL, STOCK_LABEL, Agreement, ModelVariant, Report
 
 NONE = "-"
 _SPARSE = 0.05  # a share of zeros that somebody meant
+# Characters that XML cannot hold, even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def clean(text: str) -> str:
+    """Returns text that XML can hold: control characters are replaced."""
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def shorten(text: str, max_characters: int) -> str:
+    """Returns the text with its middle left out if it is too long."""
+    if len(text) <= max_characters:
+        return text
+    head = (max_characters - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (max_characters - 1 - head) :]}"
 
 
 def percent(share: float | None, digits: int = 2) -> str:

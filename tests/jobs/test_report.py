@@ -38,7 +38,6 @@ def test_layers_take_what_the_files_target_stores(quantized: Any) -> None:
 
 
 def test_figures_lie_in_their_folder(report: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     files = jobs.save_figures(report, tmp_path / "new" / "folder")
     assert [file.name for file in files] == ["levels.png", "bits.png", "error.png"]
     assert sorted((tmp_path / "new" / "folder").iterdir()) == sorted(files)
@@ -46,7 +45,6 @@ def test_figures_lie_in_their_folder(report: Any, tmp_path: Path) -> None:
 
 
 def test_figures_can_be_drawn_from_the_saved_report(report: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     _, values = jobs.save_report(report, tmp_path / "report.html")
     again = plots.figures(load(values))
     for name, figure in plots.figures(report).items():
@@ -54,7 +52,6 @@ def test_figures_can_be_drawn_from_the_saved_report(report: Any, tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("")
     with pytest.raises(DDQError, match="cannot make the folder"):
         jobs.check_figures_folder(tmp_path / "file")

@@ -3,11 +3,13 @@ from __future__ import annotations
 import html.parser
 import math
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from ddq_tf.report import ActivationReport, Agreement, ModelVariant, Report, charts, svg
+from ddq_tf.report import ActivationReport, Agreement, ModelVariant, Report, plots
 from ddq_tf.report import html as report_html
 
 VOID = {"meta", "br", "img", "link", "wbr"}
@@ -46,7 +48,11 @@ def _check(page: str) -> _Checker:
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         root = ElementTree.fromstring(picture)
         assert root.get("aria-hidden") or root.findtext("title")
-        assert not re.search(r"\b(nan|inf)\b", re.sub(r">[^<]*<", "><", picture))
+        assert root.get("aria-hidden") or root.get("role") == "img"
+        markup = re.sub(r">[^<]*<", "><", picture)
+        assert not re.search(r"\b(nan|inf)\b", markup)
+        assert not re.search(r"#|rgb", markup)  # all colours are the page's
+        assert " id=" not in markup  # which several pictures would share
     return checker
 
 
@@ -61,6 +67,57 @@ def test_whole_page(synthetic, maker):
     assert len(page.encode()) < 1_000_000
     assert "script" not in checker.tags
     assert not re.search(r"(src|href)=|url\(|@import|https?:", page)
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
+    assert page == report_html.render(report)
+
+
+def test_each_bar_and_point_has_a_tooltip(synthetic):
+    report = synthetic.make_report(synthetic.resnet_layers())
+    page = report_html.render(report)
+    tips = [title for title in _titles(page) if title.startswith("conv2d_1: 4 bits, stored in 4")]
+    assert len(tips) == 2  # bits and bytes
+    assert any(title.startswith("conv2d_1, epochs 2 to 24: 4 bits") for title in _titles(page))
+    assert any(title.startswith("stock int8: 85.31 %, ") for title in _titles(page))
+
+
+def _titles(page: str) -> list[str]:
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    return [
+        found.text or "" for svg in pictures for found in ElementTree.fromstring(svg).iter("title")
+    ]
+
+
+def test_the_users_style_does_not_matter(synthetic):
+    import matplotlib
+
+    report = synthetic.make_report(synthetic.resnet_layers())
+    page = report_html.render(report)
+    odd = {"text.usetex": True, "axes.facecolor": "k", "lines.linewidth": 9, "font.size": 30}
+    with matplotlib.rc_context({**odd, "text.color": "r", "axes.grid": True}):
+        assert report_html.render(report) == page
+
+
+@pytest.mark.parametrize(
+    "name", ["量化模型/层", "a\tb\nc", "\x1b[1m", "", "_hidden", r"$\frac$", "\ud800", "😀"]
+)
+def test_names_may_hold_any_characters(synthetic, name):
+    report = synthetic.make_report(
+        (synthetic.layer(name, name, (8, 8), 4, 0),),
+        variants=(ModelVariant(label=name, size_bytes=5, accuracy=0.5),),
+        history={f"{name} loss": (1.0, 2.0)},
+        bits_history={name: (8.0, 4.0)},
+    )
+    _check(report_html.render(report))
+    for figure in plots.figures(report).values():
+        plots.png_bytes(figure)
+
+
+def test_nothing_is_imported_for_drawing_before_something_is_drawn():
+    code = "import sys, ddq_tf, ddq_tf.report.html; print('matplotlib' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "False"
 
 
 def test_hostile_names_are_escaped(synthetic):
@@ -98,7 +155,10 @@ def test_hostile_names_are_escaped(synthetic):
     checker = _check(page)
     assert "<script" not in page
     assert "script" not in checker.tags
-    assert HOSTILE.replace("\x00", "\ufffd") in checker.text
+    shown = HOSTILE.replace("\x00", "\ufffd")
+    assert shown in checker.text
+    assert any(title.startswith(f"{shown}, epochs 1 to 1: 8 bits") for title in _titles(page))
+    assert f"Weights and levels of {shown}" in _titles(page)
 
 
 def test_least_report():
@@ -114,6 +174,7 @@ def test_least_report():
         {"history": {"loss": (math.nan, 1.0, math.inf), "accuracy": (math.nan,), "bits": ()}},
         {"history": {"loss": (1e12,), "price": (0.0, 0.0)}, "budget_average_bits": math.nan},
         {"bits_history": {"a": (), "b": (math.nan, 8.0)}},
+        {"history": {"loss": ()}, "error_history": {"conv2d": ()}},
         {"variants": (), "activations": ()},
         {"variants": (ModelVariant(label="DDQ (Keras)"),)},
         {"variants": (ModelVariant(label="float", size_bytes=0, accuracy=math.nan),)},
@@ -128,32 +189,3 @@ def test_save(synthetic, tmp_path):
     report = synthetic.make_report(())
     report_html.save(report, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == report_html.render(report)
-
-
-def test_labels_of_close_points_do_not_overlap():
-    variants = [
-        ModelVariant(label=f"variant {i}", size_bytes=100_000 + 9000 * i, accuracy=0.8 + i / 1000)
-        for i in range(4)
-    ]
-    root = ElementTree.fromstring(charts.accuracy_over_bytes(variants))
-    boxes = []
-    for text in root.iter("text"):
-        if text.get("class") == "name":
-            half = svg.text_width(text.text or "", 12) / 2
-            x, y = float(text.get("x", 0)), float(text.get("y", 0))
-            boxes.append((x - half, y - 11, x + half, y))
-    assert len(boxes) == 4
-    for i, a in enumerate(boxes):
-        for b in boxes[:i]:
-            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-
-
-def test_ticks():
-    assert svg.nice_ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1.0]
-    assert svg.nice_ticks(3, 3)[0] <= 3 <= svg.nice_ticks(3, 3)[-1]
-    assert svg.log_ticks(90, 450) == [50, 100, 200, 500]
-    assert svg.epoch_ticks(1) == [1]
-    assert svg.epoch_ticks(24) == [1, 5, 10, 15, 20]
-    assert svg.tick_text(0.25, [0, 0.25]) == "0.25"
-    assert svg.tick_text(2e-5, [0, 2e-5]) == "2e-05"
-    assert svg.tick_text(1e12, [0, 1e12]) == "1e+12"
