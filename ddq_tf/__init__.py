@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddq_tf.search import DDQModel, PrecisionSearch
     from ddq_tf.transform import KernelRange, Ranges, quantize_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "TARGETS",
