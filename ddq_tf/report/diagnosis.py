@@ -29,12 +29,14 @@ class SizeAt:
         num_layers: how many layers can have it.
         weights_bytes: of all quantized weights, as the budget counts them.
         file_bytes: of the file, within about a tenth; None if no draft of it could be made.
+        on_request: the runtime that it takes, where only `precisions` can ask for it; else "".
     """
 
     bits: int
     num_layers: int
     weights_bytes: int
     file_bytes: int | None
+    on_request: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -121,6 +121,12 @@ def _limits(found: Quantizable) -> list[tuple[str, str]]:
         ("smallest budget", f"{_bytes(found.least_bytes)}: --budget={found.least_bytes}bytes"),
         ("--budget=auto", _bytes(found.auto_bytes)),
     ]
+    for size in found.sizes:
+        if size.on_request:
+            widths = ",".join(str(each.bits) for each in reversed(found.sizes))
+            rows.append(
+                (f"{size.bits} bits", f"on request: --precisions={widths}, {size.on_request}")
+            )
     for limit in found.limits:
         rows.append(
             (

@@ -104,9 +104,12 @@ def _rewritten(flat: FlatGraph, graph: FlatGraph) -> dict[str, str]:
 
 def _stored(layer: Any, bits: int, target: Target) -> int:
     """Bytes of a layer's weights in the file."""
-    quantizer = layer.quantizer
-    size = target.stored_size_bits(layer.kind, bits, quantizer.num_weights, quantizer.num_channels)
-    return math.ceil(size / 8)
+    return math.ceil(target.stored_size_bits(layer.kind, bits, *_counts(layer)) / 8)
+
+
+def _counts(layer: Any) -> tuple[int, int]:
+    """Weights and output channels of a layer."""
+    return layer.quantizer.num_weights, layer.quantizer.num_channels
 
 
 def _least_stored(layer: Any, target: Target) -> int:
@@ -121,26 +124,30 @@ def _row(layer: Any) -> int:
 
 
 def _sizes(budget: PrecisionBudget, target: Target, draft: Draft | str) -> tuple[SizeAt, ...]:
-    sizes = []
-    for bits in _SIZES:
-        chosen = [_at_least(layer.quantizer.precisions, bits) for layer in budget.layers]
-        pairs = list(zip(budget.layers, chosen, strict=True))
-        stored = sum(_stored(layer, each, target) for layer, each in pairs)
-        sizes.append(
-            SizeAt(
-                bits=bits,
-                num_layers=sum(each == bits for each in chosen),
-                weights_bytes=math.ceil(
-                    sum(
-                        cost[layer.quantizer.precisions.index(each)]
-                        for (layer, each), cost in zip(pairs, budget.costs, strict=True)
-                    )
-                    / 8
-                ),
-                file_bytes=draft.rest_bytes + stored if isinstance(draft, Draft) else None,
-            )
-        )
-    return tuple(sizes)
+    return tuple(_size_at(bits, budget.layers, target, draft) for bits in _SIZES)
+
+
+def _size_at(bits: int, layers: Sequence[Any], target: Target, draft: Draft | str) -> SizeAt:
+    chosen = [(layer, _at_least(_possible(layer, target), bits)) for layer in layers]
+    counted_bits = (target.counted_size_bits(layer.kind, b, *_counts(layer)) for layer, b in chosen)
+    stored = sum(_stored(layer, b, target) for layer, b in chosen)
+    return SizeAt(
+        bits=bits,
+        num_layers=sum(b == bits for _, b in chosen),
+        weights_bytes=math.ceil(sum(counted_bits) / 8),
+        file_bytes=draft.rest_bytes + stored if isinstance(draft, Draft) else None,
+        on_request=f"{target.runtime} {target.min_runtime[bits]} or later"
+        if bits in target.on_request and any(b == bits for _, b in chosen)
+        else "",
+    )
+
+
+def _possible(layer: Any, target: Target) -> Sequence[int]:
+    """The precisions that a layer can have, those on request among them."""
+    if not target.on_request:
+        return layer.quantizer.precisions
+    widths = target.storage_bits[layer.kind]
+    return [bits for bits in widths if target.stores(layer.kind, bits, _row(layer))]
 
 
 def _at_least(precisions: Sequence[int], bits: int) -> int:
