@@ -25,11 +25,11 @@ from peers import BATCH_SIZE, CALIBRATION_IMAGES, NETWORKS, data_spec, hash_of, 
 from provenance import is_there, write_result
 
 import ddq_tf
-from ddq_tf.jobs.images import DataOptions
 from ddq_tf.jobs.loading import load_float_model
 from ddq_tf.jobs.measure import compare, litert_accuracy
 from ddq_tf.jobs.quantize import Quantized, quantize_float
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import DataOptions
 from ddq_tf.training import TrainConfig
 
 CODES: dict[str, Any] = {"target": "litert-int8"}

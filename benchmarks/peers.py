@@ -37,10 +37,11 @@ from provenance import is_there, write_result
 
 import ddq_tf
 from ddq_tf.export.interpreter import Runner
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.measure import keras_accuracy, litert_accuracy
 from ddq_tf.jobs.reconstruct import fidelity_of
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import DataOptions
 
 WORKERS = Path(__file__).parent / "peer_workers"
 CALIBRATION_IMAGES = 512  # as ddq_tf.DDQConfig

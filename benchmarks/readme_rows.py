@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from marks import replaced, rewrite
 from provenance import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- rows: benchmarks/readme_rows.py -->\n", "\n<!-- end -->"
+_WHAT = "rows: benchmarks/readme_rows.py"
 _HEAD = "| network | stock int8 | best peer | DDQ, target `litert` |\n|---|---|---|---|"
 # Of each network: a word on it, its stock int8 file, the best peer, ours.
 _ROWS: tuple[tuple[str, str | None, str | None, str], ...] = (
@@ -64,14 +65,12 @@ def table() -> str:
 
 def with_rows(text: str) -> str:
     """Returns README's text with the rows as the results have them."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END, 1)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return replaced(text, _WHAT, table())
 
 
 def main() -> None:
     """Rewrites README."""
-    README.write_text(with_rows(README.read_text("utf-8")), encoding="utf-8")
+    rewrite(README, _WHAT, table())
 
 
 if __name__ == "__main__":

@@ -11,22 +11,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pathlib import Path
 
+from marks import replaced, rewrite
+
 from ddq_tf.kinds.table import supported_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported.md"
-BEGIN, END = "<!-- supported layers: benchmarks/supported_page.py -->\n", "\n<!-- end -->"
+_WHAT = "supported layers: benchmarks/supported_page.py"
 
 
 def with_table(text: str) -> str:
     """Returns the text of docs/supported.md with the table as the rules have it now."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END, 1)
-    return f"{before}{BEGIN}{supported_table()}{END}{after}"
+    return replaced(text, _WHAT, supported_table())
 
 
 def main() -> None:
     """Rewrites the page."""
-    PAGE.write_text(with_table(PAGE.read_text("utf-8")), encoding="utf-8")
+    rewrite(PAGE, _WHAT, supported_table())
 
 
 if __name__ == "__main__":

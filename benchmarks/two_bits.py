@@ -30,7 +30,7 @@ TWO_BITS_ONLY = (0.45,)  # below what 4 and 8 bits take
 FLOAT_EPOCHS = 12
 
 
-def float_model(train: Any) -> keras.Model:
+def float_model(train: Any) -> Any:
     """Returns the trained float network."""
     keras.utils.set_random_seed(0)
     image = keras.Input((32, 32, 3))
@@ -41,7 +41,7 @@ def float_model(train: Any) -> keras.Model:
         x = K.ReLU(6.0)(K.BatchNormalization()(x))
         x = K.Conv2D(filters, 1, use_bias=False)(x)
         x = K.ReLU(6.0)(K.BatchNormalization()(x))
-    model = keras.Model(image, K.Dense(10)(K.GlobalAveragePooling2D()(x)))
+    model: Any = keras.Model(image, K.Dense(10)(K.GlobalAveragePooling2D()(x)))
     compiled(model, 0.003)
     model.fit(train, epochs=FLOAT_EPOCHS, verbose=0)
     return model
@@ -56,7 +56,7 @@ def compiled(model: keras.Model, rate: float) -> None:
 def measured(model: Any, train: Any, test: Any, config: ddq_tf.DDQConfig, epochs: int) -> Any:
     """Trains within a budget and returns what its file is worth."""
     keras.utils.set_random_seed(config.seed)
-    q = ddq_tf.quantize_model(model, config, calibration=train)
+    q: Any = ddq_tf.quantize_model(model, config, calibration=train)
     compiled(q, 0.001)
     q.fit(train, epochs=epochs, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     digits = ddq_tf.data.load("digits")
     train, test = (ddq_tf.data.batches(digits, split, batch_size=64) for split in ("train", "test"))
-    model = float_model(train)
+    model: Any = float_model(train)
     loss, accuracy = model.evaluate(test, verbose=0)
     rows = []
     for seed in range(options.seeds):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.errors import DDQError
+from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.registration import load_model, register
 from ddq_tf.rules import Rule
 from ddq_tf.targets import TARGETS, Target
@@ -14,11 +15,11 @@ from ddq_tf.targets import TARGETS, Target
 if TYPE_CHECKING:
     from ddq_tf import export as export
     from ddq_tf import models as models
-    from ddq_tf.reconstruction import ReconstructionConfig, reconstruct_model
+    from ddq_tf.reconstruction import reconstruct_model
     from ddq_tf.search import DDQModel, PrecisionSearch
     from ddq_tf.transform import KernelRange, Ranges, quantize_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "TARGETS",
@@ -43,7 +44,6 @@ _LAZY = {
     "KernelRange": "ddq_tf.transform",
     "Ranges": "ddq_tf.transform",
     "PrecisionSearch": "ddq_tf.search",
-    "ReconstructionConfig": "ddq_tf.reconstruction",
     "quantize_model": "ddq_tf.transform",
     "reconstruct_model": "ddq_tf.reconstruction",
 }

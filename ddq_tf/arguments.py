@@ -19,11 +19,36 @@ class _UnfitError(Exception):
     """A value is not of a type."""
 
 
+def setting(default: Any, *, within: str = "", choices: Iterable[str] = (), shown: str = "") -> Any:
+    """Returns a dataclass field with all that is known of its values; `check_types` enforces it.
+
+    Args:
+        default: its value unless told; `dataclasses.MISSING` if it must be given.
+        within: the interval of its numbers, as in "[0, 1)" or "(0, inf)"; "" for any.
+        choices: the words that it may be; a mapping adds what each stands for. Empty for any.
+        shown: what stands for a value in the help of a command, as in SHARE; "" for what its type
+            suggests.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Config:
+        ...     share: float = setting(0.5, within="[0, 1]", shown="SHARE")
+    """
+    known = {"within": within, "choices": choices, "shown": shown}
+    return dataclasses.field(default=default, metadata=known)
+
+
+def same_as(kind: type, name: str) -> Any:
+    """Returns a dataclass field with the default, and all else, of another dataclass's field."""
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def check_types(config: Any) -> None:
     """Refuses fields of a frozen dataclass that are not of their declared types.
 
-    Numbers of numpy become Python's, and lists become tuples, so that a configuration can be
-    compared, hashed and saved.
+    Nor may they lie outside what `setting` says of them. Numbers of numpy become Python's, and
+    lists become tuples, so that a configuration can be compared, hashed and saved.
 
     Args:
         config: what has them.
@@ -31,14 +56,43 @@ def check_types(config: Any) -> None:
     Raises:
         DDQError: naming all fields that do not fit, and what each must be.
     """
-    lines = []
-    for name, hint in _hints(type(config)).items():
-        value = getattr(config, name)
-        try:
-            object.__setattr__(config, name, _taken(value, hint))
-        except _UnfitError:
-            lines.append(f"{name} must be {_words(hint)}. Received: {name}={value!r}")
-    raise_all(f"{type(config).__name__} cannot be made:", lines)
+    kind = type(config)
+    given = {name: getattr(config, name) for name in hints_of(kind)}
+    raise_all(f"{kind.__name__} cannot be made:", problems_of(kind, given))
+    for name, value in given.items():
+        object.__setattr__(config, name, _taken(value, hints_of(kind)[name]))
+
+
+def problems_of(kind: type, values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with values for fields of a dataclass, one line for each.
+
+    Args:
+        kind: the dataclass.
+        values: by field; some of them.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    found = (
+        _problem(name, value, hints_of(kind)[name], fields[name].metadata)
+        for name, value in values.items()
+    )
+    return [words for words in found if words]
+
+
+def _problem(name: str, value: Any, hint: Any, known: Mapping[str, Any]) -> str:
+    """What is wrong with the value of a field; "" if nothing is."""
+    received = f"Received: {name}={value!r}"
+    try:
+        taken = _taken(value, hint)
+    except _UnfitError:
+        return f"{name} must be {_words(hint)}. {received}"
+    choices, interval = tuple(known.get("choices", ())), known.get("within", "")
+    if taken is None:
+        return ""
+    if choices and taken not in choices:
+        return f"{name} must be one of {list(choices)}. {received}"
+    if interval and not _lies_in(taken, interval):
+        return f"{name} must lie in {interval}. {received}"
+    return ""
 
 
 def check_is(name: str, value: Any, kind: Any, *, cure: str = "") -> None:
@@ -71,17 +125,21 @@ def check_fields(config: object, interval: str, *names: str) -> None:
     Raises:
         DDQError: naming the first field that does not fit, and what it must be.
     """
-    low, high = (float(end) for end in interval[1:-1].split(","))
     for name in names:
         value = getattr(config, name)
-        above = value >= low if interval[0] == "[" else value > low
-        if not (above and (value <= high if interval[-1] == "]" else value < high)):
+        if not _lies_in(value, interval):
             raise DDQError(f"{name} must lie in {interval}. Received: {name}={value!r}")
 
 
+def _lies_in(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """The declared types of a dataclass's fields."""
+def hints_of(kind: type) -> Mapping[str, Any]:
+    """Returns the declared types of a dataclass's fields, by name."""
     declared = typing.get_type_hints(kind)
     return {field.name: declared[field.name] for field in dataclasses.fields(kind)}
 

@@ -12,8 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import logging
 from rich.console import Console
@@ -73,11 +72,19 @@ def _dispatch(arguments: list[str]) -> int:
         print(command.help())
         return _DONE
     flags, files = command.parse(rest)
-    return _execute(command, flags, files, shlex.join(["ddq", *arguments]))
+    call = Call(
+        flags=flags,
+        files=files,
+        command=shlex.join(["ddq", *arguments]),
+        console=Console(),
+        made=command.made(flags),
+    )
+    return _execute(command, call)
 
 
-def _execute(command: Command, flags: Mapping[str, Any], files: Sequence[str], typed: str) -> int:
+def _execute(command: Command, call: Call) -> int:
     """Runs a command and writes what it came to."""
+    flags = call.flags
     if flags["json"]:
         check_writable(flags["json"], "--json")
     start = time.monotonic()
@@ -87,14 +94,13 @@ def _execute(command: Command, flags: Mapping[str, Any], files: Sequence[str], t
         if flags["verbosity"] not in ("info", "debug"):
             warnings.simplefilter("ignore")
         _import_quietly()
-        call = Call(flags=flags, files=files, command=typed, console=Console())
         outcome: Outcome = command.run(call)
     if flags["json"]:
         from ddq_tf.jobs.record import write_run
 
         write_run(
             flags["json"],
-            command=shlex.split(typed),
+            command=shlex.split(call.command),
             seed=flags.get("seed"),
             wall_s=time.monotonic() - start,
             results=outcome.results,

@@ -7,21 +7,20 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ddq_tf.arguments import check_fields, check_types
+from ddq_tf.arguments import check_types, same_as, setting
 from ddq_tf.errors import DDQError
 from ddq_tf.rules import Rule
-from ddq_tf.scheme import MAX_BITS, WeightScheme, as_precisions, check_precisions
-from ddq_tf.targets import OpKind, Target, get_target
+from ddq_tf.scheme import (
+    MAX_BITS,
+    WeightScheme,
+    as_precisions,
+    check_precisions,
+)
+from ddq_tf.targets import TARGETS, OpKind, Target, get_target
 
 AUTO = "auto"  # a budget that every model can meet
 AUTO_FRACTION = 0.6
 CALIBRATIONS = ("mse", "percentile")
-CHANNELS = ("rgb", "bgr")
-RESIZES = ("bilinear", "bicubic", "area", "nearest", "lanczos3", "lanczos5")  # of tf.image.resize
-# How `ddq quantize` and the demo train (docs/recipes.md).
-TUNE_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
-TUNE_EPOCHS = 15
-TUNE_DISTILL = 0.5
 _BUDGET_TEXT = re.compile(r"^\s*([0-9.]+)\s*(bits|bytes|b|kib|kb|mib|mb|%)?\s*$", re.IGNORECASE)
 _BYTES_PER_UNIT = {
     "bytes": 1,
@@ -124,61 +123,63 @@ class DDQConfig:
 
     Attributes:
         target: where the file will run; see `ddq_tf.targets.TARGETS`.
-        budget: for the weights (see `Budget.parse`); None for no pressure on the precision; "auto"
-            for 0.6 of the int8 bytes, or the least that the target needs where that is more.
-        precisions: weight precisions to learn over, or None for those that the target stores, of
-            `litert` 4 and 8: an operator whose storage holds only 8 bits then stays at 8. (2, 4, 8)
-            adds INT2, which needs LiteRT 2.1.2.
-        code_bits: limit for the mean bits of the weights' codes, beside the budget; None for none.
-            For targets that store codes of fewer bits in wider tensors: what compresses a file
-            later profits from it.
-        per_channel: one weight range per output channel; otherwise one per tensor.
-        channel_precision: one weight precision per output channel; otherwise one per layer.
-            `reconstruct_model` learns them, `fit` does not. Uniform levels only.
+        budget: for the weights: 0.6 or "60%" (of their int8 bytes), "4.3bits" (per weight),
+            "48KiB", "48000bytes", None for no pressure on the precision, or "auto": 60 %, or the
+            least that the target needs where that is more; see `Budget.parse`.
+        precisions: weight precisions to learn over, as in 4,8; by default those that the target
+            stores, of litert 4 and 8: an operator whose storage holds only 8 bits then stays at 8.
+            2,4,8 adds INT2, which needs LiteRT 2.1.2.
+        code_bits: limit for the mean bits of the weights' codes, beside the budget; by default
+            none. For targets that store codes of fewer bits in wider tensors: what compresses a
+            file later profits from it.
+        per_channel: whether each output channel has a weight range of its own; otherwise one per
+            tensor.
+        channel_precision: whether each output channel has a weight precision of its own; otherwise
+            one per layer. Reconstruction learns them, `fit` does not. Uniform levels only.
         narrow_range: whether uniform weight codes leave out the lowest of two's complement, as -8
-            of 4 bits. False makes 16 levels of 15.
-        levels: "uniform" weight levels, or "free", learned ones, for targets whose files hold
-            arbitrary codes.
-        level_init: where free levels start: "uniform", "power_of_two" or "kmeans".
+            of 4 bits; otherwise there are 16 levels of 4 bits, not 15.
+        levels: of the weights: "uniform" ones, or "free", learned ones, for targets whose files
+            hold arbitrary codes.
+        level_init: where free levels start.
         correction: coefficient of the gradient correction of free levels.
-        keep_zeros: whether weights that are exactly 0 stay so through `fit`, as those of a pruned
-            network; uniform levels only. `reconstruct_model` then leaves out the closed form.
-        activation_bits: precision of activations, or several to learn over. Inputs, outputs and
-            what sigmoid, tanh, hard-sigmoid and softmax write stay at 8 bits.
-        activation_budget: mean bits of the activations that learn their precision, or None for no
+        keep_zeros: whether weights that are exactly 0 stay so through training, as those of a
+            pruned network; uniform levels only. Reconstruction then leaves out the closed form.
+        activation_bits: precision of activations, or several to learn over, as in 4,6,8. Inputs,
+            outputs and what sigmoid, tanh, hard-sigmoid and softmax write stay at 8 bits.
+        activation_budget: mean bits of the activations that learn their precision; by default no
             pressure.
-        activation_calibration: "mse" or "percentile" (99.99) for the initial ranges.
-        search_fraction: share of the training after which the gates freeze.
+        activation_calibration: of the initial ranges: least squared error, or the 99.99th
+            percentile.
+        search_fraction: share of the training after which the precisions are final.
         calibration_images: how many inputs of the calibration data are used at most.
         freeze_quantizers_of_frozen: whether layers that are not trainable keep their calibrated
             weight ranges and highest precision too; otherwise their quantizers learn.
         rules: for some layers, what holds there instead; see `ddq_tf.Rule`.
-        seed: for gate exploration and calibration sampling.
+        seed: of everything random, such as gate exploration and calibration sampling.
     """
 
-    target: str = "litert"
-    budget: Budget | float | str | None = AUTO
-    precisions: tuple[int, ...] | None = None
-    code_bits: float | None = None
-    per_channel: bool = True
-    channel_precision: bool = False
-    narrow_range: bool = True
-    levels: str = "uniform"
-    level_init: str = "uniform"
-    correction: float = 1.0
-    keep_zeros: bool = False
-    activation_bits: int | tuple[int, ...] = 8
-    activation_budget: float | None = None
-    activation_calibration: str = "mse"
-    search_fraction: float = 0.5
-    calibration_images: int = 512
+    target: str = setting("litert", choices={t.name: t.description for t in TARGETS.values()})
+    budget: Budget | float | str | None = setting(AUTO, shown="SIZE")
+    precisions: tuple[int, ...] | None = setting(None, shown="4,8")
+    code_bits: float | None = setting(None, within="(0, 8]", shown="BITS")
+    per_channel: bool = same_as(WeightScheme, "per_channel")
+    channel_precision: bool = same_as(WeightScheme, "channel_precision")
+    narrow_range: bool = same_as(WeightScheme, "narrow_range")
+    levels: str = same_as(WeightScheme, "levels")
+    level_init: str = same_as(WeightScheme, "level_init")
+    correction: float = same_as(WeightScheme, "correction")
+    keep_zeros: bool = same_as(WeightScheme, "keep_zeros")
+    activation_bits: int | tuple[int, ...] = setting(MAX_BITS, shown="4|4,6,8")
+    activation_budget: float | None = setting(None, shown="BITS")
+    activation_calibration: str = setting("mse", choices=CALIBRATIONS)
+    search_fraction: float = setting(0.5, within="(0, 1)", shown="SHARE")
+    calibration_images: int = setting(512, within="[1, inf)")
     freeze_quantizers_of_frozen: bool = False
     rules: tuple[Rule, ...] = ()
-    seed: int = 0
+    seed: int = setting(0, within="[0, inf)")
 
     def __post_init__(self) -> None:
         check_types(self)
-        get_target(self.target)
         if self.budget not in (None, AUTO):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
         precisions = (MAX_BITS,) if self.precisions is None else self.precisions
@@ -188,13 +189,6 @@ class DDQConfig:
             if rule.activation_precisions:
                 check_precisions(f"{rule.words}: activation_bits", rule.activation_precisions)
         self._check_activations()
-        if not 0 < self.search_fraction < 1:
-            raise DDQError(
-                "search_fraction must lie in (0, 1): the gates need time to learn and the weights "
-                f"time to settle after. Received: search_fraction={self.search_fraction!r}"
-            )
-        check_fields(self, "[0, inf)", "seed")
-        check_fields(self, "[1, inf)", "calibration_images")
 
     def _check_target(self, scheme: WeightScheme, where: str) -> None:
         if scheme.levels == "free" and self.resolved_target.code_bits is None:
@@ -202,10 +196,6 @@ class DDQConfig:
                 f"{where}target {self.target!r} stores uniform codes: free levels would take 8 "
                 "bits each there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
                 "Received: levels='free'"
-            )
-        if self.code_bits is not None and not 0 < self.code_bits <= MAX_BITS:
-            raise DDQError(
-                f"code_bits must lie in (0, {MAX_BITS}]. Received: code_bits={self.code_bits!r}"
             )
 
     def _check_activations(self) -> None:
@@ -216,11 +206,6 @@ class DDQConfig:
             raise DDQError(
                 f"activation_budget must lie between the lowest of activation_bits, {least}, and "
                 f"{MAX_BITS}. Received: activation_budget={budget!r}"
-            )
-        if self.activation_calibration not in CALIBRATIONS:
-            raise DDQError(
-                f"activation_calibration must be one of {list(CALIBRATIONS)}. "
-                f"Received: {self.activation_calibration!r}"
             )
 
     @property

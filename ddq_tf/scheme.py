@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
-from ddq_tf.arguments import check_types
+from ddq_tf.arguments import check_types, setting
 from ddq_tf.errors import DDQError
 
 MAX_BITS = 8
@@ -43,20 +43,14 @@ class WeightScheme:
     per_channel: bool = True
     channel_precision: bool = False
     narrow_range: bool = True
-    levels: str = "uniform"
-    level_init: str = "uniform"
-    correction: float = 1.0
+    levels: str = setting("uniform", choices=LEVELS)
+    level_init: str = setting("uniform", choices=LEVEL_INITS)
+    correction: float = setting(1.0, within="[0, inf)", shown="SHARE")
     keep_zeros: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
         check_precisions("precisions", self.precisions)
-        for name, known in (("levels", LEVELS), ("level_init", LEVEL_INITS)):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise DDQError(f"{name} must be one of {list(known)}. Received: {name}={value!r}")
-        if not 0 <= self.correction < float("inf"):
-            raise DDQError(f"correction must be 0 or above. Received: {self.correction!r}")
         if self.levels == "free" and not (self.narrow_range and not self.channel_precision):
             raise DDQError(
                 "free levels are narrow and have one precision per layer; choose levels='uniform'. "

@@ -19,10 +19,10 @@ import flatbuffers
 import numpy as np
 
 from ddq_tf.arguments import check_types
-from ddq_tf.config import CHANNELS, RESIZES
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export import metadata_schema as schema
 from ddq_tf.export.ir import Graph
+from ddq_tf.pictures import CHANNELS, RESIZES
 
 _LEAST_PARSER = "1.0.0"
 _FITTING_PARSER = "1.5.0"  # the first that knows CustomMetadata

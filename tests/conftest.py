@@ -7,6 +7,9 @@ import os
 # Before TensorFlow is first imported: quiet, and on the CPU so that results are reproducible.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: threads would fight for them
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 from pathlib import Path
 

@@ -15,6 +15,8 @@ BASE = {
     "arguments",
     "config",
     "errors",
+    "pictures",
+    "recipes",
     "registration",
     "rules",
     "scheme",
@@ -64,6 +66,8 @@ ROOMS = {
     "tfmot": {"transform", "graph", "quantizers"},
     "callbacks": {"training", "jobs", "report"},
     "export": {"answers", "backend", "grids", "kinds", "graph", "layers", "quantizers"},
+    "command_line": {"jobs", "report"},
+    "commands": {"command_line", "jobs", "report", "export", "training", "reconstruction"},
 }
 PURE_EXPORT = (
     "ir",
@@ -194,9 +198,19 @@ def test_only_the_graph_room_reads_keras_private_graph():
 
 
 def test_nothing_imports_the_command_line():
+    above = {"cli", "commands", "command_line"}
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.relative_to(PACKAGE).parts[0] not in ("cli.py", "__main__.py"):
-            assert "cli" not in rooms_used(path), path
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room not in (*above, "__main__"):
+            assert not above & rooms_used(path), path
+
+
+def test_commands_import_jobs_where_they_run():
+    for path in (*files_of("command_line"), *files_of("commands")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        top = {n.module for n in tree.body if isinstance(n, ast.ImportFrom) and n.module}
+        rooms = {name.split(".")[1] for name in top if name.startswith("ddq_tf.")}
+        assert rooms <= {"command_line", "commands"} | BASE, path
 
 
 def test_no_room_is_forgotten():
@@ -204,11 +218,7 @@ def test_no_room_is_forgotten():
         *BASE,
         *ROOMS,
         "cli",
-        "command_flags",
-        "command_line",
-        "commands",
         "quiet",
-        "runtime_commands",
         "jobs",
         "__init__",
         "__main__",

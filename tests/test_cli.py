@@ -211,6 +211,14 @@ _BAD = {
         ["export", "{ddq}", "--out={out}.tflite", "--android={app}"],
         "--labels=FILE must name",
     ),
+    "numbers out of their range": (
+        ["quantize", "{float}", "{data}", "--out={out}.keras", "--epochs=0", "--distill=2"],
+        "--epochs must lie in [1, inf). Received: epochs=0; --distill must lie in [0, 1]",
+    ),
+    "settings that contradict": (
+        ["quantize", "{float}", "{data}", "--out={out}.keras", "--levels=free"],
+        "stores uniform codes",
+    ),
     "folder for json": (["export", "{ddq}", "--out={out}.tflite", "--json=/no/a"], "--json"),
     "file of another kind": (["verify", "{ddq}", "{float}", "{data}"], "float.keras"),
 }
@@ -269,7 +277,8 @@ def test_every_help_has_an_example_and_fits(name: str, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_parses(name: str) -> None:
     command = COMMANDS[name]
-    command.parse(command.example.split()[2:])
+    flags, _ = command.parse(command.example.split()[2:])
+    assert len(command.made(flags)) == len(command.settings)
 
 
 def test_help_needs_no_tensorflow() -> None:
@@ -279,19 +288,6 @@ def test_help_needs_no_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert done.returncode == 0
-
-
-def test_defaults_are_those_of_the_configurations() -> None:
-    from ddq_tf import DDQConfig
-    from ddq_tf.training import TrainConfig
-
-    flags, _ = COMMANDS["quantize"].parse(["--data=digits", "--out=a.keras", "a.keras"])
-    for config in (DDQConfig(), TrainConfig()):
-        fields = vars(config) | {"epochs": 15, "distill": 0.5}
-        shared = {name for name in fields if flags.get(name) is not None}
-        assert len(shared) >= 7
-        assert {name: flags[name] for name in shared} == {n: fields[n] for n in shared}
-    assert not flags["per_tensor"]
 
 
 def test_the_models_listed_are_those_there_are() -> None:

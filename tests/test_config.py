@@ -85,7 +85,7 @@ def test_budget_has_exactly_one_valid_measure(given):
         ({"activation_calibration": "max"}, "activation_calibration.*'max'"),
         ({"levels": "learned"}, "levels must be one of.*'learned'"),
         ({"level_init": "random"}, "level_init must be one of.*'random'"),
-        ({"correction": -0.1}, "correction must be 0 or above.*-0.1"),
+        ({"correction": -0.1}, r"correction must lie in \[0, inf\).*-0.1"),
         ({"correction": float("inf")}, "correction"),
         ({"levels": "free"}, "'litert' stores uniform codes.*'litert-int8' or 'tflm'"),
         ({"search_fraction": 1}, "search_fraction"),

@@ -19,7 +19,8 @@ import task
 import tensorflow as tf
 
 from ddq_tf import data
-from ddq_tf.jobs.images import DataOptions, open_images
+from ddq_tf.jobs.images import open_images
+from ddq_tf.pictures import DataOptions
 from ddq_tf.training import TrainConfig, fit_classifier
 
 

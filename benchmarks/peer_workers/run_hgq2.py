@@ -23,7 +23,8 @@ import portable
 import task
 
 from ddq_tf import data
-from ddq_tf.jobs.images import DataOptions, Images, open_images
+from ddq_tf.jobs.images import Images, open_images
+from ddq_tf.pictures import DataOptions
 from ddq_tf.training import TrainConfig, accuracy, make_optimizer
 
 _QUANTIZED = ("Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense")

@@ -25,7 +25,8 @@ import task
 import tensorflow as tf
 
 from ddq_tf import data
-from ddq_tf.jobs.images import DataOptions, open_images
+from ddq_tf.jobs.images import open_images
+from ddq_tf.pictures import DataOptions
 
 tfmot, tf_keras = map(importlib.import_module, ("tensorflow_model_optimization", "tf_keras"))
 _CHECKED, _TOLERANCE = 64, 1e-3

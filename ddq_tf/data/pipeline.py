@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ddq_tf.data.dataset import Dataset, Split
-from ddq_tf.data.pixels import Range, as_range, check_channels
+from ddq_tf.data.pixels import as_range, check_channels
 from ddq_tf.errors import DDQError
+from ddq_tf.pictures import Augment, Range
 
 _UPRIGHT = ("digits", "mnist")  # mirrored digits are no digits
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augment:
-    """Random changes to training images.
-
-    Attributes:
-        flip: mirrors every other image left to right.
-        pad_crop: shifts by up to this many pixels either way; the border is reflected.
-        cutout: side in pixels of a grey square put at a random place (cut off at the border),
-            or None for none.
-    """
-
-    flip: bool = False
-    pad_crop: int = 0
-    cutout: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.pad_crop < 0:
-            raise DDQError(f"pad_crop must be 0 or above. Received: pad_crop={self.pad_crop!r}")
-        if self.cutout is not None and self.cutout < 1:
-            raise DDQError(f"cutout must be None or at least 1 px. Received: {self.cutout!r}")
 
 
 def default_augment(dataset_name: str) -> Augment:

@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ddq_tf.config import CHANNELS
 from ddq_tf.errors import DDQError
-
-Level = float | tuple[float, ...]
-Range = tuple[Level, Level]
-"""What 0 and 255 become: numbers, or one for each channel in the network's order."""
+from ddq_tf.pictures import CHANNELS, Range
 
 # Names that keras.applications gives its networks, and the module of each. A name's beginning, as
 # users see it in `model.summary()`.

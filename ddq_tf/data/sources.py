@@ -18,9 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ddq_tf.config import RESIZES
+from ddq_tf.arguments import check_types, setting
 from ddq_tf.data.dataset import ArraySplit, StreamSplit
 from ddq_tf.errors import DDQError
+from ddq_tf.pictures import RESIZES
 
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -62,14 +63,11 @@ class Fit:
         DDQError: if one is out of its range.
     """
 
-    crop: float = 1.0
-    resize: str = "bilinear"
+    crop: float = setting(1.0, within="(0, 1]")
+    resize: str = setting("bilinear", choices=RESIZES)
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise DDQError(f"crop must lie in (0, 1]. Received: crop={self.crop!r}")
-        if self.resize not in RESIZES:
-            raise DDQError(f"resize must be one of {RESIZES}. Received: resize={self.resize!r}")
+        check_types(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ need_tensorflow("the ddq command, which loads images,", "Use ddq_tf from Python"
 from ddq_tf.jobs.demo import DemoResult, run_demo
 from ddq_tf.jobs.doctor import diagnose
 from ddq_tf.jobs.export import export_file
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import (
     load_ddq_model,
     load_float_model,
@@ -33,6 +33,7 @@ from ddq_tf.jobs.resume import work_folder
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import Trained, train_float
 from ddq_tf.jobs.web import WebPage, make_web_page
+from ddq_tf.pictures import DataOptions
 
 __all__ = [
     "DataOptions",

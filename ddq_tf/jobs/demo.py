@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ddq_tf.config import TUNE_DISTILL, TUNE_EPOCHS, TUNE_RATES, DDQConfig
+from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import export_tflite
-from ddq_tf.jobs.images import DataOptions
 from ddq_tf.jobs.quantize import quantize_float
 from ddq_tf.jobs.report import Subject, make_report, save_report
 from ddq_tf.jobs.screen import Screen
 from ddq_tf.jobs.train import train_float
+from ddq_tf.pictures import DataOptions
+from ddq_tf.recipes import DDQ_RECIPE, FLOAT_RECIPE, TrainConfig
 from ddq_tf.report import Report
-from ddq_tf.training import TrainConfig
 
 _BATCH_SIZE = 64
 _BUDGET = 0.6
@@ -74,7 +74,13 @@ def run_demo(
     trained = train_float(
         "mobilenet_v2",
         options,
-        _recipe(8 if fast else 25, "adam", 0.003, seed=seed),
+        TrainConfig(
+            epochs=8 if fast else 25,
+            optimizer="adam",
+            learning_rate=FLOAT_RECIPE.rates["adam"],
+            batch_size=_BATCH_SIZE,
+            seed=seed,
+        ),
         out=folder / "float.keras",
         model_options={"alpha": 0.35, "output_stride": 16, "batch_norm_momentum": 0.9},
         checkpoint_dir=backup / "float",
@@ -85,8 +91,11 @@ def run_demo(
         trained.model,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
-        _recipe(
-            5 if fast else TUNE_EPOCHS, "sgd", TUNE_RATES["sgd"], distill=TUNE_DISTILL, seed=seed
+        dataclasses.replace(
+            DDQ_RECIPE.settings,
+            epochs=5 if fast else DDQ_RECIPE.settings.epochs,
+            batch_size=_BATCH_SIZE,
+            seed=seed,
         ),
         out=folder / "ddq.keras",
         checkpoint_dir=backup / "ddq",
@@ -118,19 +127,6 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise DDQError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
     return Path(folder)
-
-
-def _recipe(
-    epochs: int, optimizer: str, learning_rate: float, *, seed: int, distill: float = 0.0
-) -> TrainConfig:
-    return TrainConfig(
-        epochs=epochs,
-        batch_size=_BATCH_SIZE,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        distill=distill,
-        seed=seed,
-    )
 
 
 class _Clock:

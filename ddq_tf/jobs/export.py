@@ -13,8 +13,9 @@ from ddq_tf.export.exporter import ExportResult, export_tflite
 from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.jobs import android as app
-from ddq_tf.jobs.images import DataOptions, fit_of, noted_range
 from ddq_tf.jobs.loading import check_output, load_ddq_model, read_notes
+from ddq_tf.jobs.pixels import pixels_of_model
+from ddq_tf.pictures import DataOptions
 
 
 def export_file(
@@ -86,15 +87,15 @@ def _metadata(
     if labels is None and input_range is None:
         return None
     names = [] if labels is None else read_lines(Path(labels))
-    noted, channels = noted_range(notes) if "input_range" in notes else (None, "rgb")
-    known = input_range or (noted if for_app else None)
+    pixels = pixels_of_model(DataOptions(spec=""), notes)
+    known = input_range or (pixels.input_range if for_app else None)
     metadata = (
         ModelMetadata(labels=names)
         if known is None
         else ModelMetadata.for_range(*known, labels=names)
     )
-    fit = fit_of(DataOptions(spec=""), notes)
-    return dataclasses.replace(metadata, channels=channels, **dataclasses.asdict(fit))
+    fit = dataclasses.asdict(pixels.fit)
+    return dataclasses.replace(metadata, channels=pixels.channels, **fit)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -20,10 +20,11 @@ from ddq_tf.export.metadata_reader import read_metadata
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model, open_images
+from ddq_tf.jobs.images import Images, open_for_model, open_images
 from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
-from ddq_tf.jobs.pixels import Pixels, pixels_of
+from ddq_tf.jobs.pixels import pixels_of_file
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import DataOptions
 from ddq_tf.quiet import silenced
 from ddq_tf.search import DDQModel
 from ddq_tf.training import accuracy, output_activation
@@ -297,22 +298,11 @@ def _open_for_tflite(content: bytes, options: DataOptions) -> tuple[Images, Mapp
     """Opens a data set for a file; also returns who says how pictures become its inputs."""
     runner = _any_runner(content)
     metadata = read_metadata(content, with_labels=False)
-    pixels = pixels_of(options, metadata, runner.input)
+    pixels = pixels_of_file(options, metadata, runner.input)
     images = open_images(
-        _with_pixels(options, pixels),
+        options,
         input_shape=(None, *runner.input.shape[1:]),
         num_classes=runner.output.shape[-1],
+        pixels=pixels,
     )
     return images, pixels.sources
-
-
-def _with_pixels(options: DataOptions, pixels: Pixels) -> DataOptions:
-    """Options that say all that is known of pixels."""
-    return dataclasses.replace(
-        options,
-        input_range=pixels.input_range,
-        mean=None,
-        std=None,
-        channels=pixels.channels,
-        **dataclasses.asdict(pixels.fit),
-    )

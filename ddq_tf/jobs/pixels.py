@@ -1,20 +1,29 @@
-"""How pictures become a .tflite file's inputs, and who says so."""
+"""How pictures become the inputs of a model or a file, and who says so; decided here only."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
+
 from ddq_tf import data
-from ddq_tf.data import Fit, Range
+from ddq_tf.data import Fit
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import TensorInfo
 from ddq_tf.export.model_metadata import ModelMetadata
-from ddq_tf.jobs.images import DataOptions, range_of_grid
+from ddq_tf.layers import activation_layers
+from ddq_tf.pictures import DataOptions, Range
 
-_GIVEN, _FROM_FILE = "as given", "from the file's metadata"
-_SHOWN, _BY_DEFAULT = "as the file's input shows", "by default"
+DEFAULT_INPUT_RANGE: Range = (-1.0, 1.0)
+_BUILDER_RANGES: dict[str, Range] = {"resnet8": (0.0, 255.0)}  # as published by MLPerf Tiny
+_KNOWN_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
+_RANGE_TOLERANCE = 0.05
+_RGB = "rgb"
+_GIVEN, _BY_DEFAULT = "as given", "by default"
+_NOTED, _FROM_FILE = "noted in the file", "from the file's metadata"
+_SHOWN = "as the file's input shows"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +43,51 @@ class Pixels:
     sources: Mapping[str, str]
 
 
-def pixels_of(options: DataOptions, metadata: ModelMetadata, image: TensorInfo) -> Pixels:
-    """Returns what holds for a file: what the user says, else its metadata, else its input's grid.
+_Known = tuple[Range, str]  # a range, and the order of channels
+_Said = tuple[Any, str]  # a value, None if there is none, and who says so
+
+
+def pixels_of_model(
+    options: DataOptions,
+    notes: Mapping[str, Any] | None = None,
+    model: keras.Model | None = None,
+) -> Pixels:
+    """Returns what holds for a Keras model.
+
+    That is what the user says, else what the model's file notes, else what is published of such a
+    network, else what its input quantizer shows.
+
+    Args:
+        options: of which only what it says of pixels is used.
+        notes: those of the model's file (`ddq_tf.jobs.read_notes`).
+        model: None if there is none yet.
+
+    Raises:
+        DDQError: if one of them says what cannot be.
+    """
+    noted = notes or {}
+    known: list[tuple[_Known | None, str]] = []
+    if "input_range" in noted:
+        known.append((noted_range(noted), _NOTED))
+    elif model is not None:
+        known += [(data.published(model), "keras.applications"), (_learned(model), _SHOWN)]
+    crop = noted.get("crop")
+    if not isinstance(crop, int | float | type(None)):
+        raise DDQError(f"the model's file must note a number as crop. Received: {crop!r}")
+    resize = noted.get("resize")
+    told = {"crop": (crop, _NOTED), "resize": (None if resize is None else str(resize), _NOTED)}
+    return _pixels(options, known, told)
+
+
+def pixels_of_builder(options: DataOptions, name: str) -> Pixels:
+    """Returns what holds for a network of `ddq_tf.models` that is to be trained: as published."""
+    published = _BUILDER_RANGES.get(name)
+    known = None if published is None else (published, _RGB)
+    return _pixels(options, [(known, "as published")], {})
+
+
+def pixels_of_file(options: DataOptions, metadata: ModelMetadata, image: TensorInfo) -> Pixels:
+    """Returns what holds for a .tflite file: what the user, its metadata or its input's grid say.
 
     Args:
         options: of which only what it says of pixels is used.
@@ -45,28 +97,88 @@ def pixels_of(options: DataOptions, metadata: ModelMetadata, image: TensorInfo) 
     Raises:
         DDQError: if one of them says what cannot be.
     """
-    input_range, range_from = _range(options, metadata, image)
-    sources, told = {"input_range": range_from}, {}
-    for name in ("channels", "crop", "resize"):
-        given = getattr(options, name)
-        told[name] = getattr(metadata, name) if given is None else given
-        # A file leaves out what is as usual.
-        noted = told[name] != getattr(ModelMetadata(), name)
-        sources[name] = (_FROM_FILE if noted else _BY_DEFAULT) if given is None else _GIVEN
-    fit = Fit(crop=told["crop"], resize=told["resize"])
-    return Pixels(input_range=input_range, channels=told["channels"], fit=fit, sources=sources)
+    noted = metadata.input_range
+    if noted is not None and range_said(options) is None:  # else the file may say what it likes
+        noted = _checked(noted, metadata)
+    known = [
+        (None if noted is None else (noted, metadata.channels), _FROM_FILE),
+        (_shown(image), _SHOWN),
+    ]
+    usual = ModelMetadata()  # a file leaves out what is as usual
+    told = {
+        name: (None if value == getattr(usual, name) else value, _FROM_FILE)
+        for name in ("channels", "crop", "resize")
+        for value in [getattr(metadata, name)]
+    }
+    return _pixels(options, known, told)
 
 
-def _range(
-    options: DataOptions, metadata: ModelMetadata, image: TensorInfo
-) -> tuple[Range | None, str]:
-    if options.range_said is not None:
-        return options.range_said, _GIVEN
-    if (noted := metadata.input_range) is not None:
-        return _checked(noted, metadata), _FROM_FILE
-    if (shown := _shown_range(image)) is not None:
-        return shown, _SHOWN
-    return None, _BY_DEFAULT
+def range_said(options: DataOptions) -> Range | None:
+    """Returns what pixels 0 and 255 become, as far as the user says so.
+
+    Raises:
+        DDQError: if that cannot be.
+    """
+    if options.mean is not None and options.std is not None:
+        return data.range_of(options.mean, options.std)
+    return None if options.input_range is None else data.as_range(*options.input_range)
+
+
+def noted_range(notes: Mapping[str, Any]) -> _Known:
+    """Returns the range and the order of channels that a model's file notes.
+
+    Args:
+        notes: with an "input_range".
+
+    Raises:
+        DDQError: if that is none.
+    """
+    try:
+        return data.as_range(*notes["input_range"]), str(notes.get("channels", _RGB))
+    except (TypeError, ValueError) as error:
+        raise DDQError(
+            "the model's file must note an input range of two ends. "
+            f"Received: {notes['input_range']!r}"
+        ) from error
+
+
+def range_of_grid(scale: float, qmin: int, qmax: int) -> _Known | None:
+    """Returns the usual input range that an input's grid was made for, if one fits, in RGB."""
+    low, high = scale * qmin, scale * qmax
+    for known in _KNOWN_RANGES:
+        reach = _RANGE_TOLERANCE * max(map(abs, known))
+        if abs(low - known[0]) <= reach and abs(high - known[1]) <= reach:
+            return known, _RGB
+    return None
+
+
+def _pixels(
+    options: DataOptions, known: Iterable[tuple[_Known | None, str]], told: Mapping[str, _Said]
+) -> Pixels:
+    """What the user says, else what is known.
+
+    Args:
+        options: of the user.
+        known: ranges, those that count first before others, and who says so.
+        told: the rest, by name.
+    """
+    (found, found_from) = next((each for each in known if each[0]), (None, _BY_DEFAULT))
+    said = range_said(options)
+    sources = {"input_range": found_from if said is None else _GIVEN}
+    by_name = {"channels": (found[1] if found else None, found_from), **told}
+    usual = {"channels": _RGB, **dataclasses.asdict(Fit())}
+    values: dict[str, Any] = {}
+    for name, default in usual.items():
+        candidates = ((getattr(options, name), _GIVEN), by_name.get(name, (None, "")))
+        values[name], sources[name] = next(
+            (each for each in candidates if each[0] is not None), (default, _BY_DEFAULT)
+        )
+    return Pixels(
+        input_range=said or (found[0] if found else None),
+        channels=values.pop("channels"),
+        fit=Fit(**values),
+        sources=sources,
+    )
 
 
 def _checked(noted: tuple[Any, Any], metadata: ModelMetadata) -> Range:
@@ -80,10 +192,17 @@ def _checked(noted: tuple[Any, Any], metadata: ModelMetadata) -> Range:
         ) from error
 
 
-def _shown_range(info: TensorInfo) -> Range | None:
+def _shown(info: TensorInfo) -> _Known | None:
     """The usual input range that the grid of a file's input shows, if one fits."""
     if info.scale is None:
         return None
     low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
-    shown = range_of_grid(float(info.scale), low - info.zero_point, high - info.zero_point)
-    return None if shown is None else shown[0]
+    return range_of_grid(float(info.scale), low - info.zero_point, high - info.zero_point)
+
+
+def _learned(model: keras.Model) -> _Known | None:
+    """What the input quantizer of a DDQ model shows."""
+    for layer in activation_layers(model)[:1]:
+        quantizer = layer.quantizer
+        return range_of_grid(float(quantizer.export_scale()), quantizer.qmin, quantizer.qmax)
+    return None

@@ -14,10 +14,12 @@ from ddq_tf import data
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.files import atomic_write_bytes
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs import plan
+from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
 from ddq_tf.jobs.measure import DDQOutcome, keras_accuracy
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import DataOptions
 from ddq_tf.report import codec
 from ddq_tf.search import DDQModel
 from ddq_tf.training import QuantizerLogger, TrainConfig, fit_classifier
@@ -107,6 +109,13 @@ def quantize_float(
         f"DDQ on {model.name}: {images.count('train'):,} images of {images.dataset.name}, "
         f"{config.epochs} epochs"
     )
+    screen.table(
+        [
+            *plan.data_rows(images),
+            *plan.quantization_rows(quantized, ddq),
+            *plan.training_rows(config, steps),
+        ]
+    )
     logger = QuantizerLogger()
     history = fit_classifier(
         quantized,
@@ -116,7 +125,7 @@ def quantize_float(
         steps_per_epoch=steps,
         teacher=model,
         checkpoint_dir=checkpoint_dir,
-        callbacks=[logger],
+        callbacks=[logger, plan.Forecast(screen, images.num_batches("val"))],
         verbose=screen.fit_verbose,
     )
     save_model(quantized, out, {**images.notes, "seed": config.seed})

@@ -9,13 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf import data
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.jobs.images import DataOptions, Images, open_images
+from ddq_tf.jobs import plan
+from ddq_tf.jobs.images import Images, open_images
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
 from ddq_tf.jobs.measure import DDQOutcome
+from ddq_tf.jobs.pixels import pixels_of_model
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.layers import weighted_layers
+from ddq_tf.pictures import DataOptions
 from ddq_tf.reconstruction import (
     BlockError,
     Progress,
@@ -24,6 +27,7 @@ from ddq_tf.reconstruction import (
 )
 from ddq_tf.search import DDQModel
 from ddq_tf.training import output_activation
+from ddq_tf.transform.quantize import examine, in_float32, rebuilt
 
 _TINY = 1e-6
 
@@ -102,11 +106,24 @@ def reconstruct_float(
         f"Reconstruction of {model.name} from {images.count('train'):,} images of "
         f"{images.dataset.name}"
     )
+    with in_float32():
+        _, graph = examine(model, ddq.resolved_target).checked()
+        draft = rebuilt(graph, ddq, model).model
+    screen.table(
+        [
+            *plan.data_rows(images),
+            *plan.quantization_rows(draft, ddq),
+            *_recipe_rows(draft, recipe, images.count("train")),
+        ]
+    )
+    forecast = plan.ProgressForecast(screen)
     learned_from = [batch for batch, _ in images.batches("train")]
     with screen.bar() as show:
 
         def tell(progress: Progress) -> None:
             show(progress.stage, progress.done, progress.total)
+            if progress.stage != "calibration":
+                forecast.update(progress.done, progress.total)
 
         quantized, errors = reconstruct_model(
             model,
@@ -124,6 +141,18 @@ def reconstruct_float(
         fidelity=_fidelity(model, quantized, images),
         block_errors=errors,
     )
+
+
+def _recipe_rows(model: DDQModel, recipe: ReconstructionConfig, images: int) -> list[plan.Row]:
+    """How much there is to do."""
+    kernels = len(weighted_layers(model))
+    views, learned_from = plan.counted(recipe.views, "view"), plan.counted(images, "image")
+    words = f"{plan.counted(kernels, 'kernel')} in closed form, on {views} of {learned_from}"
+    if recipe.steps:
+        words += f"; then {plan.counted(recipe.steps, 'step')} for each block"
+    if recipe.distill_steps:
+        words += f"; then {recipe.distill_steps:,} of the whole network"
+    return [("reconstruction", words), ("time", "told once the first steps are timed")]
 
 
 def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -> Fidelity:
@@ -147,7 +176,8 @@ def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Im
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
-    return open_images(options, input_shape=shape, known=data.published(model), notes=notes)
+    pixels = pixels_of_model(options, notes, model)
+    return open_images(options, input_shape=shape, pixels=pixels)
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:

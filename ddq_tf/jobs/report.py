@@ -14,12 +14,13 @@ from ddq_tf.export.exporter import export_tflite, min_runtime
 from ddq_tf.export.sizes import itemize
 from ddq_tf.export.stock import stock_int8
 from ddq_tf.jobs import collect
-from ddq_tf.jobs.images import DataOptions, Images, open_for_model
+from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes
 from ddq_tf.jobs.measure import compare, keras_accuracy, litert_accuracy, load_quietly, read_tflite
 from ddq_tf.jobs.quantize import Quantized, history_path, load_history
 from ddq_tf.jobs.record import now, versions
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import DataOptions
 from ddq_tf.report import (
     DDQ_KERAS_LABEL,
     DDQ_LITERT_LABEL,

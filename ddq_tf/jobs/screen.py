@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rich import box
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
@@ -62,6 +64,16 @@ class Screen:
         """Prints a line."""
         if self.console is not None:
             self.console.print(escape(text), highlight=False)
+
+    def aside(self, text: str) -> None:
+        """Prints a line while a bar of Keras may be on the present one, which it then leaves."""
+        if self.console is None:
+            return
+        if self.console.is_terminal:
+            self.console.control(
+                Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+            )
+        self.say(text)
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Prints names and values in two columns."""

@@ -11,18 +11,15 @@ import keras
 
 from ddq_tf import data, models
 from ddq_tf.errors import DDQError
-from ddq_tf.jobs.images import (
-    DEFAULT_INPUT_RANGE,
-    MODEL_INPUT_RANGES,
-    SPLIT_SEED,
-    DataOptions,
-    Images,
-    fit_of,
-)
+from ddq_tf.jobs import plan
+from ddq_tf.jobs.images import Images, as_pictured
 from ddq_tf.jobs.loading import check_output, save_model
 from ddq_tf.jobs.measure import ModelOutcome, keras_accuracy
+from ddq_tf.jobs.pixels import pixels_of_builder
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.training import TrainConfig, fit_classifier
+from ddq_tf.pictures import DataOptions
+from ddq_tf.recipes import TrainConfig
+from ddq_tf.training import fit_classifier
 
 _SMALLEST_MOMENTUM = 0.9
 _HORIZON = 50  # steps of moving statistics in a training; as 0.999 has in 50,000 steps
@@ -85,7 +82,7 @@ def train_float(
     screen = screen or Screen()
     out = check_output(out, ".keras")
     _check_options(name, model_options or {})
-    images = _open(name, options, config, image_size)
+    images = as_pictured(options, pixels_of_builder(options, name), image_size=image_size)
     dataset = images.dataset
     changes = data.default_augment(dataset.name) if augment else None
     train, steps = images.training(changes, config.seed)
@@ -94,6 +91,7 @@ def train_float(
         f"Training {model.name}: {images.count('train'):,} images of {dataset.name}, "
         f"{config.epochs} epochs"
     )
+    screen.table([*plan.data_rows(images), *plan.training_rows(config, steps)])
     history = fit_classifier(
         model,
         train,
@@ -101,6 +99,7 @@ def train_float(
         config,
         steps_per_epoch=steps,
         checkpoint_dir=checkpoint_dir,
+        callbacks=[plan.Forecast(screen, images.num_batches("val"))],
         verbose=screen.fit_verbose,
     )
     save_model(model, out, {**images.notes, "seed": config.seed})
@@ -111,19 +110,6 @@ def train_float(
         num_params=model.count_params(),
         accuracy={split: keras_accuracy(model, images, split, screen) for split in ("val", "test")},
         history={key: [float(v) for v in values] for key, values in history.history.items()},
-    )
-
-
-def _open(name: str, options: DataOptions, config: TrainConfig, image_size: int | None) -> Images:
-    """Opens the data, with the input range that the model was published with unless told."""
-    fit = fit_of(options)
-    return Images(
-        dataset=data.load(options.spec, image_size=image_size, fit=fit, seed=SPLIT_SEED),
-        fit=fit,
-        input_range=options.range_said or MODEL_INPUT_RANGES.get(name, DEFAULT_INPUT_RANGE),
-        channels=options.channels or "rgb",
-        batch_size=config.batch_size,
-        limit=options.limit,
     )
 
 

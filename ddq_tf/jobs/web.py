@@ -13,9 +13,9 @@ from ddq_tf.data import Range
 from ddq_tf.errors import DDQError
 from ddq_tf.export.metadata_reader import read_metadata
 from ddq_tf.jobs.export import read_lines
-from ddq_tf.jobs.images import DataOptions
 from ddq_tf.jobs.measure import load_quietly, read_tflite
-from ddq_tf.jobs.pixels import Pixels, pixels_of
+from ddq_tf.jobs.pixels import Pixels, pixels_of_file
+from ddq_tf.pictures import DataOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def make_web_page(
     Args:
         source: the .tflite file.
         out: the folder to make, or an earlier one to replace.
-        options: how pictures become inputs; see `pixels_of`.
+        options: how pictures become inputs; see `pixels_of_file`.
         labels: a text file with the name of a class on each line; None for those in the file.
         runtime: a folder with LiteRT.js; None to download it.
 
@@ -83,7 +83,7 @@ def make_web_page(
     metadata = read_metadata(content, with_labels=labels is None)
     # The only input if there are several is refused with the file's other faults.
     image = next(iter(load_quietly(content).inputs.values()))
-    pixels = pixels_of(options, metadata, image)
+    pixels = pixels_of_file(options, metadata, image)
     low, high = input_range = _range_of(pixels)
     preprocessing = web.Preprocessing(
         low=low, high=high, channels=pixels.channels, **dataclasses.asdict(pixels.fit)

@@ -1,7 +1,7 @@
 """Quantization without labels: block-wise reconstruction of the float network."""
 
+from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.blockwise import BlockError
-from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.reconstruct import (
     Progress,
     blocks_kept,

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from ddq_tf.layers import weighted_layers
+from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
-from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.rounding import round_block
 from ddq_tf.reconstruction.tracing import batch_slices, in_batches
 from ddq_tf.training import fixed_statistics

@@ -9,9 +9,9 @@ import numpy as np
 
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQSoftmax
+from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
-from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
 

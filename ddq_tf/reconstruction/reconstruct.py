@@ -22,12 +22,12 @@ from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.blocks import Block, blocks_of
 from ddq_tf.reconstruction.blockwise import BlockError, outputs_of, reconstruct_block
 from ddq_tf.reconstruction.distill import distill
 from ddq_tf.reconstruction.equalize import equalize
 from ddq_tf.reconstruction.learning import trainable
-from ddq_tf.reconstruction.recipe import ReconstructionConfig
 from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses, steps_of
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of

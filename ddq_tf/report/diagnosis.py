@@ -91,8 +91,25 @@ class Draft:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """What `ddq quantize` takes on this machine, estimated from shapes (`ddq_tf.jobs.doctor.cost`).
+
+    Attributes:
+        batch_size: examples in a step.
+        peak_mib: of resident memory in MiB, without the data.
+        step_s: seconds of a training step.
+        first_step_s: seconds that the first step takes longer.
+    """
+
+    batch_size: int
+    peak_mib: float
+    step_s: float
+    first_step_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StepTimes:
-    """How long training takes on this machine.
+    """How long training takes on this machine, measured.
 
     Attributes:
         batch_size: examples in a step.
@@ -122,6 +139,7 @@ class Quantizable:
         limits: which layers keep more bits than others.
         draft: what a file shows; None if none could be made.
         no_draft: why not; "" if there is one.
+        cost: of the training; None for inputs of any size.
         times: of training steps; None if not measured.
     """
 
@@ -137,6 +155,7 @@ class Quantizable:
     limits: tuple[PrecisionLimit, ...]
     draft: Draft | None
     no_draft: str
+    cost: TrainingCost | None
     times: StepTimes | None
 
 

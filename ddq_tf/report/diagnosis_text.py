@@ -12,7 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ddq_tf.report import wording
-from ddq_tf.report.diagnosis import Diagnosis, Draft, Quantizable, StepTimes, Trouble
+from ddq_tf.report.diagnosis import (
+    Diagnosis,
+    Draft,
+    Quantizable,
+    StepTimes,
+    TrainingCost,
+    Trouble,
+)
 from ddq_tf.report.text import safe, say, table_of
 
 _NAMES = 4  # that are shown of a group; JSON has all
@@ -127,9 +134,23 @@ def _limits(found: Quantizable) -> list[tuple[str, str]]:
         rows.append(("draft file", found.no_draft))
     elif found.draft.partitions is not None:
         rows.append(("XNNPACK", _delegate_words(found.draft)))
+    if found.cost is not None:
+        rows.append(("training", _cost_words(found.cost)))
     if found.times is not None:
         rows.append(("a step takes", _time_words(found.times)))
     return rows
+
+
+def _cost_words(cost: TrainingCost) -> str:
+    return (
+        f"about {cost.peak_mib:,.0f} MiB at its peak, beside the data; about "
+        f"{_time(cost.step_s)} a step of {cost.batch_size} examples on this machine, the first "
+        f"{_time(cost.first_step_s)} longer (estimates, within a factor of 2)"
+    )
+
+
+def _time(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
 def _time_words(times: StepTimes) -> str:

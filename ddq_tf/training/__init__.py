@@ -1,5 +1,6 @@
 """Training float and DDQ classifiers, and what helps DDQ models to learn."""
 
+from ddq_tf.recipes import TrainConfig
 from ddq_tf.training.batch_norm import (
     BatchNormReestimation,
     fixed_statistics,
@@ -11,7 +12,7 @@ from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
 from ddq_tf.training.outputs import output_activation, outputs_logits
-from ddq_tf.training.recipe import TrainConfig, accuracy, fit_classifier, make_optimizer
+from ddq_tf.training.recipe import accuracy, fit_classifier, make_optimizer
 
 __all__ = [
     "BatchNormReestimation",

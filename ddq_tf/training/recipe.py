@@ -12,9 +12,9 @@ import keras
 import numpy as np
 
 from ddq_tf.answers import right_answers, threshold_of
-from ddq_tf.arguments import check_fields, check_types
 from ddq_tf.backend import need_tensorflow
 from ddq_tf.errors import DDQError
+from ddq_tf.recipes import TrainConfig
 from ddq_tf.search import DDQModel, FiniteGuard
 from ddq_tf.training.batch_norm import BatchNormReestimation
 from ddq_tf.training.checkpoint import Checkpoint, Resumable
@@ -28,60 +28,6 @@ if TYPE_CHECKING:
 
 # Decay pulls towards 0, which means something only for kernels.
 _NEVER_DECAYED = ("beta", "gamma", "bias", "log_range", "levels", "evidence")
-_OPTIMIZERS = ("sgd", "adam", "adamw")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train a classifier.
-
-    Attributes:
-        epochs: passes over the training data, in all, resumed ones included.
-        batch_size: images per step; for those who make the batches.
-        learning_rate: the highest, reached at the end of the warm-up.
-        warmup_fraction: share of all steps in which it rises linearly from 0, in [0, 1).
-        schedule: "cosine" (falls to 0 at the last step) or "constant".
-        optimizer: "sgd" (Nesterov momentum 0.9), "adam" or "adamw".
-        weight_decay: decoupled, times the learning rate, on kernels only; 0 for none.
-        label_smoothing: probability spread over all classes, in [0, 1).
-        seed: of Python, NumPy and the backend.
-        distill: share of a teacher's opinion in the loss, in [0, 1]; see `Distillation`.
-        distill_temperature: above 0; likewise.
-        dampening: coefficient of `OscillationDampening`, 0 for none; DDQ models only.
-        freeze_oscillations: threshold of `OscillationFreezing`, in [0, 1), 0 for none; DDQ models
-            only.
-        reestimate_batch_norm: batches of `BatchNormReestimation`, 0 for none.
-        quantizer_learning_rate: factor of `QuantizerLearningRate`.
-    """
-
-    epochs: int = 10
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    warmup_fraction: float = 0.05
-    schedule: str = "cosine"
-    optimizer: str = "sgd"
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
-    seed: int = 0
-    distill: float = 0.0
-    distill_temperature: float = 4.0
-    dampening: float = 0.0
-    freeze_oscillations: float = 0.0
-    reestimate_batch_norm: int = 0
-    quantizer_learning_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_fields(self, "[1, inf)", "epochs", "batch_size")
-        check_fields(self, "(0, inf)", "learning_rate", "distill_temperature")
-        check_fields(self, "[0, inf)", "weight_decay", "dampening", "reestimate_batch_norm")
-        check_fields(self, "[0, inf)", "quantizer_learning_rate")
-        check_fields(self, "[0, 1)", "warmup_fraction", "label_smoothing", "freeze_oscillations")
-        check_fields(self, "[0, 1]", "distill")
-        for name, known in (("schedule", ("cosine", "constant")), ("optimizer", _OPTIMIZERS)):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise DDQError(f"{name} must be one of {list(known)}. Received: {value!r}")
 
 
 def fit_classifier(

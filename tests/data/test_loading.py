@@ -14,9 +14,9 @@ import tensorflow as tf
 from PIL import Image
 
 from ddq_tf import data
-from ddq_tf.config import RESIZES
 from ddq_tf.data import loading, sources
 from ddq_tf.errors import DDQError
+from ddq_tf.pictures import RESIZES
 
 
 def png(color: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> bytes:

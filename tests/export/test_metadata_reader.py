@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddq_tf.config import CHANNELS, RESIZES
 from ddq_tf.errors import DDQError
 from ddq_tf.export import ModelMetadata, metadata_schema, model_metadata, read_metadata, tflite
+from ddq_tf.pictures import CHANNELS, RESIZES
 from tests.export.fuzzing import MUTATIONS
 from tests.export.graphs import small_network
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ddq_tf import DDQError, jobs
-from ddq_tf.jobs.images import open_images, range_of_grid
+from ddq_tf.jobs.images import open_images
+from ddq_tf.jobs.pixels import range_of_grid
 
 
 def test_the_input_range_comes_from_the_model(trained: Any, quantized: Any) -> None:

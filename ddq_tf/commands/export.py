@@ -1,0 +1,93 @@
+"""`ddq export`: an integer-only .tflite file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ddq_tf.command_line import Call, Command, Group, Outcome, flags
+from ddq_tf.command_line.shared import OUTPUT, target_flag
+from ddq_tf.command_line.words import percent
+
+_TYPES = ("int8", "uint8", "float32")
+
+
+def _run(call: Call) -> Outcome:
+    from ddq_tf import jobs
+    from ddq_tf.jobs.android import asset_of
+    from ddq_tf.jobs.export import export_results
+
+    values = call.flags
+    result = jobs.export_file(
+        call.files[0],
+        values["out"],
+        target=values["target"],
+        input_type=values["input_type"],
+        output_type=values["output_type"],
+        keep_names=values["keep_names"],
+        labels=values["labels"],
+        input_range=values["input_range"],
+        android=values["android"],
+    )
+    results = export_results(result)
+    asset = [("asset", str(asset_of(values["android"])))] if values["android"] else []
+    ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
+    call.screen.table(
+        [
+            ("saved", str(result.path)),
+            *asset,
+            ("size", f"{result.size_bytes:,} bytes"),
+            ("above floor", _floor_words(result.sizes)),
+            ("target", result.target.name),
+            ("runs on", f"{result.target.runtime} {result.min_runtime} or later"),
+            ("operators", ops),
+        ],
+    )
+    return Outcome(results=results)
+
+
+def _floor_words(sizes: Any) -> str:
+    items = ", ".join(
+        f"{kind.replace('_', ' ')} {size:,}" for kind, size in sizes.above_floor.items() if size
+    )
+    return f"{sizes.total - sizes.floor:,} bytes ({percent(sizes.above_floor_share)}): {items}"
+
+
+COMMAND = Command(
+    name="export",
+    summary="Write a DDQ model as an integer-only .tflite file.",
+    files=("DDQ.keras",),
+    groups=(
+        Group(
+            title="Flags",
+            of=(
+                flags.text("out", "FILE.tflite", "the file to write", required=True),
+                target_flag(None),
+                flags.choice("input_type", "of the file's input", _TYPES, "int8"),
+                flags.choice("output_type", "of the file's output", _TYPES, "int8"),
+                flags.switch(
+                    "keep_names", "keep the names of inner tensors, for looking at the file"
+                ),
+                flags.text("labels", "FILE", "the classes, one a line, for the file's metadata"),
+                flags.pair(
+                    "input_range",
+                    "LOW,HIGH",
+                    "values that pixels 0 and 255 become, for the file's metadata",
+                ),
+                flags.text(
+                    "android",
+                    "FOLDER",
+                    "also put the file into an Android project, such as examples/android, as its "
+                    "asset; needs --labels",
+                ),
+            ),
+        ),
+        OUTPUT,
+    ),
+    notes=(
+        "The floor is what weight codes, biases and a scale for each channel take. Metadata follow "
+        "TFLite's standard, which Android Studio and MediaPipe read."
+    ),
+    example="ddq export ddq.keras --out=ddq.tflite",
+    job="ddq_tf.jobs.export_file",
+    run=_run,
+)
