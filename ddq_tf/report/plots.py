@@ -277,9 +277,10 @@ def error_figure(
     drawn = {words: series for words, series in drawn.items() if series}
     figure = drawing.arranged(370 * len(drawn) + 60, 320)
     panels = figure.subplots(1, len(drawn), squeeze=False).ravel()
+    thin_look = {"color": LIGHT["accent"], "lw": 0.9, "alpha": 0.6, "marker": ""}
     for panel, (words, series) in zip(panels, drawn.items(), strict=True):
         drawing.frame(panel)
-        look = {"color": LIGHT["accent"], "lw": 0.9, "alpha": 0.6} if series is thin else {}
+        look = thin_look if series is thin else {}
         _draw_curves(panel, series, **look)
         drawing.title(panel, "epoch", f"Σ(w − x_q)² / Σw² of {words}")
     if any(value > 0 for values in thin.values() for value in values):
@@ -395,9 +396,9 @@ def _draw_curves(panel: Axes, series: Mapping[str, Sequence[float]], **look: Any
             continue
         finite = drawing.finite(values)
         last = max(place for place, value in enumerate(finite) if math.isfinite(value))
-        style = {"color": LIGHT[palette.of_series(index)], "lw": 2, **look}
+        style = {"color": LIGHT[palette.of_series(index)], "lw": 2, "marker": "o", **look}
         places = range(1, len(finite) + 1)
-        panel.plot(places, finite, marker="o", ms=6, mew=0, markevery=[last], label=label, **style)
+        panel.plot(places, finite, ms=6, mew=0, markevery=[last], label=label, **style)
     drawing.epochs(panel, max(map(len, series.values())))
     drawing.numbers(panel)
 
