@@ -90,10 +90,10 @@ def export_tflite(
     check_path("path", path)
     check_writable(path)
     check_is("metadata", metadata, ModelMetadata | None)
-    chosen = target_of(model, target)
-    if chosen.lookup_tables:
+    if _named_target(model, target).lookup_tables:
         tflm.package()
     lowered = lower(model, input_type=input_type, output_type=output_type)
+    chosen = target_of(model, target)
     if align_if_needed(model):
         lowered = lower(model, input_type=input_type, output_type=output_type)
     graph = run_passes(lowered, chosen)
@@ -139,10 +139,13 @@ def target_of(model: Any, name: str | None = None) -> Target:
     Raises:
         DDQError: if there is no such target.
     """
-    config = getattr(model, "ddq_config", None)
-    chosen = get_target(name or (config.target if config else "litert"))
     offered = [layer.quantizer.precisions[0] for layer in weighted_layers(model)]
-    return chosen.at_least(min(offered, default=MAX_BITS))
+    return _named_target(model, name).at_least(min(offered, default=MAX_BITS))
+
+
+def _named_target(model: Any, name: str | None) -> Target:
+    config = getattr(model, "ddq_config", None)
+    return get_target(name or (config.target if config else "litert"))
 
 
 def min_runtime(data: bytes) -> str:
