@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tfmot_page
 from readme_rows import README, with_rows
 
 from ddq_tf import cli
@@ -135,6 +136,11 @@ def test_readme_is_short_and_its_rows_are_those_of_the_results():
     text = README.read_text("utf-8")
     assert len(text.splitlines()) <= 90
     assert with_rows(text) == text, "run python benchmarks/readme_rows.py"
+
+
+def test_the_page_of_the_bridge_says_what_the_results_say():
+    text = tfmot_page.PAGE.read_text("utf-8")
+    assert tfmot_page.with_section(text) == text, "run python benchmarks/tfmot_page.py"
 
 
 @pytest.mark.filterwarnings("ignore")
