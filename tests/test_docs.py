@@ -17,6 +17,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ from typing import Any
 
 import pytest
 import tfmot_page
+from provenance import RESULTS
 from readme_rows import README, with_rows
 
 from ddq_tf import cli
@@ -136,6 +138,14 @@ def test_readme_is_short_and_its_rows_are_those_of_the_results():
     text = README.read_text("utf-8")
     assert len(text.splitlines()) <= 90
     assert with_rows(text) == text, "run python benchmarks/readme_rows.py"
+
+
+def test_the_values_compared_are_those_of_the_results():
+    found = json.loads((RESULTS / "exactness.json").read_text())["results"]["summary"]
+    page = (DOCS / "results.md").read_text("utf-8")
+    assert f"agree on {found['elements']:,} values of {found['models']}" in page
+    arm = [found[core]["different"] for core in ("cortex-a76", "cortex-a53")]
+    assert [found["different_simulator_litert"], *arm] == [0, 0, 0]
 
 
 def test_the_page_of_the_bridge_says_what_the_results_say():
