@@ -20,7 +20,9 @@ def _run(call: Call) -> Outcome:
     call.console.print()
     text.render(result.report, call.console)
     rows = [(name, f"{seconds:.0f} s") for name, seconds in result.wall_s.items()]
-    call.screen.table([*rows, ("report", f"{result.folder / 'report.html'}")])
+    rows.append(("report", f"{result.folder / 'report.html'}"))
+    rows.append(("your own model", "ddq doctor own.keras tells what to do"))
+    call.screen.table(rows)
     return Outcome(results=result.results)
 
 
