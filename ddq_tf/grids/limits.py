@@ -161,8 +161,7 @@ def _sum_problem(graph: FlatGraph, node: FlatNode, target: Target) -> str | None
 
 def _terms(node: FlatNode) -> int:
     """The number of products in a sum."""
-    quantizer = node.layer.quantizer
-    return quantizer.num_weights // quantizer.num_channels
+    return node.layer.quantizer.weights_per_channel
 
 
 def _kind(node: FlatNode) -> str | None:

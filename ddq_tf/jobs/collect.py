@@ -33,7 +33,7 @@ def _layer_report(layer: Any, target: Target) -> LayerReport:
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float64)
     sizes = (layer.num_bits, layer.quantizer.num_weights, layer.quantizer.num_channels)
     stored_bits = target.index_bits(*sizes) or target.stored_bits(
-        layer.kind, layer.num_bits, layer.quantizer.num_weights // layer.quantizer.num_channels
+        layer.kind, layer.num_bits, layer.quantizer.weights_per_channel
     )
     steps = np.asarray(scale, np.float64)
     power = float(np.sum(np.square(kernel)))

@@ -216,6 +216,11 @@ class WeightQuantizer(LearnedPrecision):
         """How many output channels the kernel has."""
         return int(np.prod(self.channel_shape))
 
+    @property
+    def weights_per_channel(self) -> int:
+        """How many weights each output channel has: a row in the file."""
+        return self.num_weights // self.num_channels
+
     def rescale(self, factor: np.ndarray) -> None:
         """Multiplies the ranges; a kernel multiplied likewise keeps its codes.
 
