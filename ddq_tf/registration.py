@@ -27,6 +27,7 @@ _HOMES = {
         "DDQDepthwiseConv2D",
         "DDQFixedGrid",
         "DDQRescaling",
+        "DDQSlice",
         "DDQSoftmax",
         "FloatConv2D",
         "FloatConv2DTranspose",

@@ -5,6 +5,7 @@ To add a layer, add its rule to the file of its family, with examples.
 
 from ddq_tf.kinds import (
     activations,
+    operations,
     pooling,
     quantizers,
     scales,
@@ -26,6 +27,7 @@ RULES = Registry(
         shapes.FAMILY,
         scales.FAMILY,
         training_only.FAMILY,
+        operations.FAMILY,
         quantizers.FAMILY,
     )
 )

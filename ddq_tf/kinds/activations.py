@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.activations.activations import ReLU as ReluFunction
-from keras.src.ops import nn
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -25,7 +21,6 @@ from ddq_tf.kinds.rule import (
     Family,
     LayerRule,
     Output,
-    as_layer,
     on_any_rank,
     plain_copy,
 )
@@ -82,20 +77,6 @@ def _leaky(to: Canonicalizer, node: FlatNode, slope: float) -> list[FlatNode]:
     return [node.calling(to.layer(node.layer, "leaky", lambda: L.LeakyReLU(odd, name=node.name)))]
 
 
-def _clip(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Clip(x, 0, ceiling)."""
-    low, high = node.layer.x_min, node.layer.x_max
-    if not all(isinstance(end, int | float) for end in (low, high)) or low != 0 or high <= 0:
-        return [node]
-    return [node.calling(to.layer(node.layer, "relu", lambda: L.ReLU(high, name=node.name)))]
-
-
-def _exact_gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    if node.layer.approximate:
-        return [node]
-    return [node.calling(_activation(to, node, "layer", "gelu", node.name))]
-
-
 # Checks
 
 
@@ -113,14 +94,6 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
 
 def _check_elu(graph: FlatGraph, node: FlatNode) -> str | None:
     return f"needs alpha=1. Received: alpha={node.layer.alpha}"
-
-
-def _check_clip(graph: FlatGraph, node: FlatNode) -> str | None:
-    layer = node.layer
-    return (
-        "needs to clip to 0 and a number > 0, as a clipped ReLU does. "
-        f"Received: {layer.x_min!r} and {layer.x_max!r}"
-    )
 
 
 # The DDQ twin
@@ -200,27 +173,6 @@ def _examples(*names: str) -> tuple[Example, ...]:
     return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
 
 
-def _as_layer(make: Callable[[Any, str], Any], operation: type, *uses: Any) -> LayerRule:
-    """The rule of an activation written as a function, as in `keras.activations.relu(x)`."""
-    return as_layer(
-        lambda node: make(node.layer, node.name),
-        operation,
-        needs="a tensor",
-        examples=tuple(Example(build=use) for use in uses),
-    )
-
-
-def _above_zero(node: FlatNode) -> Any | None:
-    """Max(x, 0) is a ReLU."""
-    given = [constant for constant in node.constants if constant is not None]
-    is_zero = len(node.inputs) == len(given) == 1 and np.ndim(given[0]) == 0 and given[0] == 0
-    return L.ReLU(name=node.name) if is_zero else None
-
-
-def _named(function: str, operation: type, use: Any) -> LayerRule:
-    return _as_layer(lambda _, name: L.Activation(function, name=name), operation, use)
-
-
 FAMILY = Family(
     title="activations",
     rules=(
@@ -239,12 +191,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.ReLU(1.5)(L.Conv2D(4, 1)(x))),
                 Example(build=lambda x: L.ReLU(0.7)(x)),
             ),
-        ),
-        LayerRule(
-            layers=(operations.Clip,),
-            expand=_clip,
-            problem=_check_clip,
-            examples=(Example(build=lambda x: keras.ops.clip(x, 0.0, 1.0)),),
         ),
         LayerRule(
             layers=(L.LeakyReLU,),
@@ -305,38 +251,5 @@ FAMILY = Family(
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
             ),
         ),
-        _as_layer(
-            lambda op, name: L.ReLU(op.max_value, op.negative_slope, op.threshold, name=name),
-            ReluFunction,
-            lambda x: keras.activations.relu(x),
-            lambda x: keras.activations.relu(x, max_value=2.0),
-            lambda x: keras.activations.relu(x, negative_slope=0.1),
-        ),
-        _as_layer(lambda _, name: L.ReLU(name=name), nn.Relu, keras.ops.relu),
-        _as_layer(lambda _, name: L.ReLU(6.0, name=name), nn.Relu6, keras.ops.relu6),
-        as_layer(
-            _above_zero,
-            operations.Maximum,
-            needs="a tensor and 0, as a ReLU does",
-            examples=(Example(build=lambda x: keras.ops.maximum(x, 0.0)),),
-        ),
-        _as_layer(
-            lambda op, name: L.LeakyReLU(op.negative_slope, name=name),
-            nn.LeakyRelu,
-            keras.ops.leaky_relu,
-        ),
-        _as_layer(lambda op, name: L.ELU(op.alpha, name=name), nn.Elu, keras.ops.elu),
-        LayerRule(
-            layers=(nn.Gelu,),
-            expand=_exact_gelu,
-            problem=lambda graph, node: "needs approximate=False. Received: approximate=True",
-            examples=(Example(build=lambda x: keras.ops.gelu(x, approximate=False)),),
-        ),
-        _as_layer(lambda op, name: L.Softmax(op.axis, name=name), nn.Softmax, keras.ops.softmax),
-        _named("sigmoid", nn.Sigmoid, keras.ops.sigmoid),
-        _named("tanh", operations.Tanh, keras.ops.tanh),
-        _named("silu", nn.Silu, keras.ops.silu),
-        _named("hard_sigmoid", nn.HardSigmoid, keras.ops.hard_sigmoid),
-        _named("hard_silu", nn.HardSilu, keras.ops.hard_silu),
     ),
 )

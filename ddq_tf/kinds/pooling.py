@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import (
@@ -18,7 +16,7 @@ from ddq_tf.graph.windows import (
     values_inside,
 )
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, as_layer
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output
 from ddq_tf.layers import DDQBorderGain
 
 if TYPE_CHECKING:
@@ -246,20 +244,6 @@ def _on_row(layer: type, twin: OnRow, *uses: Any) -> LayerRule:
     )
 
 
-def _global(kind: str) -> Callable[[FlatNode], Any | None]:
-    """The global pooling that a reduction is, of images or sequences."""
-
-    def make(node: FlatNode) -> Any | None:
-        rank, axis = len(node.shapes[0]), node.layer.axis
-        given = [axis] if isinstance(axis, int) else axis or ()
-        if rank not in (3, 4) or {each % rank for each in given} != set(range(1, rank - 1)):
-            return None
-        layer = getattr(L, f"{kind}{rank - 2}D")
-        return layer("channels_last", keepdims=node.layer.keepdims, name=node.name)
-
-    return make
-
-
 FAMILY = Family(
     title="windows",
     rules=(
@@ -320,22 +304,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.GlobalMaxPooling2D()(x)),
                 Example(build=lambda x: L.GlobalMaxPooling2D(keepdims=True)(x)),
             ),
-        ),
-        as_layer(
-            _global("GlobalAveragePooling"),
-            operations.Mean,
-            needs="the axes between batch and channels, of images or sequences",
-            examples=(
-                Example(build=lambda x: keras.ops.mean(x, (1, 2))),
-                Example(build=lambda x: keras.ops.mean(x, (-3, -2), keepdims=True)),
-                Example(build=lambda x: keras.ops.mean(x, 1), shape=(12, 4)),
-            ),
-        ),
-        as_layer(
-            _global("GlobalMaxPooling"),
-            operations.Max,
-            needs="the axes between batch and channels, of images or sequences",
-            examples=(Example(build=lambda x: keras.ops.max(x, (1, 2))),),
         ),
         LayerRule(
             layers=(L.UpSampling2D,),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
-from keras.src.ops import core
 
 from ddq_tf.graph import FlatNode
-from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, as_layer, on_any_rank
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, on_any_rank
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -59,12 +58,6 @@ def _rule(
     )
 
 
-def _as_float(node: FlatNode) -> Any | None:
-    """A change to another type of floats; activations have none in the integer graph."""
-    is_float = keras.backend.is_float_dtype(node.layer.dtype)
-    return L.Identity(name=node.name) if is_float else None
-
-
 def _dropout_row(layer: Any, name: str) -> Any:
     return L.SpatialDropout2D(layer.rate, name=name)
 
@@ -93,12 +86,6 @@ FAMILY = Family(
             lower=lower_alias,
             is_homogeneous=True,
             examples=(Example(build=lambda x: L.Identity()(x)),),
-        ),
-        as_layer(
-            _as_float,
-            core.Cast,
-            needs="floats",
-            examples=(Example(build=lambda x: keras.ops.cast(x, "float32")),),
         ),
         LayerRule(
             layers=tuple(getattr(L, name) for name in _AUGMENTATIONS if hasattr(L, name)),

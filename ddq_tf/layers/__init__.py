@@ -1,7 +1,7 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
 from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax, elu
-from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
+from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling, DDQSlice
 from ddq_tf.layers.in_float import (
     FloatConv2D,
     FloatConv2DTranspose,
@@ -33,6 +33,7 @@ __all__ = [
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
     "DDQRescaling",
+    "DDQSlice",
     "DDQSoftmax",
     "DDQWeightedLayer",
     "FloatConv2D",
