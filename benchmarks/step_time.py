@@ -3,9 +3,10 @@
     python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32]
 
 MobileNetV2, 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one step of
-each variant after the other; medians; and the first step of each, in which it is traced. The same network is also trained by TensorFlow Model
-Optimization's int8 QAT on tf_keras, where these are installed. Peak memory is measured apart, one
-process for each variant. Writes benchmarks/results/step_time_strideN.json.
+each variant after the other; medians; and the first step of each, in which it is traced. The same
+network is also trained by TensorFlow Model Optimization's int8 QAT on tf_keras, where these are
+installed. Peak memory is measured apart, one process for each variant. Writes
+benchmarks/results/step_time_strideN.json.
 """
 
 from __future__ import annotations
