@@ -385,7 +385,8 @@ class _Flattener:
             for tensor, number in zip(node.arguments.keras_tensors, reads, strict=True)
         }
         try:
-            return trace(node.operation, *node.arguments.fill_in(known), graph_of), ""
+            args, kwargs = node.arguments.fill_in(known)
+            return trace(node.operation, args, kwargs, graph_of), ""
         except NotReadableError as error:
             return None, str(error)
 

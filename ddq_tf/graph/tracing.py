@@ -88,6 +88,13 @@ class Trace:
         """The symbolic tensors in `output`, in order."""
         return keras.tree.flatten(self.output)
 
+    @property
+    def has_sizes(self) -> bool:
+        """Whether all sizes but the batch are known, or those of the inputs are not either."""
+        written = [tensor for call in self.calls for tensor in call.outputs]
+        open_inputs = any(None in tensor.shape[1:] for tensor in self.inputs)
+        return open_inputs or not any(None in tensor.shape[1:] for tensor in written)
+
 
 class NotReadableError(DDQError):
     """A layer whose `call` cannot be read; the message says why, where and what to do."""
@@ -121,11 +128,14 @@ def trace(
     """
     first = _traced(layer, args, kwargs, walk, None)
     if isinstance(first, Trace) and not any(call.trouble for call in first.calls):
-        return first
+        if first.has_sizes:
+            return first
     second = _traced(layer, args, kwargs, walk, _BATCH)
-    if isinstance(second, NotReadableError):
-        raise second
-    return second
+    if isinstance(second, Trace):
+        return second
+    if isinstance(first, Trace):
+        return first
+    raise second
 
 
 def _traced(
@@ -143,13 +153,14 @@ def _traced(
         return inputs[-1]
 
     inputs: list[Any] = []
-    args, kwargs = keras.tree.map_structure(fresh, (args, dict(kwargs)))
+    args = tuple(keras.tree.map_structure(fresh, leaf) for leaf in args)
+    given = {name: keras.tree.map_structure(fresh, leaf) for name, leaf in kwargs.items()}
     tape = _Tape(walk)
-    if kwargs.get("training") is None:
-        kwargs["training"] = _Unsaid()
+    if given.get("training") is None:
+        given["training"] = _Unsaid()
     try:
         with _watched_by(tape):
-            output = layer(*args, **kwargs)
+            output = layer(*args, **given)
     except NotReadableError as error:
         return error
     except Exception as error:  # of whatever a user's code raises

@@ -192,9 +192,7 @@ def _pair(kind: type | None, affine: Callable[[Any, int], Affine | None]) -> Mak
 
     def make(steps: Steps, node: FlatNode) -> Made:
         if len(steps.inputs) == 2:
-            if kind is None:
-                return None
-            return steps.call("", lambda name: kind(name=name), *steps.inputs)
+            return _of_two(steps, kind)
         given = [(i, c) for i, c in enumerate(node.constants) if c is not None]
         if len(steps.inputs) != 1 or len(given) != 1:
             return None
@@ -203,6 +201,10 @@ def _pair(kind: type | None, affine: Callable[[Any, int], Affine | None]) -> Mak
         return None if found is None else _rescaled(steps, steps.inputs[0], *found)
 
     return make
+
+
+def _of_two(steps: Steps, kind: Any) -> Made:
+    return kind and steps.call("", lambda name: kind(name=name), *steps.inputs)
 
 
 def _for_channels(given: Any, shape: Shape) -> np.ndarray | None:
@@ -455,7 +457,7 @@ def _batch_norm(steps: Steps, node: FlatNode) -> Made:
         return None
 
     def built(name: str) -> Any:
-        layer = L.BatchNormalization(
+        layer: Any = L.BatchNormalization(
             epsilon=node.layer.epsilon,
             center=offset is not None,
             scale=scale is not None,
@@ -701,7 +703,7 @@ def _padded(steps: Steps, node: FlatNode) -> Made:
     return steps.permuted("", value, (*range(2, rank), 1))
 
 
-def _zeros(border: Sequence[tuple[int, int]], name: str) -> Any:
+def _zeros(border: Sequence[Any], name: str) -> Any:
     if len(border) == 1:
         return L.ZeroPadding1D(border[0], name=name)
     return L.ZeroPadding2D(tuple(border), name=name)
@@ -884,7 +886,7 @@ def _as_float(operation: Any, name: str) -> Any:
     return L.Identity(name=name) if is_float else None
 
 
-_ops = keras.ops
+_ops: Any = keras.ops
 _A_TENSOR = "a tensor"
 _TWO = "two tensors, or a tensor and a number or one for each channel; to divide by, not 0"
 _A_KERNEL = "a tensor, channels last, and a kernel of fixed numbers or variables"
@@ -895,7 +897,7 @@ _PARTS = (
 _SEQUENCE = (12, 4)
 
 
-def _constant(*shape: int) -> np.ndarray:
+def _constant(*shape: int) -> Any:
     """Numbers for examples."""
     values = np.random.default_rng(len(shape)).normal(size=shape)
     return values.astype(np.float32)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.kinds.operations import largest, smallest
 from ddq_tf.kinds.rule import (
     Example,
+    Expand,
     Family,
     LayerRule,
     Lower,
     Output,
     on_any_rank,
 )
+from ddq_tf.kinds.steps import Steps, Value
+from ddq_tf.layers import DDQRescaling
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -45,7 +49,34 @@ def _chain(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     return nodes
 
 
+def _average(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """The sum, divided by the number of summands."""
+    steps = Steps(to, node)
+    total = steps.inputs[0]
+    for number, value in enumerate(steps.inputs[1:]):
+        total = steps.call(f"sum_{number}", lambda name: L.Add(name=name), total, value)
+    share = 1 / len(steps.inputs)
+    return steps.writing(steps.call("", lambda name: DDQRescaling(share, name=name), total))
+
+
+def _chosen(
+    choose: Callable[[Steps, Sequence[Value]], Value | None],
+) -> Expand:
+    """Element-wise, of tensors of one shape."""
+
+    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+        steps = Steps(to, node)
+        made = choose(steps, steps.inputs)
+        return [node] if made is None else steps.writing(made)
+
+    return expand
+
+
 # Checks
+
+
+def _one_shape(graph: FlatGraph, node: FlatNode) -> str | None:
+    return f"needs tensors of one fixed shape. Received: {', '.join(map(str, node.shapes))}"
 
 
 def _two_inputs(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -99,6 +130,33 @@ FAMILY = Family(
             lower=_lower("SUB"),
             is_homogeneous=True,
             examples=(Example(build=lambda x: _twice(L.Subtract())(x)),),
+        ),
+        LayerRule(
+            layers=(L.Average,),
+            words="Average",
+            expand=_average,
+            examples=(
+                Example(build=lambda x: _twice(L.Average())(x)),
+                Example(build=lambda x: L.Average()([x, L.Conv2D(4, 1)(x), x]), shape=(8, 8, 4)),
+                Example(build=lambda x: L.Average()([x, L.Dense(7)(x)]), shape=(7,)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Maximum,),
+            words="Maximum",
+            expand=_chosen(largest),
+            problem=_one_shape,
+            examples=(
+                Example(build=lambda x: _twice(L.Maximum())(x)),
+                Example(build=lambda x: L.Maximum()([x, L.Dense(7)(x), x]), shape=(7,)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Minimum,),
+            words="Minimum",
+            expand=_chosen(smallest),
+            problem=_one_shape,
+            examples=(Example(build=lambda x: _twice(L.Minimum())(x)),),
         ),
         LayerRule(
             layers=(L.Multiply,),

@@ -16,6 +16,10 @@ L = keras.layers
 
 # Which of them there are depends on Keras's release. RandomCrop is none: it crops in inference too.
 _AUGMENTATIONS = (
+    "AugMix",
+    "CutMix",
+    "MixUp",
+    "RandAugment",
     "RandomBrightness",
     "RandomColorDegeneration",
     "RandomColorJitter",
@@ -75,6 +79,7 @@ FAMILY = Family(
         ),
         _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),
         _rule(L.GaussianDropout, lambda: L.GaussianDropout(0.2)),
+        _rule(L.AlphaDropout, lambda: L.AlphaDropout(0.2)),
         _rule(L.ActivityRegularization, lambda: L.ActivityRegularization(l2=1e-3), two_modes=False),
         LayerRule(
             layers=(L.Identity,),
