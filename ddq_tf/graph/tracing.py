@@ -25,7 +25,6 @@ from ddq_tf.errors import DDQError
 _OPENED = (
     keras.layers.Lambda,
     keras.layers.Pipeline,
-    keras.layers.RandomCrop,
     keras.layers.SpectralNormalization,
 )
 _OURS = "ddq_tf"
@@ -127,9 +126,9 @@ def trace(
         NotReadableError: if that cannot be seen at all.
     """
     first = _traced(layer, args, kwargs, walk, None)
-    if isinstance(first, Trace) and not any(call.trouble for call in first.calls):
-        if first.has_sizes:
-            return first
+    is_plain = isinstance(first, Trace) and not any(call.trouble for call in first.calls)
+    if isinstance(first, Trace) and is_plain and first.has_sizes:
+        return first
     second = _traced(layer, args, kwargs, walk, _BATCH)
     if isinstance(second, Trace):
         return second
