@@ -129,4 +129,30 @@ def own_call():
     return Residual(x, L.Conv2D(3, 3, padding="same")(x), name="residual")
 
 
-MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call)
+class Mixed(L.Layer):
+    """One matrix and one kernel of its own for both halves of the channels."""
+
+    def build(self, shape):
+        half = shape[-1] // 2
+        self.kernel = self.add_weight(shape=(3, 3, half, half), name="kernel")
+        self.matrix = self.add_weight(shape=(half, half), name="matrix")
+
+    def call(self, x):
+        halves = ops.split(x, 2, axis=-1)
+        halves = [ops.conv(half, self.kernel, padding="same") for half in halves]
+        left, right = (ops.matmul(half, self.matrix) for half in halves)
+        return ops.concatenate([ops.maximum(left, right), left - right], axis=-1)
+
+
+def operations():
+    """Of keras.ops alone, but for two layers."""
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = ops.pad(inputs[..., ::-1], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = ops.relu6(Mixed(name="mixed")(L.Conv2D(8, 3)(x)))
+    x = ops.max_pool(x, 2) + ops.average_pool(x, 2)
+    x = x * ops.sigmoid(ops.mean(x, axis=-1, keepdims=True))
+    x = ops.reshape(ops.transpose(x, (0, 3, 1, 2)), (-1, 8 * 8, 8))[:, :, 1:5]
+    return keras.Model(inputs, ops.softmax(L.Dense(3)(ops.sum(x, axis=1))))
+
+
+MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call, operations)

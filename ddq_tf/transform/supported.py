@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
@@ -105,15 +106,21 @@ def problems_of_weights(graph: FlatGraph) -> list[Problem]:
                 "them up"
             )
             found.append(Problem.of(node, words))
-        for variable in getattr(layer, "weights", ()):
+        variables = [c for c in node.constants if isinstance(c, keras.Variable)]
+        for variable in (*getattr(layer, "weights", ()), *variables):
             owner = owners.setdefault(id(variable), node)
-            if owner.layer is not layer:
+            if owner.layer is not layer and not _are_operations(owner, node):
                 words = (
                     f"shares its {variable.name!r} with layer {owner.name!r}, which quantization "
                     "would part; call one layer twice instead"
                 )
                 found.append(Problem.of(node, words))
     return list(dict.fromkeys(found))
+
+
+def _are_operations(one: FlatNode, other: FlatNode) -> bool:
+    """Whether two calls do the same with a variable, which one layer then does for both."""
+    return type(one.layer) is type(other.layer) and not isinstance(one.layer, keras.layers.Layer)
 
 
 def problems_of_values(graph: FlatGraph) -> list[Problem]:

@@ -27,9 +27,11 @@ def replayed(graph, given):
         reads = [values[tensor] for tensor in node.inputs]
         if isinstance(node.layer, L.Layer):
             written = node.layer(reads if len(reads) > 1 else reads[0])
+        elif len(node.inputs) > 1 and node.constants == (None,):
+            written = node.layer(reads)
         else:
             left = iter(reads)
-            arguments = [next(left) if c is None else c for c in node.constants]
+            arguments = [next(left, None) if c is None else c for c in node.constants]
             written = node.layer(*arguments)
         values.update(zip(node.outputs, keras.tree.flatten(written), strict=True))
     return [array(values[tensor]) for tensor in graph.outputs]

@@ -9,9 +9,11 @@ import pytest
 from ddq_tf import DDQConfig, jobs, load_model, quantize_model, reconstruct_model
 from ddq_tf.errors import DDQError
 from ddq_tf.export import export_tflite, first_difference, verify
+from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface
+from ddq_tf.layers import DDQConv2D, DDQDense
 from tests.toys import array, images, shake
-from tests.users import MODELS, ResNet, lambdas, resnet
+from tests.users import MODELS, ResNet, lambdas, operations, resnet
 
 L = keras.layers
 
@@ -43,8 +45,32 @@ def test_model_and_file_agree_after_a_step_of_training(make, tmp_path):
     file = export_tflite(loaded, tmp_path / "net.tflite")
     assert first_difference(loaded, x) is None
     found = verify(loaded, file, [x])
-    assert found.equal_codes_share >= (0.9999 if make.__name__ == "inside" else 1.0)
+    assert found.equal_codes_share >= (0.9999 if make.__name__ in ("inside", "operations") else 1.0)
     assert found.weight_codes_identical
+
+
+def test_calls_that_share_a_variable_share_a_layer():
+    model = operations()
+    quantized = quantize_model(model, DDQConfig(budget=None), calibration=of(model))
+    convolutions = [n.layer for n in flatten(quantized).nodes if type(n.layer) is DDQConv2D]
+    dense = [n.layer for n in flatten(quantized).nodes if type(n.layer) is DDQDense]
+    assert (len(convolutions), len(set(map(id, convolutions)))) == (3, 2)
+    assert (len(dense), len(set(map(id, dense)))) == (3, 2)
+
+
+def test_a_variable_of_a_layer_and_of_an_operation_is_refused():
+    class Tied(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = L.Dense(6, use_bias=False, name="dense")
+
+        def call(self, x):
+            return keras.ops.matmul(self.dense(x), self.dense.kernel)
+
+    model = Tied(name="tied")
+    model(images(2, (6,)))
+    with pytest.raises(DDQError, match=r"'matmul' \(Matmul\).*shares its 'kernel' with.*'dense'"):
+        quantize_model(model, calibration=images(8, (6,)))
 
 
 def test_a_frozen_part_stays_frozen():
