@@ -30,6 +30,7 @@ from ddq_tf.kinds.rule import (
     plain_copy,
 )
 from ddq_tf.layers import DDQSoftmax, elu
+from ddq_tf.targets import get_target
 
 if TYPE_CHECKING:
     from ddq_tf.config import DDQConfig
@@ -137,7 +138,7 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
     """ReLUs become ReLU layers, softmax DDQSoftmax, ELU an exact one; the others stay."""
     function = activation_name(node.layer)
     if function == "softmax":
-        return DDQSoftmax(name=name)
+        return DDQSoftmax(get_target(config.target).float_islands, name=name)
     if function in ("relu", "relu6", "clipped_relu"):
         return L.ReLU(ceiling_of(node.layer), name=name)
     if function == "elu":
@@ -149,12 +150,14 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
 
 
 def _lower(into: Lowering, node: FlatNode) -> None:
-    """LOGISTIC, TANH or hard sigmoid on a fixed grid; ELU, GELU; the others are no operators."""
+    """One operator, an island, or a hard sigmoid; what keeps its grid is none."""
     function = function_of(node.layer)
     if function is None or function.output is Output.KEEPS:
         into.names[node.outputs[0]] = into.names[node.inputs[0]]
     elif function.name == "hard_sigmoid":
         _lower_hard_sigmoid(into, node)
+    elif function.formula is not None and (into.float_islands or not function.operator):
+        into.island(node, function.formula)
     else:
         is_fixed = function.output is Output.FIXED
         reads = into.names[node.inputs[0]]
@@ -193,7 +196,8 @@ def _prelu_row(layer: Any, name: str) -> Any:
 
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
-    into.in_floats(node, "PRELU", {"slopes": as_float64(node.layer.alpha)})
+    slopes = as_float64(node.layer.alpha)
+    into.island(node, lambda step, x: step("PRELU", x, slopes))
 
 
 def _examples(*names: str) -> tuple[Example, ...]:

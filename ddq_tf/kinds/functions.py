@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from ddq_tf.kinds.rule import Output
-from ddq_tf.layers import SOFTMAX_SCALE, elu
+from ddq_tf.layers import SOFTMAX_SCALE, elu, formulas
+from ddq_tf.layers.formulas import Formula
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -26,7 +27,8 @@ class Function:
         is_fused: whether an operator that it alone follows does it.
         values: float64 to float64, for what is looked up in a table of 256 entries.
         grid: (scale, lowest code) of what it writes, where that is fixed.
-        operator: TFLite's, where it is one.
+        operator: TFLite's, where it is one on integers.
+        formula: the same on floats, where XNNPACK has no kernel for the integer one.
         gate: the function g of x * g(x).
     """
 
@@ -36,6 +38,7 @@ class Function:
     values: Values | None = None
     grid: tuple[float, int] | None = None
     operator: str = ""
+    formula: Formula | None = None
     gate: str = ""
 
 
@@ -76,7 +79,13 @@ FUNCTIONS: dict[str, Function] = {
             values=lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
             operator="ELU",
         ),
-        Function(name="gelu", output=Output.OWN, values=_gelu, operator="GELU"),
+        Function(
+            name="gelu",
+            output=Output.OWN,
+            values=_gelu,
+            operator="GELU",
+            formula=formulas.gelu,
+        ),
     )
 }
 

@@ -1,6 +1,13 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
-from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax, elu
+from ddq_tf.layers.activation import (
+    ACTIVATION_KINDS,
+    MOST_POWERS,
+    SOFTMAX_SCALE,
+    DDQActivation,
+    DDQSoftmax,
+    elu,
+)
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
 from ddq_tf.layers.in_float import (
     FloatConv2D,
@@ -23,6 +30,7 @@ from ddq_tf.layers.weighted import (
 
 __all__ = [
     "ACTIVATION_KINDS",
+    "MOST_POWERS",
     "SOFTMAX_SCALE",
     "DDQActivation",
     "DDQBatchNormalization",

@@ -6,8 +6,9 @@ The rules of `ddq_tf.kinds` say what each layer is in terms of what stands here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import fold_in_float, quantizer_after
 from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
+from ddq_tf.layers.formulas import Formula, Step
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
 _MOST_CODE = 2.0**30
@@ -35,10 +37,15 @@ Layout = Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
 class Lowering:
-    """Collects tensors and operators while walking the flat graph."""
+    """Collects tensors and operators while walking the flat graph.
 
-    def __init__(self, graph: FlatGraph) -> None:
+    Attributes:
+        float_islands: whether what XNNPACK has no integer kernel for is computed in float.
+    """
+
+    def __init__(self, graph: FlatGraph, float_islands: bool) -> None:
         self.graph = graph
+        self.float_islands = float_islands
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
         self.names: dict[int, str] = {}
@@ -221,9 +228,15 @@ class Lowering:
 
     def _weighted_in_floats(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
         kernel, bias, output = fold_in_float(self.graph, node)
-        constants = {"kernel": layout(kernel)[0], "bias": bias}
         attrs["fused_activation_function"] = self.fused_activation(output)
-        self.in_floats(node, kind, constants, output=output, **attrs)
+        weights = self._number(f"{node.name}/kernel", layout(kernel)[0])
+        added = self._number(f"{node.name}/bias", bias)
+
+        def formula(step: Step, x: Any) -> Any:
+            operands = self._ordered(kind, node, (x, weights, added))
+            return step(kind, *operands, shape=output_shape(node), **attrs)
+
+        self.island(node, formula, writes=self.result(node, output))
 
     def _ordered(self, kind: str, node: FlatNode, operands: tuple[str, ...]) -> tuple[str, ...]:
         """The operands image, weights, bias as an operator takes them."""
@@ -293,41 +306,82 @@ class Lowering:
         grid = Quantization(scale=unit)
         return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
 
-    def in_floats(
+    def island(
         self,
         node: FlatNode,
-        operator: str,
-        constants: Mapping[str, np.ndarray],
+        formula: Formula,
         *,
-        output: int | None = None,
-        **attrs: Any,
+        reads: str | None = None,
+        writes: str | None = None,
     ) -> None:
-        """DEQUANTIZE, an operator on floats with constants, QUANTIZE.
+        """DEQUANTIZE, operators on floats, QUANTIZE.
 
-        XNNPACK runs all three with the integer operators around them, as one part. Where the
-        operator is a plain IEEE operation it gives, on every machine, what Keras's float32 gives;
-        sums of floats depend on their order, in the last bits.
+        XNNPACK runs all of them with the integer operators around, as one part.
 
         Args:
             node: what computes.
-            operator: TFLite's.
-            constants: what it reads behind the image, by name.
-            output: the tensor that it writes, where more is folded in than the node.
+            formula: makes of the dequantized tensor what is quantized; see `on_floats`.
+            reads: an INT8 tensor; None for the node's input.
+            writes: likewise; None for a result on the grid of the quantizer behind the node.
+        """
+        reads = self.names[node.inputs[0]] if reads is None else reads
+        real = self.declare(f"{node.name}/real", self.tensors[reads].shape, DType.FLOAT32, None)
+        self.emit("DEQUANTIZE", (reads,), real, source=node.name)
+        made = formula(functools.partial(self.on_floats, node), real)
+        writes = self.result(node, node.outputs[0]) if writes is None else writes
+        self.emit("QUANTIZE", (made,), writes, source=node.name)
+
+    def on_floats(
+        self,
+        node: FlatNode,
+        kind: str,
+        *operands: str | int | float | np.ndarray,
+        shape: tuple[int | None, ...] | None = None,
+        **attrs: Any,
+    ) -> str:
+        """Writes one operator on floats; returns the tensor that it makes.
+
+        Args:
+            node: what computes.
+            kind: TFLite's name of the operator.
+            *operands: tensors by name; numbers and arrays become constants: float32 if they are
+                floats, else int32.
+            shape: of the result; None for that of the first tensor.
             **attrs: of the operator.
         """
-        reads, shape = self.names[node.inputs[0]], output_shape(node)
-        real = self.declare(f"{node.name}/real", node.shapes[0], DType.FLOAT32, None)
-        made = self.declare(f"{node.name}/made", shape, DType.FLOAT32, None)
-        operands = [
-            self.declare(f"{node.name}/{label}", values.shape, DType.FLOAT32, None, values)
-            for label, each in constants.items()
-            for values in (np.ascontiguousarray(each, np.float32),)
+        names = [
+            operand if isinstance(operand, str) else self._number(f"{node.name}/number", operand)
+            for operand in operands
         ]
-        self.emit("DEQUANTIZE", (reads,), real, source=node.name)
-        ordered = self._ordered(operator, node, (real, *operands))
-        self.emit(operator, ordered, made, source=node.name, **attrs)
-        writes = self.result(node, node.outputs[0] if output is None else output)
-        self.emit("QUANTIZE", (made,), writes, source=node.name)
+        if shape is None:
+            first = next(operand for operand in operands if isinstance(operand, str))
+            shape = self.tensors[first].shape
+        made = self.declare(f"{node.name}/{kind.lower()}", shape, DType.FLOAT32, None)
+        self.emit(kind, tuple(names), made, source=node.name, **attrs)
+        return made
+
+    def _number(self, name: str, value: int | float | np.ndarray) -> str:
+        """Adds a constant."""
+        data = np.atleast_1d(np.asarray(value))
+        if data.dtype.kind != "f":
+            return self.constant(name, data)
+        data = np.ascontiguousarray(data, np.float32)
+        return self.declare(name, data.shape, DType.FLOAT32, None, data)
+
+    def below_peak(self, node: FlatNode) -> str:
+        """The name of x - max x along the last axis: REDUCE_MAX, SUB.
+
+        Codes reach up to 255 below 0, which is code 127; the scale stays.
+        """
+        reads = self.names[node.inputs[0]]
+        shape = self.tensors[reads].shape
+        peak = self.alike(f"{node.name}/peak", reads, (*shape[:-1], 1))
+        axis = self.constant(f"{node.name}/axis", [len(shape) - 1])
+        self.emit("REDUCE_MAX", (reads, axis), peak, source=node.name, keep_dims=True)
+        grid = Quantization(scale=np.array([self.scale(reads)]), zero_point=127)
+        below = self.declare(f"{node.name}/below", shape, DType.INT8, grid)
+        self.emit("SUB", (reads, peak), below, source=node.name)
+        return below
 
     def mean(self, node: FlatNode, *, keep_dims: bool) -> None:
         """MEAN over height and width."""

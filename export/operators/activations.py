@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ddq_tf import xnnpack
-from ddq_tf.export.ir import DType, Op, Tensor
+from ddq_tf.export.ir import Op, Tensor
 from ddq_tf.export.operators.arithmetic import (
     F32,
     limits,
@@ -28,6 +28,10 @@ from ddq_tf.export.operators.operator import (
     eight_bit_is_2,
     int8_is_2,
 )
+
+# What an operator's results are, where they are probabilities. DIV is the end of a softmax that is
+# computed in float: no other function that is written so ends with one.
+PROBABILITIES: Mapping[str, str] = {"LOGISTIC": "sigmoid", "SOFTMAX": "softmax", "DIV": "softmax"}
 
 
 def logistic(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -57,15 +61,19 @@ def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     (image,) = reads
     codes = np.arange(-128, 128)
     real = ((codes - image.zero_point).astype(F32) * image.scale).astype(np.float64)
-    if op.attrs["approximate"]:
-        inner = np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)
-        factors = (1 + np.tanh(inner)) / 2
-    else:
-        factors = np.array([math.erfc(-x * math.sqrt(0.5)) / 2 for x in real])
-    scaled = ((real * factors).astype(F32) * (F32(1) / scale(output))).astype(np.float64)
+    values = _gelu_of(op)(real).astype(F32)
+    scaled = (values * (F32(1) / scale(output))).astype(np.float64)
     rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
     table = saturate(rounded + quantization(output).zero_point, output)
     return table[image.values.astype(np.int64) + 128]
+
+
+def _gelu_of(op: Op) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that a GELU is, in float64."""
+    if op.attrs["approximate"]:
+        root = np.sqrt(2 / np.pi)
+        return lambda x: x * (1 + np.tanh(root * (x + 0.044715 * x**3))) / 2
+    return lambda x: x * np.vectorize(math.erfc, otypes=[np.float64])(-x * math.sqrt(0.5)) / 2
 
 
 def leaky_relu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -134,12 +142,31 @@ def _clamp(kind: str, version: Version, *, keeps_grid: bool = False) -> Operator
     return Operator(kind=kind, kernel=clamp, version=version, keeps_grid=keeps_grid)
 
 
-def _prelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+def _prelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
     """PRELU of floats: x where it is not below 0, else f32(slope * x)."""
-    image, slopes = reads
-    if (image.tensor.dtype, output.dtype) != (DType.FLOAT32,) * 2:
-        raise refuse(op, f"activations must be FLOAT32. Received: {image.tensor.dtype.value}")
-    return np.where(image.values < 0, image.values * slopes.values, image.values)
+    del op
+    image, slopes = values
+    return np.where(image < 0, image * slopes, image)
+
+
+def _float_gelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    """GELU of floats, rounded to the nearest; LiteRT's is a few units in the last place away."""
+    return _of_real(_gelu_of(op), values)
+
+
+def _exp(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    """EXP of floats, rounded to the nearest; LiteRT's is a few units in the last place away."""
+    del op
+    return _of_real(np.exp, values)
+
+
+def _of_real(
+    function: Callable[[np.ndarray], np.ndarray], values: Sequence[np.ndarray]
+) -> np.ndarray:
+    """A function of floats, computed in float64."""
+    (image,) = values
+    with np.errstate(over="ignore"):
+        return function(image.astype(np.float64)).astype(F32)
 
 
 OPERATORS = (
@@ -149,6 +176,7 @@ OPERATORS = (
     Operator(
         kind="GELU",
         kernel=gelu,
+        floats=_float_gelu,
         options="GeluOptions",
         attrs={"approximate": False},
         version=eight_bit_is_2,
@@ -168,7 +196,19 @@ OPERATORS = (
         keeps_grid=True,
         requantizations=_slopes,
     ),
-    Operator(kind="PRELU", kernel=_prelu, version=always(1), changes_type=True),
+    Operator(
+        kind="PRELU",
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_prelu,
+        version=always(1),
+    ),
+    Operator(
+        kind="EXP",
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_exp,
+        options="ExpOptions",
+        version=int8_is_2,
+    ),
     _clamp("RELU", eight_bit_is_2, keeps_grid=True),
     # Their bounds are real numbers: they need the true scale.
     _clamp("RELU6", int8_is_2),
