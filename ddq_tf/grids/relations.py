@@ -29,7 +29,8 @@ from ddq_tf.grids.fractions import LARGEST, odd_fraction
 from ddq_tf.grids.tables import MARGIN, Rounded, RoundedPowers, best_factor
 from ddq_tf.kinds import Function, Output, function_of, is_activation, output_of, rule_of
 from ddq_tf.kinds.functions import Values
-from ddq_tf.layers import DDQActivation, DDQSoftmax
+from ddq_tf.layers import DDQActivation, DDQFunction, DDQSoftmax
+from ddq_tf.layers.formulas import POWER_STEP, ROWS
 from ddq_tf.quantizers import ActivationQuantizer
 
 # No odd fraction nearest to this multiple of a value lies below the value.
@@ -198,11 +199,9 @@ class TableInputs(Relation):
 
     def _tables(self) -> list[Rounded]:
         looked_up = [Rounded(f.values, f.grid[0]) for f in self.functions if f.values and f.grid]
-        return looked_up + [
-            RoundedPowers(np.exp, float(node.layer.power_step))
-            for node in self.nodes
-            if isinstance(node.layer, DDQSoftmax)
-        ]
+        if any(map(_rounds_powers, self.nodes)):
+            looked_up.append(RoundedPowers(np.exp, POWER_STEP))
+        return looked_up
 
     def _factors(self) -> np.ndarray | None:
         """What puts 1/2 of a hard sigmoid on an odd number of steps of its sum; None: anything."""
@@ -396,8 +395,7 @@ def _table_inputs(graph: FlatGraph) -> list[Relation]:
     found: dict[int, TableInputs] = {}
     for node in graph.nodes:
         function = _function(node)
-        rounds_powers = isinstance(node.layer, DDQSoftmax) and node.layer.rounds_powers
-        if not rounds_powers and (function is None or function.grid is None):
+        if not _rounds_powers(node) and (function is None or function.grid is None):
             continue
         tensor = node.inputs[0]
         source = source_of(graph, tensor)
@@ -420,6 +418,13 @@ def _table(graph: FlatGraph, node: FlatNode) -> Relation | None:
 
 def _function(node: FlatNode) -> Function | None:
     return function_of(node.layer) if is_activation(node) else None
+
+
+def _rounds_powers(node: FlatNode) -> bool:
+    """Whether a layer rounds e^(x - max x)."""
+    if isinstance(node.layer, DDQSoftmax):
+        return node.layer.rounds_powers
+    return isinstance(node.layer, DDQFunction) and node.layer.function in ROWS
 
 
 def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,8 @@ import keras
 import numpy as np
 
 from ddq_tf.kinds.rule import Output
-from ddq_tf.layers import SOFTMAX_SCALE, elu, formulas
-from ddq_tf.layers.formulas import Formula
+from ddq_tf.layers import SOFTMAX_SCALE, DDQFunction, elu
+from ddq_tf.layers.formulas import FORMULAS, ROWS, Formula, values_of
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -28,7 +27,7 @@ class Function:
         values: float64 to float64, for what is looked up in a table of 256 entries.
         grid: (scale, lowest code) of what it writes, where that is fixed.
         operator: TFLite's, where it is one on integers.
-        formula: the same on floats, where XNNPACK has no kernel for the integer one.
+        formula: the same on floats, where XNNPACK has no kernel for integers.
         gate: the function g of x * g(x).
     """
 
@@ -40,10 +39,6 @@ class Function:
     operator: str = ""
     formula: Formula | None = None
     gate: str = ""
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return x * np.array([math.erfc(-v * math.sqrt(0.5)) / 2 for v in x])
 
 
 # A hard sigmoid is our own 1x1 convolution, with 1/2 and 1 on the grid.
@@ -82,11 +77,19 @@ FUNCTIONS: dict[str, Function] = {
         Function(
             name="gelu",
             output=Output.OWN,
-            values=_gelu,
+            values=values_of(FORMULAS["gelu"]),
             operator="GELU",
-            formula=formulas.gelu,
+            formula=FORMULAS["gelu"],
         ),
     )
+}
+
+
+# What Keras knows by a name alone, and is one formula: a `DDQFunction` in DDQ models.
+FUNCTIONS |= {
+    name: Function(name=name, output=None, formula=formula)
+    for name, formula in FORMULAS.items()
+    if name not in FUNCTIONS and name != "threshold"  # which needs arguments
 }
 
 
@@ -124,6 +127,11 @@ def function_of(layer: Any) -> Function | None:
 
     None for functions without an integer form.
     """
+    if isinstance(layer, DDQFunction):
+        values = None if layer.function in ROWS else values_of(layer.formula)
+        return Function(
+            name=layer.function, output=Output.OWN, values=values, formula=layer.formula
+        )
     return FUNCTIONS.get(activation_name(layer) or "")
 
 

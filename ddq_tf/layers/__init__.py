@@ -2,13 +2,12 @@
 
 from ddq_tf.layers.activation import (
     ACTIVATION_KINDS,
-    MOST_POWERS,
     SOFTMAX_SCALE,
     DDQActivation,
-    DDQSoftmax,
     elu,
 )
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
+from ddq_tf.layers.function import DDQFunction, DDQSoftmax
 from ddq_tf.layers.in_float import (
     FloatConv2D,
     FloatConv2DTranspose,
@@ -30,7 +29,6 @@ from ddq_tf.layers.weighted import (
 
 __all__ = [
     "ACTIVATION_KINDS",
-    "MOST_POWERS",
     "SOFTMAX_SCALE",
     "DDQActivation",
     "DDQBatchNormalization",
@@ -40,6 +38,7 @@ __all__ = [
     "DDQDense",
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
+    "DDQFunction",
     "DDQRescaling",
     "DDQSoftmax",
     "DDQWeightedLayer",

@@ -12,16 +12,12 @@ from keras import ops
 
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers import ActivationQuantizer
-from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
 Tensor = Any
 
 ACTIVATION_KINDS = ("linear", "relu", "relu6")
 
 SOFTMAX_SCALE = 1.0 / 256.0
-# Sums of so many powers, each at most 1, are exact in float32 where powers have 14 binary places.
-POWER_STEP = 2.0**-14
-MOST_POWERS = 1024
 
 
 Probe = Callable[[Tensor, Tensor], Tensor]
@@ -175,63 +171,3 @@ def elu(x: Tensor) -> Tensor:
         x: float32, any shape.
     """
     return ops.where(x > 0, x, ops.expm1(ops.minimum(x, 0.0)))
-
-
-@keras.saving.register_keras_serializable(package="ddq_tf")
-class DDQSoftmax(keras.layers.Layer):
-    """Softmax over the last axis; in inference on TFLite's fixed grid of 256 steps of 1/256.
-
-    Training sees the float probabilities: a loss on the rounded ones has no gradient where a
-    probability rounds to 0.
-
-    With `rounds_powers`, p_i = e_i / sum(e), e_i = exp(x_i - max x) rounded to multiples of 2^-14:
-    their sum is exact in float32 in any order, and a quotient is the same everywhere.
-
-    Args:
-        rounds_powers: whether the file computes so, in float; otherwise the operator SOFTMAX does,
-            which differs from machine to machine.
-
-    Attributes:
-        movable: None: nothing moves the grid.
-        step: of the grid.
-        limits: its smallest and largest code.
-        power_step: what powers are rounded to.
-    """
-
-    movable = None
-    step = np.float32(SOFTMAX_SCALE)
-    limits = (0, 255)
-    power_step = POWER_STEP
-
-    def __init__(self, rounds_powers: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rounds_powers = rounds_powers
-
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Returns probabilities, of the inputs' shape."""
-        if training or not self.rounds_powers:
-            outputs = ops.softmax(inputs, axis=-1)
-        else:
-            outputs = _softmax_of_rounded_powers(inputs)
-        if training:
-            return outputs
-        return fake_quantize(outputs, as_float32(SOFTMAX_SCALE), as_float32(0), as_float32(255))
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns the input shape."""
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "rounds_powers": self.rounds_powers}
-
-
-def _softmax_of_rounded_powers(inputs: Tensor) -> Tensor:
-    powers = ops.exp(inputs - ops.max(inputs, axis=-1, keepdims=True))
-    highest = as_float32(1 / POWER_STEP)
-    powers = fake_quantize(powers, as_float32(POWER_STEP), as_float32(0), highest)
-    first, *others = (
-        ops.sum(powers[..., start : start + MOST_POWERS], axis=-1, keepdims=True)
-        for start in range(0, inputs.shape[-1], MOST_POWERS)
-    )
-    return powers / sum(others, first)  # one by one, as the file adds them

@@ -6,7 +6,6 @@ The rules of `ddq_tf.kinds` say what each layer is in terms of what stands here.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
+from ddq_tf.export.lowering.floats import Steps
 from ddq_tf.export.lowering.kernels import fit_bias, integer_bias
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.flatten import unused
@@ -24,7 +24,7 @@ from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import fold_in_float, quantizer_after
 from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
-from ddq_tf.layers.formulas import Formula, Step
+from ddq_tf.layers.formulas import Formula, Value
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
 _MOST_CODE = 2.0**30
@@ -229,12 +229,13 @@ class Lowering:
     def _weighted_in_floats(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
         kernel, bias, output = fold_in_float(self.graph, node)
         attrs["fused_activation_function"] = self.fused_activation(output)
-        weights = self._number(f"{node.name}/kernel", layout(kernel)[0])
-        added = self._number(f"{node.name}/bias", bias)
+        weights = self.number(f"{node.name}/kernel", layout(kernel)[0])
+        added = self.number(f"{node.name}/bias", bias)
 
-        def formula(step: Step, x: Any) -> Any:
-            operands = self._ordered(kind, node, (x, weights, added))
-            return step(kind, *operands, shape=output_shape(node), **attrs)
+        def formula(x: Value) -> Value:
+            operands = self._ordered(kind, node, (x.tensor, weights, added))
+            made = x.step(kind, *operands, shape=output_shape(node), **attrs)
+            return Value(x.step, made)
 
         self.island(node, formula, writes=self.result(node, output))
 
@@ -306,82 +307,30 @@ class Lowering:
         grid = Quantization(scale=unit)
         return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
 
-    def island(
-        self,
-        node: FlatNode,
-        formula: Formula,
-        *,
-        reads: str | None = None,
-        writes: str | None = None,
-    ) -> None:
+    def island(self, node: FlatNode, formula: Formula, *, writes: str | None = None) -> None:
         """DEQUANTIZE, operators on floats, QUANTIZE.
 
         XNNPACK runs all of them with the integer operators around, as one part.
 
         Args:
             node: what computes.
-            formula: makes of the dequantized tensor what is quantized; see `on_floats`.
-            reads: an INT8 tensor; None for the node's input.
-            writes: likewise; None for a result on the grid of the quantizer behind the node.
+            formula: what it computes of its input.
+            writes: an INT8 tensor; None for one on the grid of the quantizer behind the node.
         """
-        reads = self.names[node.inputs[0]] if reads is None else reads
+        reads = self.names[node.inputs[0]]
         real = self.declare(f"{node.name}/real", self.tensors[reads].shape, DType.FLOAT32, None)
         self.emit("DEQUANTIZE", (reads,), real, source=node.name)
-        made = formula(functools.partial(self.on_floats, node), real)
+        made = formula(Value(Steps(self, node), real)).tensor
         writes = self.result(node, node.outputs[0]) if writes is None else writes
         self.emit("QUANTIZE", (made,), writes, source=node.name)
 
-    def on_floats(
-        self,
-        node: FlatNode,
-        kind: str,
-        *operands: str | int | float | np.ndarray,
-        shape: tuple[int | None, ...] | None = None,
-        **attrs: Any,
-    ) -> str:
-        """Writes one operator on floats; returns the tensor that it makes.
-
-        Args:
-            node: what computes.
-            kind: TFLite's name of the operator.
-            *operands: tensors by name; numbers and arrays become constants: float32 if they are
-                floats, else int32.
-            shape: of the result; None for that of the first tensor.
-            **attrs: of the operator.
-        """
-        names = [
-            operand if isinstance(operand, str) else self._number(f"{node.name}/number", operand)
-            for operand in operands
-        ]
-        if shape is None:
-            first = next(operand for operand in operands if isinstance(operand, str))
-            shape = self.tensors[first].shape
-        made = self.declare(f"{node.name}/{kind.lower()}", shape, DType.FLOAT32, None)
-        self.emit(kind, tuple(names), made, source=node.name, **attrs)
-        return made
-
-    def _number(self, name: str, value: int | float | np.ndarray) -> str:
-        """Adds a constant."""
+    def number(self, name: str, value: Any) -> str:
+        """Adds a constant: int32 if it is whole numbers, else float32."""
         data = np.atleast_1d(np.asarray(value))
         if data.dtype.kind != "f":
             return self.constant(name, data)
         data = np.ascontiguousarray(data, np.float32)
         return self.declare(name, data.shape, DType.FLOAT32, None, data)
-
-    def below_peak(self, node: FlatNode) -> str:
-        """The name of x - max x along the last axis: REDUCE_MAX, SUB.
-
-        Codes reach up to 255 below 0, which is code 127; the scale stays.
-        """
-        reads = self.names[node.inputs[0]]
-        shape = self.tensors[reads].shape
-        peak = self.alike(f"{node.name}/peak", reads, (*shape[:-1], 1))
-        axis = self.constant(f"{node.name}/axis", [len(shape) - 1])
-        self.emit("REDUCE_MAX", (reads, axis), peak, source=node.name, keep_dims=True)
-        grid = Quantization(scale=np.array([self.scale(reads)]), zero_point=127)
-        below = self.declare(f"{node.name}/below", shape, DType.INT8, grid)
-        self.emit("SUB", (reads, peak), below, source=node.name)
-        return below
 
     def mean(self, node: FlatNode, *, keep_dims: bool) -> None:
         """MEAN over height and width."""

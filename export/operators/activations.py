@@ -21,6 +21,7 @@ from ddq_tf.export.operators.arithmetic import (
 )
 from ddq_tf.export.operators.operand import Operand, refuse, require_same_grid
 from ddq_tf.export.operators.operator import (
+    FloatKernel,
     Operator,
     Requantization,
     Version,
@@ -37,7 +38,7 @@ PROBABILITIES: Mapping[str, str] = {"LOGISTIC": "sigmoid", "SOFTMAX": "softmax",
 def logistic(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """LOGISTIC: y = rint(1 / (1 + e^-x) / s_y) + z_y."""
     del op
-    return _table(lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))), reads[0], output)
+    return _table(_sigmoid, reads[0], output)
 
 
 def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -49,7 +50,7 @@ def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
 def elu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """ELU: y = rint((e^x - 1 below 0, else x) / s_y) + z_y."""
     del op
-    return _table(lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x), reads[0], output)
+    return _table(_elu, reads[0], output)
 
 
 def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -149,30 +150,47 @@ def _prelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(image < 0, image * slopes, image)
 
 
+def _of_real(function: Callable[[np.ndarray], np.ndarray]) -> FloatKernel:
+    """Of floats, rounded to the nearest; LiteRT's may be a few units in the last place away."""
+
+    def kernel(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+        del op
+        (image,) = values
+        with np.errstate(over="ignore"):
+            return function(image.astype(np.float64)).astype(F32)
+
+    return kernel
+
+
 def _float_gelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
-    """GELU of floats, rounded to the nearest; LiteRT's is a few units in the last place away."""
-    return _of_real(_gelu_of(op), values)
+    return _of_real(_gelu_of(op))(op, values)
 
 
-def _exp(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
-    """EXP of floats, rounded to the nearest; LiteRT's is a few units in the last place away."""
-    del op
-    return _of_real(np.exp, values)
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))
 
 
-def _of_real(
-    function: Callable[[np.ndarray], np.ndarray], values: Sequence[np.ndarray]
-) -> np.ndarray:
-    """A function of floats, computed in float64."""
-    (image,) = values
-    with np.errstate(over="ignore"):
-        return function(image.astype(np.float64)).astype(F32)
+def _elu(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, np.expm1(np.minimum(x, 0)), x)
+
+
+def _on_floats(
+    kind: str, function: Callable[[np.ndarray], np.ndarray], options: str | None = None
+) -> Operator:
+    """Of one value, which only floats are put through."""
+    return Operator(
+        kind=kind,
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_of_real(function),
+        options=options,
+        version=int8_is_2,
+    )
 
 
 OPERATORS = (
-    Operator(kind="LOGISTIC", kernel=logistic, version=int8_is_2),
-    Operator(kind="TANH", kernel=tanh, version=int8_is_2),
-    Operator(kind="ELU", kernel=elu, version=always(1)),
+    Operator(kind="LOGISTIC", kernel=logistic, floats=_of_real(_sigmoid), version=int8_is_2),
+    Operator(kind="TANH", kernel=tanh, floats=_of_real(np.tanh), version=int8_is_2),
+    Operator(kind="ELU", kernel=elu, floats=_of_real(_elu), version=always(1)),
     Operator(
         kind="GELU",
         kernel=gelu,
@@ -202,13 +220,10 @@ OPERATORS = (
         floats=_prelu,
         version=always(1),
     ),
-    Operator(
-        kind="EXP",
-        unknown="built-in kernels run it on integers; their rule is not written down",
-        floats=_exp,
-        options="ExpOptions",
-        version=int8_is_2,
-    ),
+    _on_floats("ABS", np.abs, "AbsOptions"),
+    _on_floats("EXP", np.exp, "ExpOptions"),
+    _on_floats("NEG", np.negative, "NegOptions"),
+    _on_floats("SQRT", np.sqrt),
     _clamp("RELU", eight_bit_is_2, keeps_grid=True),
     # Their bounds are real numbers: they need the true scale.
     _clamp("RELU6", int8_is_2),

@@ -65,13 +65,6 @@ def mean(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     return saturate(np.rint(totals.astype(F32) * factor + bias), output)
 
 
-def reduce_max(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
-    """REDUCE_MAX, on one grid."""
-    image, axes = reads
-    require_same_grid(op, [image], output)
-    return image.values.max(axis=_axes(axes.values), keepdims=bool(op.attrs["keep_dims"]))
-
-
 def extremum(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """MAXIMUM and MINIMUM, on one grid."""
     require_same_grid(op, reads, output)
@@ -88,6 +81,21 @@ def _floats(compute: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> FloatKer
         return compute(*values)
 
     return kernel
+
+
+def _float_maximum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    del op
+    return np.maximum(*values)
+
+
+def _float_minimum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    del op
+    return np.minimum(*values)
+
+
+def _float_max(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    image, axes = values
+    return image.max(axis=_axes(axes), keepdims=bool(op.attrs["keep_dims"]))
 
 
 def _float_sum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
@@ -161,6 +169,7 @@ def _extremum(kind: str) -> Operator:
     return Operator(
         kind=kind,
         kernel=extremum,
+        floats=_float_maximum if kind == "MAXIMUM" else _float_minimum,
         options="MaximumMinimumOptions",
         version=int8_is_2,
         keeps_grid=True,
@@ -205,11 +214,11 @@ OPERATORS = (
     ),
     Operator(
         kind="REDUCE_MAX",
-        kernel=reduce_max,
+        unknown="no model of this package has it on integers",
+        floats=_float_max,
         options="ReducerOptions",
         attrs={"keep_dims": False},
         version=int8_is_2,
-        keeps_grid=True,
     ),
     _extremum("MAXIMUM"),
     _extremum("MINIMUM"),

@@ -28,6 +28,7 @@ import ddq_tf
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph
+from ddq_tf.kinds import FUNCTIONS
 from tests.export.graphs import Builder
 from tests.toys import images, shake
 
@@ -158,7 +159,7 @@ def with_function(function: Callable[[Any], Any]) -> keras.Model:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(10, 3, kernel_initializer="random_normal")(inputs)
-    q = keras.Model(inputs, function(keras.layers.Rescaling(20.0)(x)))
+    q = keras.Model(inputs, function(keras.layers.Rescaling(8.0)(x)))
     return ddq_tf.quantize_model(
         q, ddq_tf.DDQConfig(target="litert"), calibration=images(32, (8, 8, 3))
     )
@@ -166,8 +167,14 @@ def with_function(function: Callable[[Any], Any]) -> keras.Model:
 
 # Functions that are computed in float between two integer tensors.
 IN_FLOAT: dict[str, Callable[[Any], Any]] = {
-    "gelu": keras.layers.Activation("gelu"),
     "softmax": keras.layers.Softmax(),
+    "threshold": lambda x: keras.ops.threshold(x, 0.2, -0.1),
+    "relu": keras.layers.ReLU(1.0, 0.2, 0.5),
+    **{
+        name: keras.layers.Activation(name)
+        for name, function in FUNCTIONS.items()
+        if function.formula is not None
+    },
 }
 
 HAND_MADE = {

@@ -28,7 +28,6 @@ ON_ONE_GRID = {
     "MINIMUM": (IMAGE, 2, {}),
     "PAD": ((-1, 6, 4, 8), ([[0, 0], [1, 1], [0, 0], [0, 0]],), {}),
     "PADV2": None,  # reads a constant on the grid, which no pass moves
-    "REDUCE_MAX": ((-1, 4, 4, 1), ([3],), {"keep_dims": True}),
     "RELU": (IMAGE, (), {}),
     "RESHAPE": ((-1, 16, 8), ([-1, 16, 8],), {"new_shape": (-1, 16, 8)}),
     "RESIZE_BILINEAR": ((-1, 7, 8, 8), ([7, 8],), {}),

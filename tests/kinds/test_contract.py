@@ -88,12 +88,14 @@ def test_without_rounding_an_example_is_the_float_layer(name):
     # Slopes of leaky ReLUs are rounded to odd multiples of 1/256.
     slopes = ("Leaky", "Relu", "ReLU", "Activation-3")
     tolerance = 1e-2 if any(word in name for word in slopes) else 1e-5
+    # Powers of four channels are rounded to multiples of 2^-14.
+    rounded = 2.0**-13 if name.startswith("LogSoftmax") else 0.0
     with float_network(twin):
         for ours, theirs in zip(twin(x, training=False), model(x, training=False), strict=True):
             largest = float(np.abs(array(theirs)).max())
             error = np.abs(array(ours) - array(theirs)).max()
             # Keras's ELU rounds e^x - 1 to multiples of 6e-8; ours does not.
-            assert error <= tolerance * largest + 1e-7, (name, error, largest)
+            assert error <= tolerance * largest + 1e-7 + rounded, (name, error, largest)
 
 
 def without_grids(model):
