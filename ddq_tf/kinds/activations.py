@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
+_LAST = "channels_last"
 _ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
@@ -128,6 +130,37 @@ def _clip(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     if not all(isinstance(end, int | float) for end in (low, high)) or low != 0 or high <= 0:
         return [node]
     return [node.calling(to.layer(node.layer, "relu", lambda: L.ReLU(high, name=node.name)))]
+
+
+def _glu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """One half of an axis times the sigmoid of the other: both are cut from rows of two halves."""
+    shape, name = node.shapes[0], node.name
+    axis = node.layer.axis % len(shape)
+    if axis == 0 or None in shape[1:]:
+        return [node]
+    lead, half = math.prod(shape[1:axis]), shape[axis] // 2
+    width = half * math.prod(shape[axis + 1 :])
+    rows, cut = (shape[0], lead, 2, width), (shape[0], lead, 1, width)
+    halves, first, second, gate, product = (to.new_tensor() for _ in range(5))
+    back = (*shape[1:axis], half, *shape[axis + 1 :])
+    steps = (
+        ("halves", lambda: L.Reshape(rows[1:]), node.inputs, shape, halves),
+        ("first", lambda: L.Cropping2D(((0, 0), (0, 1)), _LAST), (halves,), rows, first),
+        ("second", lambda: L.Cropping2D(((0, 0), (1, 0)), _LAST), (halves,), rows, second),
+        ("gate", lambda: L.Activation("sigmoid"), (second,), cut, gate),
+        ("product", lambda: L.Multiply(), (first, gate), cut, product),
+        ("back", lambda: L.Reshape(back), (product,), cut, node.outputs[0]),
+    )
+    return [
+        node.calling(
+            to.layer(node.layer, role, make),
+            name=f"{name}_{role}",
+            inputs=reads,
+            shapes=(read,) * len(reads),
+            outputs=(writes,),
+        )
+        for role, make, reads, read, writes in steps
+    ]
 
 
 def _gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
@@ -282,7 +315,9 @@ def _named(function: str, operation: type, use: Any) -> LayerRule:
 
 
 _NOT_BY_NAME = ("clipped_relu", "exponential")  # no function of Keras's; beyond floats at 1e6
-_OTHERS = ", ".join(name for name, each in FUNCTIONS.items() if each.formula and not each.output)
+_OTHERS = ", ".join(
+    [*(name for name, each in FUNCTIONS.items() if each.formula and not each.output), "glu"]
+)
 
 FAMILY = Family(
     title="activations",
@@ -400,6 +435,17 @@ FAMILY = Family(
             keras.ops.leaky_relu,
         ),
         _as_layer(lambda op, name: L.ELU(op.alpha, name=name), nn.Elu, keras.ops.elu),
+        LayerRule(
+            layers=(nn.Glu,),
+            expand=_glu,
+            problem=lambda graph, node: f"needs a fixed size. Received: shape {node.shapes[0]}",
+            examples=(
+                Example(build=lambda x: keras.ops.glu(x)),
+                Example(build=lambda x: keras.ops.glu(x, axis=1)),
+                Example(build=lambda x: keras.ops.glu(x), shape=(8,)),
+                Example(build=lambda x: keras.ops.glu(x), shape=(12, 4)),
+            ),
+        ),
         LayerRule(
             layers=(nn.Gelu,),
             expand=_gelu,
