@@ -199,7 +199,7 @@ class TableInputs(Relation):
 
     def _tables(self) -> list[Rounded]:
         looked_up = [Rounded(f.values, f.grid[0]) for f in self.functions if f.values and f.grid]
-        if any(map(_rounds_powers, self.nodes)):
+        if any(map(rounds_powers, self.nodes)):
             looked_up.append(RoundedPowers(np.exp, POWER_STEP))
         return looked_up
 
@@ -395,7 +395,7 @@ def _table_inputs(graph: FlatGraph) -> list[Relation]:
     found: dict[int, TableInputs] = {}
     for node in graph.nodes:
         function = _function(node)
-        if not _rounds_powers(node) and (function is None or function.grid is None):
+        if not rounds_powers(node) and (function is None or function.grid is None):
             continue
         tensor = node.inputs[0]
         source = source_of(graph, tensor)
@@ -420,8 +420,8 @@ def _function(node: FlatNode) -> Function | None:
     return function_of(node.layer) if is_activation(node) else None
 
 
-def _rounds_powers(node: FlatNode) -> bool:
-    """Whether a layer rounds e^(x - max x)."""
+def rounds_powers(node: FlatNode) -> bool:
+    """Returns whether a layer rounds e^(x - max x)."""
     if isinstance(node.layer, DDQSoftmax):
         return node.layer.rounds_powers
     return isinstance(node.layer, DDQFunction) and node.layer.function in ROWS

@@ -39,31 +39,34 @@ class Rounded:
             grid: of its input.
             stretch: what to multiply the input's scale with.
         """
-        real = self._codes(grid) * (float(grid.scale) * stretch)
-        values = self.values(real) / self.scale
-        return float((np.abs(values - np.floor(values) - 0.5) - self._doubt(real, values)).min())
+        step = float(grid.scale) * stretch
+        codes = self._codes(grid)
+        values = self.values(codes * step) / self.scale
+        away = np.abs(values - np.floor(values) - 0.5)
+        return float((away - values * self._error(codes, grid, step)).min())
 
     def _codes(self, grid: Grid) -> np.ndarray:
         return np.arange(grid.qmin, grid.qmax + 1)
 
-    def _doubt(self, real: np.ndarray, values: np.ndarray) -> np.ndarray | float:
-        """How far machines may be apart, in steps, beyond what `MARGIN` allows for."""
-        del real, values
+    def _error(self, codes: np.ndarray, grid: Grid, step: float) -> np.ndarray | float:
+        """The relative error of float32, beyond what `MARGIN` allows for."""
+        del codes, grid, step
         return 0.0
 
 
 class RoundedPowers(Rounded):
     """e^(x - max x) of a softmax: of the distances between two codes.
 
-    Their steps are so small that errors of float32 count: both x, of at most 128 steps, are rounded
-    to 24 bits, and so is their difference; kernels of EXP err by up to 2 + |x - max x| such units.
+    Their steps are so small that errors of float32 count: both x are rounded to 24 bits, and so is
+    their difference; kernels of EXP err by up to 2 + |x - max x| such units. e^0 is 1 for all.
     """
 
     def _codes(self, grid: Grid) -> np.ndarray:
-        return np.arange(grid.qmin - grid.qmax, 1)
+        return np.arange(grid.qmin - grid.qmax, 0)
 
-    def _doubt(self, real: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return values * (2 * np.abs(real).max() + 2 * np.abs(real) + 4) * _ULP
+    def _error(self, codes: np.ndarray, grid: Grid, step: float) -> np.ndarray:
+        largest = max(abs(grid.qmin), abs(grid.qmax)) * step
+        return (2 * largest + 2 * np.abs(codes) * step + 4) * _ULP
 
 
 def best_factor(
