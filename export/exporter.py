@@ -17,7 +17,7 @@ from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower, named_target
 from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
-from ddq_tf.export.sizes import ByteSizes, itemize
+from ddq_tf.export.sizes import ByteSizes, CompressedSizes, compressed, itemize
 from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.grids import align_if_needed
 from ddq_tf.layers import weighted_layers
@@ -41,6 +41,7 @@ class ExportResult:
         min_runtime: the oldest release of the target's runtime that runs it as intended; the file
             holds it too.
         sizes: what the bytes are spent on.
+        compressed: how few they are behind a compressor.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class ExportResult:
     graph: Graph = dataclasses.field(repr=False)
     min_runtime: str
     sizes: ByteSizes
+    compressed: CompressedSizes
 
     def __fspath__(self) -> str:
         """Stands for its file, wherever a path is taken."""
@@ -125,6 +127,7 @@ def export_tflite(
         graph=graph,
         min_runtime=oldest,
         sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
+        compressed=compressed(data, plain),
     )
 
 
