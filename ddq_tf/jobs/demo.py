@@ -88,7 +88,7 @@ def run_demo(
     )
     clock.lap("float training")
     quantized = quantize_float(
-        trained.model,
+        trained.path,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
         dataclasses.replace(

@@ -24,7 +24,8 @@ from ddq_tf.kinds.rule import (
     on_any_rank,
     plain_copy,
 )
-from ddq_tf.layers import DDQSoftmax, elu
+from ddq_tf.layers import DDQFunction, DDQSoftmax, elu
+from ddq_tf.targets import get_target
 
 if TYPE_CHECKING:
     from ddq_tf.config import DDQConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
-_ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax)
+_ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
 def is_activation(node: FlatNode) -> bool:
@@ -44,15 +45,45 @@ def is_activation(node: FlatNode) -> bool:
 
 
 def _expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation."""
+    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation.
+
+    What XNNPACK has no integer operator for: a DDQFunction.
+    """
     function = function_of(node.layer)
     if function is None:
-        return [node]
+        arguments = _arguments(node.layer)
+        return [node] if arguments is None else [_function(to, node, *arguments)]
     if function.name == "leaky_relu":
         return _leaky(to, node, float(getattr(node.layer, "negative_slope", 0.2)))
     if isinstance(node.layer, L.ELU):
         return [node.calling(_activation(to, node, "elu", "elu", node.name))]
+    of_vectors = function.name == "hard_sigmoid" and len(node.shapes[0]) != 4
+    if of_vectors or (function.formula is not None and function.output is None):
+        return [_function(to, node, function.name, {})]
     return _gated(to, node, function.gate) if function.gate else [node]
+
+
+def _arguments(layer: Any) -> tuple[str, dict[str, Any]] | None:
+    """The function of an ELU or ReLU layer whose arguments no integer operator has."""
+    if isinstance(layer, L.ELU):
+        return "elu", {"alpha": float(layer.alpha)}
+    if not isinstance(layer, L.ReLU) or layer.max_value == 0:
+        return None
+    return "relu", _arguments_of_relu(layer)
+
+
+def _arguments_of_relu(layer: Any) -> dict[str, Any]:
+    given = ("negative_slope", "max_value", "threshold")
+    return {name: v and float(v) for name in given for v in (getattr(layer, name),)}
+
+
+def _function(
+    to: Canonicalizer, node: FlatNode, function: str, arguments: dict[str, Any]
+) -> FlatNode:
+    layer = to.layer(
+        node.layer, "function", lambda: DDQFunction(function, arguments, name=node.name)
+    )
+    return node.calling(layer)
 
 
 def _activation(to: Canonicalizer, node: FlatNode, role: str, function: str, name: str) -> Any:
@@ -87,13 +118,7 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
             f"needs to be one of {known_names()}, a softmax over the last axis. "
             f"Received: {checks.short_config(node.layer)}"
         )
-    if function.name == "hard_sigmoid" and len(node.shapes[0]) != 4:
-        return f"needs images (rank 4) for {function.name}. Received: shape {node.shapes[0]}"
     return None
-
-
-def _check_elu(graph: FlatGraph, node: FlatNode) -> str | None:
-    return f"needs alpha=1. Received: alpha={node.layer.alpha}"
 
 
 # The DDQ twin
@@ -110,7 +135,7 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
     """ReLUs become ReLU layers, softmax DDQSoftmax, ELU an exact one; the others stay."""
     function = activation_name(node.layer)
     if function == "softmax":
-        return DDQSoftmax(name=name)
+        return DDQSoftmax(get_target(config.target).float_islands, name=name)
     if function in ("relu", "relu6", "clipped_relu"):
         return L.ReLU(ceiling_of(node.layer), name=name)
     if function == "elu":
@@ -122,10 +147,12 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
 
 
 def _lower(into: Lowering, node: FlatNode) -> None:
-    """LOGISTIC, TANH or hard sigmoid on a fixed grid; ELU, GELU; the others are no operators."""
+    """One operator, an island, or a hard sigmoid; what keeps its grid is none."""
     function = function_of(node.layer)
     if function is None or function.output is Output.KEEPS:
         into.names[node.outputs[0]] = into.names[node.inputs[0]]
+    elif function.formula is not None and (into.float_islands or not function.operator):
+        into.island(node, function.formula)
     elif function.name == "hard_sigmoid":
         _lower_hard_sigmoid(into, node)
     else:
@@ -166,19 +193,25 @@ def _prelu_row(layer: Any, name: str) -> Any:
 
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
-    into.in_floats(node, "PRELU", {"slopes": as_float64(node.layer.alpha)})
+    slopes = as_float64(node.layer.alpha)
+    into.island(node, lambda x: x.of("PRELU", slopes))
 
 
 def _examples(*names: str) -> tuple[Example, ...]:
     return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
 
 
+_NOT_BY_NAME = ("clipped_relu", "exponential")  # no function of Keras's; beyond floats at 1e6
+_OTHERS = ", ".join(
+    [*(name for name, each in FUNCTIONS.items() if each.formula and not each.output), "glu"]
+)
+
 FAMILY = Family(
     title="activations",
     rules=(
         LayerRule(
             layers=(L.ReLU,),
-            words="ReLU with or without a ceiling (ReLU6, `ops.clip(x, 0, k)`)",
+            words="ReLU (with a ceiling, threshold or slope, ReLU6, `ops.clip(x, 0, k)`)",
             expand=_expand,
             on_row=on_any_rank,
             problem=_check,
@@ -190,6 +223,9 @@ FAMILY = Family(
                 Example(build=lambda x: L.ReLU(6.0)(L.MaxPooling2D()(x))),
                 Example(build=lambda x: L.ReLU(1.5)(L.Conv2D(4, 1)(x))),
                 Example(build=lambda x: L.ReLU(0.7)(x)),
+                Example(build=lambda x: L.ReLU(2.0, negative_slope=0.1)(x)),
+                Example(build=lambda x: L.ReLU(threshold=0.3)(x)),
+                Example(build=lambda x: L.ReLU(1.0, 0.2, 0.5)(x)),
             ),
         ),
         LayerRule(
@@ -222,22 +258,29 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(L.ELU,),
-            words="ELU(1)",
+            words="ELU",
             expand=_expand,
             on_row=on_any_rank,
-            problem=_check_elu,
-            examples=(Example(build=lambda x: L.ELU()(x)),),
+            examples=(
+                Example(build=lambda x: L.ELU()(x)),
+                Example(build=lambda x: L.ELU(0.5)(x)),
+            ),
         ),
         LayerRule(
             layers=(L.Activation,),
-            words="GELU, sigmoid, tanh, swish, hard-sigmoid, hard-swish (on images and sequences)",
+            words=f"GELU, sigmoid, tanh, swish, hard-sigmoid, hard-swish, {_OTHERS}, threshold",
             expand=_expand,
             on_row=on_any_rank,
             problem=_check,
             output=_output,
             twin=_twin,
             lower=_lower,
-            examples=_examples(*(name for name in FUNCTIONS if name != "clipped_relu")),
+            examples=(
+                *_examples(*(name for name in FUNCTIONS if name not in _NOT_BY_NAME)),
+                Example(build=lambda x: L.Activation("exponential")(L.Activation("tanh")(x))),
+                Example(build=lambda x: L.Activation("hard_sigmoid")(x), shape=(7,)),
+                Example(build=lambda x: L.Activation("mish")(x), shape=(12, 4)),
+            ),
         ),
         LayerRule(
             layers=(L.Softmax,),
@@ -251,5 +294,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
             ),
         ),
+        LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),
     ),
 )

@@ -20,7 +20,7 @@ from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import Shape
 from ddq_tf.kinds.rule import Example, Family, LayerRule
 from ddq_tf.kinds.steps import Steps, Value
-from ddq_tf.layers import DDQRescaling, DDQSlice
+from ddq_tf.layers import DDQFunction, DDQRescaling, DDQSlice
 
 if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
@@ -152,12 +152,24 @@ def _clip(operation: Any, name: str) -> Any:
 
 
 def _relu_function(operation: Any, name: str) -> Any:
-    kept = ("max_value", "negative_slope", "threshold")
-    return L.ReLU(*(getattr(operation, each) for each in kept), name=name)
+    """Keras's layer takes no arguments below 0."""
+    kept = ("negative_slope", "max_value", "threshold")
+    arguments = {n: v and float(v) for n in kept for v in (getattr(operation, n),)}
+    if min(v or 0.0 for v in arguments.values()) < 0:
+        return DDQFunction("relu", arguments, name=name)
+    return L.ReLU(**arguments, name=name)
 
 
 def _gelu(operation: Any, name: str) -> Any:
-    return None if operation.approximate else L.Activation("gelu", name=name)
+    if operation.approximate:
+        return DDQFunction("gelu", {"approximate": True}, name=name)
+    return L.Activation("gelu", name=name)
+
+
+def _log_softmax(steps: Steps, node: FlatNode) -> Made:
+    if node.layer.axis not in (-1, len(node.shapes[0]) - 1):
+        return None
+    return steps.call("", lambda name: DDQFunction("log_softmax", name=name), *steps.inputs)
 
 
 def _glu(steps: Steps, node: FlatNode) -> Made:
@@ -907,6 +919,26 @@ def _activation(word: str, kind: type, layer: Callable[[Any, str], Any], *uses: 
     return _rule(word, _is(layer), kind, needs=_A_TENSOR, examples=uses)
 
 
+def _formula(
+    function: str, kind: type, *uses: Any, names: tuple[str, ...] = (), words: str = ""
+) -> LayerRule:
+    """An operation that is one formula.
+
+    Args:
+        function: of `ddq_tf.layers.DDQFunction`.
+        kind: of Keras.
+        *uses: examples.
+        names: of its attributes that are arguments of the formula.
+        words: the operation as users write it, if not as the function.
+    """
+
+    def layer(operation: Any, name: str) -> Any:
+        arguments = {each: float(getattr(operation, each)) for each in names}
+        return DDQFunction(function, arguments, name=name)
+
+    return _activation(words or function, kind, layer, *uses)
+
+
 def _named(word: str, kind: type) -> LayerRule:
     def layer(operation: Any, name: str) -> Any:
         return L.Activation(word, name=name)
@@ -925,6 +957,7 @@ FAMILY = Family(
             lambda x: keras.activations.relu(x),
             lambda x: keras.activations.relu(x, max_value=2.0),
             lambda x: keras.activations.relu(x, negative_slope=0.1),
+            lambda x: keras.activations.relu(x, 0.2, 1.0, threshold=-0.5),
         ),
         _activation("relu", nn.Relu, lambda _, name: L.ReLU(name=name), _ops.relu),
         _activation("relu6", nn.Relu6, lambda _, name: L.ReLU(6.0, name=name), _ops.relu6),
@@ -943,12 +976,42 @@ FAMILY = Family(
         _named("silu", nn.Silu),
         _named("hard_sigmoid", nn.HardSigmoid),
         _named("hard_silu", nn.HardSilu),
-        _rule(
+        _activation(
             "gelu",
-            _is(_gelu),
             nn.Gelu,
-            needs="approximate=False",
-            examples=(lambda x: _ops.gelu(x, approximate=False),),
+            _gelu,
+            lambda x: _ops.gelu(x, approximate=False),
+            lambda x: _ops.gelu(x),
+        ),
+        _formula("celu", nn.Celu, lambda x: _ops.celu(x, 0.7), names=("alpha",)),
+        _formula(
+            "hard_shrink", nn.HardShrink, lambda x: _ops.hard_shrink(x, 0.3), names=("threshold",)
+        ),
+        _formula("hard_tanh", nn.HardTanh, _ops.hard_tanh),
+        _formula("log_sigmoid", nn.LogSigmoid, _ops.log_sigmoid),
+        _formula("selu", nn.Selu, _ops.selu),
+        _formula(
+            "soft_shrink", nn.SoftShrink, lambda x: _ops.soft_shrink(x, 0.3), names=("threshold",)
+        ),
+        _formula("softplus", nn.Softplus, _ops.softplus),
+        _formula("softsign", nn.Softsign, _ops.softsign),
+        _formula("sparse_plus", nn.SparsePlus, _ops.sparse_plus),
+        _formula("sparse_sigmoid", nn.SparseSigmoid, _ops.sparse_sigmoid),
+        _formula("squareplus", nn.Squareplus, lambda x: _ops.squareplus(x, 2), names=("b",)),
+        _formula("tanh_shrink", nn.TanhShrink, _ops.tanh_shrink),
+        _formula(
+            "threshold",
+            nn.Threshold,
+            lambda x: _ops.threshold(x, 0.2, -0.1),
+            names=("threshold", "default_value"),
+        ),
+        _formula("exponential", op.Exp, lambda x: _ops.exp(_ops.tanh(x)), words="exp"),
+        _rule(
+            "log_softmax",
+            _log_softmax,
+            nn.LogSoftmax,
+            needs="the last axis",
+            examples=(_ops.log_softmax,),
         ),
         _rule(
             "clip",
@@ -957,7 +1020,18 @@ FAMILY = Family(
             needs="to clip to 0 and a number > 0, as a ReLU with a ceiling does",
             examples=(lambda x: _ops.clip(x, 0.0, 1.0),),
         ),
-        _rule("glu", _glu, nn.Glu, needs=_AXES, examples=(lambda x: _ops.glu(x, -1),)),
+        _rule(
+            "glu",
+            _glu,
+            nn.Glu,
+            needs=_AXES,
+            examples=(
+                lambda x: _ops.glu(x),
+                lambda x: _ops.glu(x, axis=1),
+                Example(build=lambda x: _ops.glu(x), shape=(8,)),
+                Example(build=lambda x: _ops.glu(x), shape=_SEQUENCE),
+            ),
+        ),
         # Sums and products
         _rule(
             "add (`+`)",

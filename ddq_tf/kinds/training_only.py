@@ -105,3 +105,5 @@ FAMILY = Family(
         ),
     ),
 )
+
+TRAINING_ONLY = tuple(layer for rule in FAMILY.rules for layer in rule.layers)
