@@ -5,8 +5,9 @@
 
 On one core, from the 800 sample images with index % 5 != 0. The peak is VmHWM of the process while
 `reconstruct_model` runs, its images included; seconds are of the processor, so that other work on
-the machine does not count, and of wall. Divergence and equal answers are those of the Keras model, on
-the 200 other images. Writes benchmarks/results/reconstruction_cost_NETWORK.json, with --name another.
+the machine does not count, and of wall. Divergence and equal answers are those of the Keras model,
+on the 200 other images. Writes benchmarks/results/reconstruction_cost_NETWORK.json, or another by
+--name.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-    os.environ[_name] = "1"
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import time

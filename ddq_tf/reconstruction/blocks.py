@@ -14,7 +14,7 @@ from ddq_tf.layers import DDQActivation, DDQSoftmax, DDQWeightedLayer
 from ddq_tf.reconstruction.streams import Codes, Halves, Packing, Stored, Whole
 
 _LAYERS_PER_BLOCK = 3
-_VALUES_AT_ONCE = 1 << 22  # of a tensor
+_VALUES_AT_ONCE = 1 << 21  # of a tensor
 _MOST_EXAMPLES = 64
 
 

@@ -146,7 +146,7 @@ def _training_step(
 
 
 def outputs_of(block: Block, inputs: Values, *, of_float: bool) -> Values:
-    """Returns all outputs of a block, probabilities unrounded, in the quantized or float network."""
+    """Returns all outputs of a block in the quantized or float network, probabilities unrounded."""
     outputs = block.stored(of_float=of_float)
     with float_network(block.model) if of_float else contextlib.nullcontext():
         parts = _computed(block, inputs, len(inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -42,6 +43,6 @@ def loss_towards(wanted: Values, *, probabilities: bool) -> keras.losses.Loss:
     """
     if probabilities:
         return keras.losses.KLDivergence()
-    parts = [wanted[part] for part in batch_slices(len(wanted), _BATCH)]
-    powers = [np.mean(np.square(part), dtype=np.float64) for part in parts]
-    return RelativeError(float(np.average(powers, weights=[len(part) for part in parts])))
+    parts = batch_slices(len(wanted), _BATCH)
+    sums = [np.sum(np.square(wanted[part]), dtype=np.float64) for part in parts]
+    return RelativeError(float(np.sum(sums) / math.prod(wanted.shape)))

@@ -175,8 +175,8 @@ def columns_of(layer: Any, x: Tensor, every: int = 1) -> Tensor:
     Args:
         layer: dense, or a convolution without groups, depthwise or not.
         x: its input.
-        every: which of the positions, counted from the first of the first image: every second, third
-            and so on.
+        every: which of the positions, counted from the first of the first image: every second, or
+            third, and so on.
     """
     channels = int(x.shape[-1] or 0)
     if layer.kind is OpKind.DENSE:
@@ -235,7 +235,7 @@ def _positions(layer: Any) -> int:
 
 
 def _turned(layer: Any, x: Tensor, every: int) -> Tensor:
-    """Columns as `_Sums` takes them: (k, positions), of depthwise layers (k, channels, positions)."""
+    """Columns for `_Sums`: (k, positions), of depthwise layers (k, channels, positions)."""
     columns = columns_of(layer, x, every)
     if layer.kind is OpKind.DEPTHWISE:
         return ops.transpose(columns, (1, 2, 0))

@@ -37,7 +37,7 @@ from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
 
 _MOST_MEASURED = 16  # inputs at once
-_TENSORS_AT_ONCE = 4  # as large as the largest may be
+_TENSORS_AT_ONCE = 8  # as large as the largest may be
 _TINY = 1e-9
 
 Tensor = Any

@@ -193,7 +193,7 @@ class Stored:
 
     def __init__(self, shape: Sequence[int], packing: Packing) -> None:
         self._packing = packing
-        self._file = tempfile.TemporaryFile(prefix="ddq_tf_")
+        self._file = tempfile.TemporaryFile(prefix="ddq_tf_")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._bytes = int(np.prod(shape)) * packing.dtype.itemsize
         self.shape = (0, *map(int, shape))
@@ -238,7 +238,7 @@ def check_room(size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise DDQError(
-            f"the folder for temporary files, {folder!r}, needs room for {size_bytes / 1e9:.1f} GB. "
-            f"Received: {free / 1e9:.1f} GB. Set the environment variable TMPDIR to another, or "
+            f"the folder for temporary files, {folder!r}, needs room for {size_bytes / 1e9:.1f} GB."
+            f" Received: {free / 1e9:.1f} GB. Set the environment variable TMPDIR to another, or "
             "pass fewer inputs or views"
         )

@@ -23,24 +23,32 @@ _LEAST_SHARE = 2.0**-14  # of what arrives at a ReLU, that its range spans
 
 
 class _Sampler:
-    """Keeps a random sample of a tensor's values, and its extremes."""
+    """Keeps a random sample of a tensor's values, and its extremes.
 
-    def __init__(self, seed: int, per_batch: int) -> None:
+    In one piece: small ones, kept between large tensors, would hold those tensors' memory.
+    """
+
+    def __init__(self, seed: int, per_batch: int, batches: int) -> None:
         self._random = np.random.default_rng(seed)
         self._per_batch = per_batch
-        self._parts: list[np.ndarray] = []
+        self._room = np.empty(batches * (per_batch + 2), np.float32)
+        self._count = 0
 
     def __call__(self, values: Any) -> None:
         flat = np.ravel(as_array(values))
-        self._parts.append(np.array([flat.min(), flat.max()]))
+        ends = flat.min(), flat.max()
         if flat.size > self._per_batch:
             flat = flat[self._random.integers(0, flat.size, self._per_batch)]
-        self._parts.append(flat.copy())
+        end = self._count + len(flat) + 2
+        if end > len(self._room):  # of a layer that is called several times
+            self._room = np.concatenate([self._room, np.empty_like(self._room)])
+        self._room[self._count : end] = np.append(ends, flat)
+        self._count = end
 
     @property
     def values(self) -> np.ndarray:
         """All that was kept."""
-        return np.concatenate(self._parts)
+        return self._room[: self._count]
 
 
 def calibrate_kernels(model: keras.Model) -> None:
@@ -86,8 +94,9 @@ def _observe(
     Of the latter, the greatest magnitude.
     """
     layers = activation_layers(model)
-    per_batch = max(_VALUES_KEPT // len(_in_parts(model, batches)), 256)
-    samplers = {layer.name: _Sampler(seed + i, per_batch) for i, layer in enumerate(layers)}
+    count = len(_in_parts(model, batches))
+    per_batch = max(_VALUES_KEPT // count, 256)
+    samplers = {layer.name: _Sampler(seed + i, per_batch, count) for i, layer in enumerate(layers)}
     arrived = dict.fromkeys(samplers, 0.0)
 
     def look(values: Any, arriving: Any) -> tuple[Any, Any]:
@@ -115,7 +124,7 @@ def observed(
         model: a DDQ model.
         batches: inputs, as the model takes them.
         layers: that are looked at.
-        look: what is to be seen of the values of a layer, and of what arrives there before its ReLU.
+        look: what is to be seen of the values of a layer, and of what arrives before its ReLU.
 
     Yields:
         By name of a layer, what `look` returned each time that the layer was called.

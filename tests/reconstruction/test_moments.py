@@ -94,6 +94,8 @@ def test_they_are_of_what_the_layer_reads_in_both_networks(name):
     np.testing.assert_array_equal(array(changed), now)
     (own,), outputs = input_moments(block, [layer], array(upto(stream)))
     assert_same(own, about(x.astype(np.float64), x.astype(np.float64)), 1e-5)
+    given = array(keras.Model(model.input, block.output)(images(80, (6, 6, 3)), training=True))
+    np.testing.assert_allclose(outputs[:], given, rtol=1e-6)
 
 
 def test_kernels_undo_what_is_linear():
