@@ -90,7 +90,8 @@ def main() -> None:
     before_mib, cpu, wall = peak_mib(), time.process_time(), time.monotonic()
     quantized, errors = ddq_tf.reconstruct_model(model, learned, config, recipe)
     cpu, wall, peak = time.process_time() - cpu, time.monotonic() - wall, peak_mib()
-    wanted, given = (probabilities(net.predict(held, verbose=0)) for net in (model, quantized))
+    networks: tuple[Any, Any] = model, quantized
+    wanted, given = (probabilities(net.predict(held, verbose=0)) for net in networks)
     divergence = np.sum(wanted * (np.log(wanted + TINY) - np.log(given + TINY)), axis=-1)
     results = {
         "network": options.network,

@@ -170,6 +170,7 @@ def _error(
     sizes: list[int] = []
     for number, outputs in enumerate(given):
         start = number * batch
-        losses.append(float(compare(wanted[start : start + len(outputs)], outputs)))
+        loss: Any = compare(wanted[start : start + len(outputs)], outputs)
+        losses.append(float(loss))
         sizes.append(len(outputs))
     return float(np.average(losses, weights=sizes))

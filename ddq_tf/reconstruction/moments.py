@@ -180,7 +180,8 @@ def columns_of(layer: Any, x: Tensor, every: int = 1) -> Tensor:
     """
     channels = int(x.shape[-1] or 0)
     if layer.kind is OpKind.DENSE:
-        return ops.reshape(x, (-1, channels))[::every]
+        rows: Any = ops.reshape(x, (-1, channels))
+        return rows[::every]
     parts = _met(layer, x, every)
     if layer.kind is OpKind.DEPTHWISE:
         return ops.stack(parts, axis=1)
@@ -198,8 +199,8 @@ def _met(layer: Any, x: Tensor, every: int) -> list[Tensor]:
             for out, s, k, d, n in zip(outputs, steps, shape, apart, sizes, strict=True)
         ]
     pixels: Any = ops.reshape(x, (-1, int(x.shape[-1] or 0)))
-    count: Any = ops.shape(x)[0]
-    numbers: Any = ops.arange(0, count * outputs[0] * outputs[1], every, dtype="int32")
+    shape_now: Any = ops.shape(x)
+    numbers: Any = ops.arange(0, shape_now[0] * outputs[0] * outputs[1], every, dtype="int32")
     image = numbers // (outputs[0] * outputs[1])
     starts = (numbers // outputs[1] % outputs[0], numbers % outputs[1])
     starts = [at * s - m // 2 for at, s, m in zip(starts, steps, missing, strict=True)]
@@ -236,7 +237,7 @@ def _positions(layer: Any) -> int:
 
 def _turned(layer: Any, x: Tensor, every: int) -> Tensor:
     """Columns for `_Sums`: (k, positions), of depthwise layers (k, channels, positions)."""
-    columns = columns_of(layer, x, every)
+    columns: Any = columns_of(layer, x, every)
     if layer.kind is OpKind.DEPTHWISE:
         return ops.transpose(columns, (1, 2, 0))
     return ops.transpose(columns)

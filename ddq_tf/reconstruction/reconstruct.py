@@ -270,7 +270,7 @@ def _hashed(parts: list[np.ndarray]) -> str:
     """Tells inputs apart, however they are cut into batches."""
     found = hashlib.sha256()
     for part in parts:
-        found.update(np.ascontiguousarray(part))
+        found.update(part.tobytes())
     return found.hexdigest()
 
 

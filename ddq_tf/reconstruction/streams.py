@@ -57,8 +57,8 @@ class Rows:
         numbers = np.arange(len(self))[part]
         found = np.empty((len(numbers), *self.shape[1:]), np.float32)
         places = np.searchsorted(self._starts, numbers, side="right") - 1
-        for row, number, place in zip(found, numbers, places, strict=True):
-            row[...] = self._parts[place][number - self._starts[place]]
+        for row, (number, place) in enumerate(zip(numbers, places, strict=True)):
+            found[row] = self._parts[place][number - self._starts[place]]
         return found
 
     def every_second(self, first: int) -> Rows:
@@ -204,7 +204,7 @@ class Stored:
         Raises:
             DDQError: if there is no room for them.
         """
-        stored = np.ascontiguousarray(self._packing.packed(values))
+        stored: Any = np.ascontiguousarray(self._packing.packed(values))
         try:
             self._file.seek(0, io.SEEK_END)
             self._file.write(memoryview(stored).cast("B"))
@@ -223,7 +223,7 @@ class Stored:
     def __getitem__(self, part: Examples, /) -> np.ndarray:
         """Some examples."""
         numbers = np.arange(len(self))[part]
-        stored = np.empty((len(numbers), *self.shape[1:]), self._packing.dtype)
+        stored: Any = np.empty((len(numbers), *self.shape[1:]), self._packing.dtype)
         starts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1), len(numbers)]
         for start, end in itertools.pairwise(starts):  # each of examples that lie side by side
             if end > start:

@@ -56,7 +56,7 @@ def test_codes_lose_nothing():
 
 
 def test_halves_keep_eleven_bits_and_large_values():
-    values = np.float32([[0.0, 1e-4, 0.3, -7.7, 2e5]])
+    values = np.array([[0.0, 1e-4, 0.3, -7.7, 2e5]], np.float32)
     found = Stored((5,), Halves(6.0))
     found.append(values)
     np.testing.assert_allclose(found[:], values, rtol=2.0**-11, atol=1e-7)
