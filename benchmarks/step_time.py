@@ -3,9 +3,10 @@
     python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32]
 
 MobileNetV2, 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one step of
-each variant after the other; medians. The same network is also trained by TensorFlow Model
-Optimization's int8 QAT on tf_keras, where these are installed. Peak memory is measured apart, one
-process for each variant. Writes benchmarks/results/step_time_strideN.json.
+each variant after the other; medians; and the first step of each, in which it is traced. The same
+network is also trained by TensorFlow Model Optimization's int8 QAT on tf_keras, where these are
+installed. Peak memory is measured apart, one process for each variant. Writes
+benchmarks/results/step_time_strideN.json.
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ def main() -> None:
         return
     names = names_of(options)
     runs = {name: variant(name, model, images) for name in names}
+    first = {name: step_seconds(run, images, labels) for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(WARM_UP + options.steps):
         for name, run in runs.items():
@@ -153,6 +155,7 @@ def main() -> None:
     for name in names:
         pairs = np.array(times[name]) / np.array(times["float"])
         rows[name] = {
+            "first_step_s": first[name],
             "median_step_s": float(np.median(times[name])),
             "ratio_to_float": float(np.median(pairs)),
             "ratio_quartiles": [float(v) for v in np.quantile(pairs, (0.25, 0.75))],

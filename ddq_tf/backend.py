@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -52,6 +53,24 @@ def sync(model: Any) -> None:
     give_back = getattr(model, "jax_state_sync", None)
     if give_back is not None:
         give_back()
+
+
+@contextlib.contextmanager
+def outside_of_tracing() -> Iterator[None]:
+    """Lets variables be made within as if nothing were traced.
+
+    A tf.function that makes variables itself is traced a second time, without.
+    """
+    if backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    def eager(next_creator: Callable[..., Any], **options: Any) -> Any:
+        return next_creator(**{**options, "experimental_enable_variable_lifting": False})
+
+    with tf.init_scope(), tf.variable_creator_scope(eager):
+        yield
 
 
 def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:

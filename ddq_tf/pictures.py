@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ddq_tf.arguments import check_types, setting
 from ddq_tf.errors import DDQError
@@ -75,3 +76,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         check_types(self)
+
+
+def range_words(values: tuple[Any, Any]) -> str:
+    """Returns an input range in words, of a number or one for each channel."""
+    low, high = (end if isinstance(end, list | tuple) else (end,) for end in values)
+    return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"

@@ -26,6 +26,7 @@ _HOMES = {
         "DDQDense",
         "DDQDepthwiseConv2D",
         "DDQFixedGrid",
+        "DDQFunction",
         "DDQRescaling",
         "DDQSoftmax",
         "FloatConv2D",

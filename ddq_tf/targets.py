@@ -34,6 +34,8 @@ class Target:
             indices into a table of values for each channel, where that takes fewer bytes.
         fully_connected_pointwise: whether 1x1 stride-1 convolutions become FULLY_CONNECTED, the
             only operator whose INT4 and INT2 weights XNNPACK takes.
+        float_islands: whether functions of one value that XNNPACK has no integer kernel for are
+            computed in float, between DEQUANTIZE and QUANTIZE, instead of by built-in kernels.
         runtime: what runs the file.
         min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
         missing_operators: what the runtime lacks of the operators that ddq_tf writes.
@@ -47,6 +49,7 @@ class Target:
     on_request: tuple[int, ...] = ()
     code_bits: tuple[int, ...] | None = None
     lookup_tables: bool = False
+    float_islands: bool = False
     runtime: str = "LiteRT"
     missing_operators: tuple[str, ...] = ()
 
@@ -162,6 +165,7 @@ TARGETS: dict[str, Target] = {
                 OpKind.TRANSPOSED: (8,),
             },
             on_request=(2,),
+            float_islands=True,
             fully_connected_pointwise=True,
             min_runtime=_LITERT,
         ),

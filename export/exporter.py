@@ -14,15 +14,15 @@ from ddq_tf.errors import raise_all
 from ddq_tf.export import metadata_schema, model_metadata, runtime_check, tflite, tflm
 from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
-from ddq_tf.export.lower import lower
+from ddq_tf.export.lower import lower, named_target
 from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.passes import run_passes
-from ddq_tf.export.sizes import ByteSizes, itemize
+from ddq_tf.export.sizes import ByteSizes, CompressedSizes, compressed, itemize
 from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.grids import align_if_needed
 from ddq_tf.layers import weighted_layers
 from ddq_tf.scheme import MAX_BITS
-from ddq_tf.targets import Target, get_target
+from ddq_tf.targets import Target
 
 # The stock converter's name and width in bytes. Its numbers are releases of TensorFlow, ours are
 # releases of LiteRT, whose count began again at 1.0.
@@ -41,6 +41,7 @@ class ExportResult:
         min_runtime: the oldest release of the target's runtime that runs it as intended; the file
             holds it too.
         sizes: what the bytes are spent on.
+        compressed: how few they are behind a compressor.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class ExportResult:
     graph: Graph = dataclasses.field(repr=False)
     min_runtime: str
     sizes: ByteSizes
+    compressed: CompressedSizes
 
     def __fspath__(self) -> str:
         """Stands for its file, wherever a path is taken."""
@@ -90,12 +92,13 @@ def export_tflite(
     check_path("path", path)
     check_writable(path)
     check_is("metadata", metadata, ModelMetadata | None)
-    if _named_target(model, target).lookup_tables:
+    named = named_target(model, target)
+    if named.lookup_tables:
         tflm.package()
-    lowered = lower(model, input_type=input_type, output_type=output_type)
+    lowered = lower(model, named, input_type=input_type, output_type=output_type)
     chosen = target_of(model, target)
     if align_if_needed(model):
-        lowered = lower(model, input_type=input_type, output_type=output_type)
+        lowered = lower(model, named, input_type=input_type, output_type=output_type)
     graph = run_passes(lowered, chosen)
     _check_operators(graph, chosen)
     runs_in_litert = chosen.runtime == "LiteRT"
@@ -124,6 +127,7 @@ def export_tflite(
         graph=graph,
         min_runtime=oldest,
         sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
+        compressed=compressed(data, plain),
     )
 
 
@@ -140,12 +144,7 @@ def target_of(model: Any, name: str | None = None) -> Target:
         DDQError: if there is no such target.
     """
     offered = [layer.quantizer.precisions[0] for layer in weighted_layers(model)]
-    return _named_target(model, name).at_least(min(offered, default=MAX_BITS))
-
-
-def _named_target(model: Any, name: str | None) -> Target:
-    config = getattr(model, "ddq_config", None)
-    return get_target(name or (config.target if config else "litert"))
+    return named_target(model, name).at_least(min(offered, default=MAX_BITS))
 
 
 def min_runtime(data: bytes) -> str:

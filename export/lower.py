@@ -19,6 +19,7 @@ from ddq_tf.grids.affine import affine_chain, is_affine
 from ddq_tf.grids.fold import is_finite, quantizer_after
 from ddq_tf.kinds import Output, find_rule, output_of, rule_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid
+from ddq_tf.targets import Target, get_target
 
 IO_TYPES: Mapping[str, DType] = {
     "int8": DType.INT8,
@@ -27,11 +28,18 @@ IO_TYPES: Mapping[str, DType] = {
 }
 
 
-def lower(model: Any, *, input_type: str = "int8", output_type: str = "int8") -> Graph:
+def lower(
+    model: Any,
+    target: Target | None = None,
+    *,
+    input_type: str = "int8",
+    output_type: str = "int8",
+) -> Graph:
     """Returns the integer graph of a DDQ model; all weights still INT8.
 
     Args:
         model: as `quantize_model` returns it, or built from DDQ layers by hand.
+        target: where the file will run; None for what the model was made for.
         input_type: "int8", "uint8" or "float32".
         output_type: likewise.
 
@@ -43,7 +51,7 @@ def lower(model: Any, *, input_type: str = "int8", output_type: str = "int8") ->
             raise DDQError(f"{name} must be one of {sorted(IO_TYPES)}. Received: {value!r}")
     graph = flatten(model)
     raise_all(f"model {model.name!r} cannot be exported:", _problems(graph))
-    lowering = Lowering(graph)
+    lowering = Lowering(graph, (target or named_target(model)).float_islands)
     lowering.enter(IO_TYPES[input_type])
     for node in graph.nodes:
         write = rule_of(node.layer).lower
@@ -51,6 +59,20 @@ def lower(model: Any, *, input_type: str = "int8", output_type: str = "int8") ->
             write(lowering, node)
     labels = getattr(model, "float_outputs", ())
     return lowering.leave(IO_TYPES[output_type], labels)
+
+
+def named_target(model: Any, name: str | None = None) -> Target:
+    """Returns the target of a name, or the one that a model was made for.
+
+    Args:
+        model: a DDQ model.
+        name: of the target; None for the model's own.
+
+    Raises:
+        DDQError: if there is no such target.
+    """
+    config = getattr(model, "ddq_config", None)
+    return get_target(name or (config.target if config else "litert"))
 
 
 def _problems(graph: FlatGraph) -> list[str]:

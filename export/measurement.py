@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ddq_tf.answers import right_answers, threshold_of
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import Model, Runner, codes_of, content_of, is_for_micro
+from ddq_tf.export.operators.activations import PROBABILITIES
 from ddq_tf.export.tflite.reader import BUILTIN_NAMES
 from ddq_tf.export.tflm import MicroRunner
 
@@ -182,7 +183,7 @@ def _keras_metric(metric: Any) -> Any:
 
 def _threshold(content: bytes, output: str, runner: Runner | MicroRunner) -> float | None:
     last = _last_operator(content, runner.outputs[output].index)
-    return threshold_of({"LOGISTIC": "sigmoid", "SOFTMAX": "softmax"}.get(last))
+    return threshold_of(PROBABILITIES.get(last))
 
 
 def _last_operator(content: bytes, tensor: int) -> str:

@@ -4,9 +4,12 @@ Every op has one exact rule, which stands at its kernel in `operators`; XNNPACK 
 and ARM, except that MEAN's product and sum are rounded together on ARM: that shows only where a
 mean lies on the middle of two codes to the last bit of a float32.
 
-SOFTMAX, GELU, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in kernels. Other
-ops that XNNPACK leaves to these, which round differently from machine to machine, are refused by
-name.
+Floats between two integer tensors are float32; EXP, TANH and their like may differ from LiteRT's
+in the last bits, which no code that follows from them shows (`ddq_tf.grids.tables`).
+
+SOFTMAX and GELU on integers, AVERAGE_POOL_2D and some ops that move values run in LiteRT's built-in
+kernels. Other ops that XNNPACK leaves to these, which round differently from machine to machine,
+are refused by name.
 """
 
 from __future__ import annotations
@@ -62,11 +65,17 @@ def sums_floats(op: Op, graph: Graph) -> bool:
 
 
 def with_all_outputs(graph: Graph) -> Graph:
-    """Returns the graph with the result of every op as an output, under the tensor's name.
+    """Returns the graph with the codes that every op writes as an output, under the tensor's name.
 
-    The file of such a graph is still one XNNPACK partition and computes the same codes.
+    The file of such a graph is still one XNNPACK partition and computes the same codes. Of floats,
+    which machines may tell apart in their last bits, only sums are shown; see `sums_floats`.
     """
-    results = {name: name for op in graph.ops for name in op.outputs}
+    results = {
+        name: name
+        for op in graph.ops
+        for name in op.outputs
+        if graph.tensors[name].dtype is not DType.FLOAT32 or sums_floats(op, graph)
+    }
     return dataclasses.replace(graph, outputs=results)
 
 
@@ -86,13 +95,15 @@ def _checked(name: str, values: np.ndarray, tensor: Tensor) -> np.ndarray:
 def _run(op: Op, graph: Graph, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the values that an op writes."""
     operator = operator_of(op.kind)
-    if operator.kernel is None:
-        raise refuse(op, operator.unknown)
     if sums_floats(op, graph):
         raise refuse(op, "it adds floats, in an order that each machine chooses")
     tensors = [graph.tensors[name] for name in op.inputs if name]
     output = graph.tensors[op.outputs[0]]
     image = tensors[operator.image]
+    if operator.floats is not None and image.dtype is output.dtype is DType.FLOAT32:
+        return operator.floats(completed(op), [values[tensor.name] for tensor in tensors])
+    if operator.kernel is None:
+        raise refuse(op, operator.unknown)
     if not operator.changes_type and (image.dtype, output.dtype) != (DType.INT8,) * 2:
         received = f"{image.dtype.value} to {output.dtype.value}"
         raise refuse(op, f"activations must be INT8. Received: {received}")

@@ -70,7 +70,8 @@ def verify_tflm(
     types = {"input_type": runner.input.dtype.name, "output_type": runner.output.dtype.name}
     if "float32" in types.values():
         raise DDQError(f"the file must show int8 or uint8. Received: {types}. Export it so")
-    graph = run_passes(lower(model, **types), get_target("tflm"))
+    target = get_target("tflm")
+    graph = run_passes(lower(model, target, **types), target)
     plain = MicroRunner(tflite.write(graph))
     reference = _Reference(tflite.write(dense_as_convolution(graph)))
     keras_codes, codes = [], []

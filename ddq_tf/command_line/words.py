@@ -13,12 +13,6 @@ def percent(share: float) -> str:
     return wording.percent(share)
 
 
-def range_words(values: tuple[Any, Any]) -> str:
-    """Returns an input range in words, of a number or one for each channel."""
-    low, high = (end if isinstance(end, list | tuple) else (end,) for end in values)
-    return f"{', '.join(f'{v:.4g}' for v in low)} to {', '.join(f'{v:.4g}' for v in high)}"
-
-
 def picture_words(crop: float, resize: str, channels: str, sources: Mapping[str, str]) -> str:
     """Returns in words how pictures are fitted, and who says so where that is known."""
     parts = {"crop": f"{crop:g} of the centre", "resize": resize, "channels": channels}

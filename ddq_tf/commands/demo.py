@@ -39,7 +39,7 @@ COMMAND = Command(
             title="Flags",
             of=(
                 flags.text("out", "FOLDER", "for models, file and report", "runs/demo"),
-                flags.switch("fast", "a third of the training: shows the way, not the accuracy"),
+                flags.switch("fast", "half of the training: shows the way, not the accuracy"),
                 SEED,
             ),
         ),

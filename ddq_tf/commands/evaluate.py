@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
 from ddq_tf.command_line.shared import OUTPUT, SPLIT, data_group
-from ddq_tf.command_line.words import percent, picture_words, range_words
-from ddq_tf.pictures import DataOptions
+from ddq_tf.command_line.words import percent, picture_words
+from ddq_tf.pictures import DataOptions, range_words
 
 
 def _run(call: Call) -> Outcome:

@@ -37,6 +37,7 @@ def _run(call: Call) -> Outcome:
             *asset,
             ("size", f"{result.size_bytes:,} bytes"),
             ("above floor", _floor_words(result.sizes)),
+            ("compressed", _compressed_words(result.compressed)),
             ("target", result.target.name),
             ("runs on", f"{result.target.runtime} {result.min_runtime} or later"),
             ("operators", ops),
@@ -50,6 +51,13 @@ def _floor_words(sizes: Any) -> str:
         f"{kind.replace('_', ' ')} {size:,}" for kind, size in sizes.above_floor.items() if size
     )
     return f"{sizes.total - sizes.floor:,} bytes ({percent(sizes.above_floor_share)}): {items}"
+
+
+def _compressed_words(sizes: Any) -> str:
+    return (
+        f"{sizes.deflate:,} bytes in a zip archive; the weight codes hold {sizes.code_entropy:,} "
+        "bytes of information"
+    )
 
 
 COMMAND = Command(

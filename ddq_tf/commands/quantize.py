@@ -13,9 +13,9 @@ from ddq_tf.command_line.shared import (
     recipe_settings,
     work_folder,
 )
-from ddq_tf.command_line.words import accuracy_rows, range_words
+from ddq_tf.command_line.words import accuracy_rows
 from ddq_tf.config import DDQConfig
-from ddq_tf.pictures import DataOptions
+from ddq_tf.pictures import DataOptions, range_words
 from ddq_tf.recipes import DDQ_RECIPE, TrainConfig
 
 

@@ -11,9 +11,9 @@ from ddq_tf.command_line.shared import (
     data_group,
     work_folder,
 )
-from ddq_tf.command_line.words import percent, range_words
+from ddq_tf.command_line.words import percent
 from ddq_tf.config import DDQConfig
-from ddq_tf.pictures import DataOptions
+from ddq_tf.pictures import DataOptions, range_words
 from ddq_tf.recipes import ReconstructionConfig
 
 

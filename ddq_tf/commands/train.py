@@ -12,8 +12,8 @@ from ddq_tf.command_line.shared import (
     recipe_settings,
     work_folder,
 )
-from ddq_tf.command_line.words import accuracy_rows, range_words
-from ddq_tf.pictures import DataOptions
+from ddq_tf.command_line.words import accuracy_rows
+from ddq_tf.pictures import DataOptions, range_words
 from ddq_tf.recipes import FLOAT_RECIPE, TrainConfig
 
 _MODELS = ("mobilenet_v2", "resnet8")  # those of ddq_tf.models, which takes seconds to import

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ddq_tf.command_line import Call, Command, Group, Outcome, Settings, flags
 from ddq_tf.command_line.shared import OUTPUT
-from ddq_tf.command_line.words import picture_words, range_words
-from ddq_tf.pictures import DataOptions
+from ddq_tf.command_line.words import picture_words
+from ddq_tf.pictures import DataOptions, range_words
 
 _NO_DATA = "the page gets its pictures from its user, one by one"
 

@@ -14,7 +14,7 @@ from ddq_tf import xnnpack
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import stays_inside
 from ddq_tf.grids.fold import BIAS_MAX, fold, grid_of, quantizer_after, source_of
-from ddq_tf.grids.relations import SUMS
+from ddq_tf.grids.relations import SUMS, rounds_powers
 from ddq_tf.kinds import rule_of
 from ddq_tf.layers import DDQBorderGain, DDQSoftmax, DDQWeightedLayer
 from ddq_tf.quantizers import ActivationQuantizer
@@ -26,6 +26,8 @@ _TAKEN = {"sum": xnnpack.SUMS, "product": xnnpack.PRODUCTS}
 _LEAST_NARROWED = {"sum": 2.0**-6, "product": 2.0**-14}
 # TFLite Micro's SOFTMAX takes steps above 2^-26 and aborts on others; no probability moves by them.
 _LEAST_LOGIT = 2.0**-25
+# Where powers are rounded: with finer steps, moving them keeps no table of powers from ties.
+_LEAST_OF_ROUNDED = 2.0**-12
 _CURE = "Scale what comes in with a Rescaling layer, or normalize it"
 
 
@@ -36,8 +38,10 @@ def widen(graph: FlatGraph) -> None:
     far above all that can come out is lowered. What a softmax reads is raised too.
     """
     for node in graph.nodes:
-        if isinstance(node.layer, DDQSoftmax):
-            _raise_logits(graph, node)
+        if rounds_powers(node):
+            _raise_logits(graph, node, _LEAST_OF_ROUNDED)
+        elif isinstance(node.layer, DDQSoftmax):
+            _raise_logits(graph, node, _LEAST_LOGIT)
         kind, quantizer = _kind(node), _output(graph, node)
         if kind is None or quantizer is None:
             continue
@@ -49,9 +53,9 @@ def widen(graph: FlatGraph) -> None:
             quantizer.rescale(multiplier / _LEAST_NARROWED[kind])
 
 
-def _raise_logits(graph: FlatGraph, node: FlatNode) -> None:
+def _raise_logits(graph: FlatGraph, node: FlatNode, least: float) -> None:
     source = source_of(graph, node.inputs[0])
-    short = _LEAST_LOGIT / float(grid_of(graph, node.inputs[0]).scale)
+    short = least / float(grid_of(graph, node.inputs[0]).scale)
     if short > 1 and source.movable is not None:
         source.movable.rescale(short)
 

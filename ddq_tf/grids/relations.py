@@ -26,10 +26,11 @@ import numpy as np
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.grids.fold import Grid, grid_of, quantizer_after, source_of
 from ddq_tf.grids.fractions import LARGEST, odd_fraction
-from ddq_tf.grids.tables import MARGIN, best_factor, margin
+from ddq_tf.grids.tables import MARGIN, Rounded, RoundedPowers, best_factor
 from ddq_tf.kinds import Function, Output, function_of, is_activation, output_of, rule_of
 from ddq_tf.kinds.functions import Values
-from ddq_tf.layers import DDQActivation
+from ddq_tf.layers import DDQActivation, DDQFunction, DDQSoftmax
+from ddq_tf.layers.formulas import POWER_STEP, ROWS
 from ddq_tf.quantizers import ActivationQuantizer
 
 # No odd fraction nearest to this multiple of a value lies below the value.
@@ -194,10 +195,13 @@ class TableInputs(Relation):
     @property
     def functions(self) -> list[Function]:
         """What reads the tensor."""
-        return [function for node in self.nodes if (function := function_of(node.layer))]
+        return [function for node in self.nodes if (function := _function(node))]
 
-    def _tables(self) -> list[tuple[Values, float]]:
-        return [(f.values, f.grid[0]) for f in self.functions if f.values and f.grid]
+    def _tables(self) -> list[Rounded]:
+        looked_up = [Rounded(f.values, f.grid[0]) for f in self.functions if f.values and f.grid]
+        if any(map(rounds_powers, self.nodes)):
+            looked_up.append(RoundedPowers(np.exp, POWER_STEP))
+        return looked_up
 
     def _factors(self) -> np.ndarray | None:
         """What puts 1/2 of a hard sigmoid on an odd number of steps of its sum; None: anything."""
@@ -213,7 +217,7 @@ class TableInputs(Relation):
         if factors is not None and np.abs(factors - 1).min() > _SAME:
             return False
         grid = self.grid()
-        return all(margin(f, grid, scale) >= MARGIN for f, scale in self._tables())
+        return all(table.margin(grid) >= MARGIN for table in self._tables())
 
     def move(self, member: Movable) -> None:
         """Moves by the factor that leaves most."""
@@ -245,12 +249,14 @@ class Table(Relation):
     def holds(self) -> bool:
         """Whether all stay away, at whatever the range is."""
         shared = self.output is self.quantizer
-        return not shared and margin(self.function, self.grid(), _scale(self.output)) >= MARGIN
+        table = Rounded(self.function, _scale(self.output))
+        return not shared and table.margin(self.grid()) >= MARGIN
 
     def move(self, member: Movable) -> None:
         """Moves the output's scale, or the input's."""
         if not self.holds():
-            tables, is_output = [(self.function, _scale(self.output))], member is self.output
+            tables = [Rounded(self.function, _scale(self.output))]
+            is_output = member is self.output
             only_down = member.ceiling is not None
             member.rescale(best_factor(tables, self.grid(), None, only_down, of_output=is_output))
 
@@ -388,9 +394,10 @@ def _table_inputs(graph: FlatGraph) -> list[Relation]:
     """The functions with fixed output grids, together for each tensor's grid."""
     found: dict[int, TableInputs] = {}
     for node in graph.nodes:
-        function, tensor = _function(node), node.inputs[0]
-        if function is None or function.grid is None:
+        function = _function(node)
+        if not rounds_powers(node) and (function is None or function.grid is None):
             continue
+        tensor = node.inputs[0]
         source = source_of(graph, tensor)
         new = TableInputs(node, lambda t=tensor: grid_of(graph, t), source.movable)
         relation = found.setdefault(id(source), new)
@@ -411,6 +418,13 @@ def _table(graph: FlatGraph, node: FlatNode) -> Relation | None:
 
 def _function(node: FlatNode) -> Function | None:
     return function_of(node.layer) if is_activation(node) else None
+
+
+def rounds_powers(node: FlatNode) -> bool:
+    """Returns whether a layer rounds e^(x - max x)."""
+    if isinstance(node.layer, DDQSoftmax):
+        return node.layer.rounds_powers
+    return isinstance(node.layer, DDQFunction) and node.layer.function in ROWS
 
 
 def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:

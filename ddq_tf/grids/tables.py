@@ -7,6 +7,7 @@ at most a thousandth keeps all 256 values away from there.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,24 +17,60 @@ from ddq_tf.kinds.functions import Values
 
 MARGIN = 1e-3
 _FACTORS = 1 + np.linspace(-1e-3, 1e-3, 401)
+_ULP = 2.0**-24
 
 
-def margin(function: Values, grid: Grid, scale: float, *, stretch: float = 1.0) -> float:
-    """Returns how near a value of a table comes to the middle of two codes, in steps.
+@dataclasses.dataclass(frozen=True)
+class Rounded:
+    """A function of one code, and the step that its values are rounded to.
 
-    Args:
-        function: float64 to float64.
-        grid: of its input.
-        scale: of its output.
-        stretch: what to multiply the input's scale with.
+    Attributes:
+        values: float64 to float64.
+        scale: the step.
     """
-    codes = np.arange(grid.qmin, grid.qmax + 1)
-    values = function(codes * (float(grid.scale) * stretch)) / scale
-    return float(np.abs(values - np.floor(values) - 0.5).min())
+
+    values: Values
+    scale: float
+
+    def margin(self, grid: Grid, *, stretch: float = 1.0) -> float:
+        """Returns how near a value comes to the middle of two steps, in steps.
+
+        Args:
+            grid: of its input.
+            stretch: what to multiply the input's scale with.
+        """
+        step = float(grid.scale) * stretch
+        codes = self._codes(grid)
+        values = self.values(codes * step) / self.scale
+        away = np.abs(values - np.floor(values) - 0.5)
+        return float((away - values * self._error(codes, grid, step)).min())
+
+    def _codes(self, grid: Grid) -> np.ndarray:
+        return np.arange(grid.qmin, grid.qmax + 1)
+
+    def _error(self, codes: np.ndarray, grid: Grid, step: float) -> np.ndarray | float:
+        """The relative error of float32, beyond what `MARGIN` allows for."""
+        del codes, grid, step
+        return 0.0
+
+
+class RoundedPowers(Rounded):
+    """e^(x - max x) of a softmax: of the distances between two codes.
+
+    Their steps are so small that errors of float32 count: both x are rounded to 24 bits, and so is
+    their difference; kernels of EXP err by up to 2 + |x - max x| such units. e^0 is 1 for all.
+    """
+
+    def _codes(self, grid: Grid) -> np.ndarray:
+        return np.arange(grid.qmin - grid.qmax, 0)
+
+    def _error(self, codes: np.ndarray, grid: Grid, step: float) -> np.ndarray:
+        largest = max(abs(grid.qmin), abs(grid.qmax)) * step
+        return (2 * largest + 2 * np.abs(codes) * step + 4) * _ULP
 
 
 def best_factor(
-    tables: Sequence[tuple[Values, float]],
+    tables: Sequence[Rounded],
     grid: Grid,
     factors: np.ndarray | None = None,
     only_down: bool = False,
@@ -43,7 +80,7 @@ def best_factor(
     """Returns what to multiply a scale with so that all values of tables stay away from middles.
 
     Args:
-        tables: functions that read one tensor, and the scales of their outputs.
+        tables: functions that read one tensor.
         grid: of the tensor.
         factors: to choose from, the preferred ones first; None for 401 within a thousandth of 1.
         only_down: whether the scale may only fall.
@@ -56,7 +93,8 @@ def best_factor(
     def least(factor: float) -> float:
         """The margin of the worst value, no more than is wanted."""
         out, stretch = (factor, 1.0) if of_output else (1.0, factor)
-        margins = (margin(f, grid, scale * out, stretch=stretch) for f, scale in tables)
+        scaled = (dataclasses.replace(table, scale=table.scale * out) for table in tables)
+        margins = (table.margin(grid, stretch=stretch) for table in scaled)
         return min(margins, default=1.0)
 
     if factors is None:

@@ -62,7 +62,7 @@ def run_demo(
 
     Args:
         folder: for the results; made if missing.
-        fast: a third of the training: shows the way, not the accuracy.
+        fast: half of the training: shows the way, not the accuracy.
         seed: of everything.
         command: to note in the report.
         screen: where to tell what is going on.
@@ -75,7 +75,7 @@ def run_demo(
         "mobilenet_v2",
         options,
         TrainConfig(
-            epochs=8 if fast else 25,
+            epochs=8 if fast else 13,
             optimizer="adam",
             learning_rate=FLOAT_RECIPE.rates["adam"],
             batch_size=_BATCH_SIZE,
@@ -88,12 +88,12 @@ def run_demo(
     )
     clock.lap("float training")
     quantized = quantize_float(
-        trained.model,
+        trained.path,
         options,
         DDQConfig(budget=_BUDGET, seed=seed),
         dataclasses.replace(
             DDQ_RECIPE.settings,
-            epochs=5 if fast else DDQ_RECIPE.settings.epochs,
+            epochs=5 if fast else 8,
             batch_size=_BATCH_SIZE,
             seed=seed,
         ),

@@ -118,6 +118,8 @@ def export_results(result: ExportResult) -> dict[str, Any]:
         "min_runtime": result.min_runtime,
         "floor_bytes": result.sizes.floor,
         "above_floor_bytes": result.sizes.above_floor,
+        "deflate_bytes": result.compressed.deflate,
+        "code_entropy_bytes": result.compressed.code_entropy,
         "num_ops": len(result.graph.ops),
         "ops": kinds,
     }

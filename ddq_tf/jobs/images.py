@@ -23,10 +23,21 @@ SPLIT_SEED = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-    """An open data set as a model takes it."""
+    """An open data set as a model takes it.
+
+    Attributes:
+        dataset: of pictures.
+        input_range: what pixels 0 and 255 become.
+        range_from: who says so, in words.
+        channels: their order, "rgb" or "bgr".
+        fit: how pictures come to the input's size.
+        batch_size: of all batches.
+        limit: how many pictures of each split are used at most; None for all.
+    """
 
     dataset: Dataset
     input_range: Range
+    range_from: str
     channels: str
     fit: Fit
     batch_size: int
@@ -147,6 +158,7 @@ def as_pictured(options: DataOptions, pixels: Pixels, *, image_size: int | None)
         dataset=data.load(options.spec, image_size=image_size, fit=pixels.fit, seed=SPLIT_SEED),
         fit=pixels.fit,
         input_range=pixels.input_range or DEFAULT_INPUT_RANGE,
+        range_from=pixels.sources["input_range"],
         channels=pixels.channels,
         batch_size=options.batch_size,
         limit=options.limit,

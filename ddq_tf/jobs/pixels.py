@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from ddq_tf import data
 from ddq_tf.data import Fit
 from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import TensorInfo
 from ddq_tf.export.model_metadata import ModelMetadata
+from ddq_tf.graph import flatten
+from ddq_tf.kinds import TRAINING_ONLY
 from ddq_tf.layers import activation_layers
 from ddq_tf.pictures import DataOptions, Range
 
@@ -21,9 +25,12 @@ _BUILDER_RANGES: dict[str, Range] = {"resnet8": (0.0, 255.0)}  # as published by
 _KNOWN_RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
 _RANGE_TOLERANCE = 0.05
 _RGB = "rgb"
-_GIVEN, _BY_DEFAULT = "as given", "by default"
+_GIVEN, BY_DEFAULT = "as given", "by default"
 _NOTED, _FROM_FILE = "noted in the file", "from the file's metadata"
 _SHOWN = "as the file's input shows"
+_SCALED = "as its first layer scales them"
+# What layers at the front make of pixels: 0 to 1 or -1 to 1, or about three standard deviations.
+_SCALED_TO, _NORMALIZED_TO, _WIDE = 1.05, 3.5, 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,8 @@ def pixels_of_model(
     """Returns what holds for a Keras model.
 
     That is what the user says, else what the model's file notes, else what is published of such a
-    network, else what its input quantizer shows.
+    network, else what its Rescaling or Normalization at the front takes, else what its input
+    quantizer shows.
 
     Args:
         options: of which only what it says of pixels is used.
@@ -70,7 +78,11 @@ def pixels_of_model(
     if "input_range" in noted:
         known.append((noted_range(noted), _NOTED))
     elif model is not None:
-        known += [(data.published(model), "keras.applications"), (_learned(model), _SHOWN)]
+        known += [
+            (data.published(model), "keras.applications"),
+            (_scaled(model), _SCALED),
+            (_learned(model), _SHOWN),
+        ]
     crop = noted.get("crop")
     if not isinstance(crop, int | float | type(None)):
         raise DDQError(f"the model's file must note a number as crop. Received: {crop!r}")
@@ -162,7 +174,7 @@ def _pixels(
         known: ranges, those that count first before others, and who says so.
         told: the rest, by name.
     """
-    (found, found_from) = next((each for each in known if each[0]), (None, _BY_DEFAULT))
+    (found, found_from) = next((each for each in known if each[0]), (None, BY_DEFAULT))
     said = range_said(options)
     sources = {"input_range": found_from if said is None else _GIVEN}
     by_name = {"channels": (found[1] if found else None, found_from), **told}
@@ -171,7 +183,7 @@ def _pixels(
     for name, default in usual.items():
         candidates = ((getattr(options, name), _GIVEN), by_name.get(name, (None, "")))
         values[name], sources[name] = next(
-            (each for each in candidates if each[0] is not None), (default, _BY_DEFAULT)
+            (each for each in candidates if each[0] is not None), (default, BY_DEFAULT)
         )
     return Pixels(
         input_range=said or (found[0] if found else None),
@@ -198,6 +210,42 @@ def _shown(info: TensorInfo) -> _Known | None:
         return None
     low, high = (-128, 127) if info.dtype.name == "int8" else (0, 255)
     return range_of_grid(float(info.scale), low - info.zero_point, high - info.zero_point)
+
+
+def _scaled(model: keras.Model) -> _Known | None:
+    """The usual range that a float model's Rescaling or Normalization takes, if one alone fits."""
+    line = _first_line(model)
+    if line is None:
+        return None
+    factor, offset, reach = line
+    ends = [[factor * end + offset for end in known] for known in _KNOWN_RANGES]
+    fits = [
+        known
+        for known, (low, high) in zip(_KNOWN_RANGES, ends, strict=True)
+        if (low >= -reach).all() and (high <= reach).all() and (high - low >= _WIDE).all()
+    ]
+    return (fits[0], _RGB) if len(fits) == 1 else None
+
+
+def _first_line(model: keras.Model) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """What a model multiplies its input with first, what it adds then, and how far that reaches."""
+    try:
+        graph = flatten(model)
+    except DDQError:
+        return None
+    node = graph.sole_consumer(graph.inputs[0])
+    while node is not None and isinstance(node.layer, TRAINING_ONLY):
+        node = graph.sole_consumer(node.outputs[0])
+    layer = None if node is None else node.layer
+    if isinstance(layer, keras.layers.Rescaling):
+        factor, offset = (np.asarray(v, np.float64) for v in (layer.scale, layer.offset))
+        alike = factor.size == offset.size == 1
+        return factor, offset, _SCALED_TO if alike else _NORMALIZED_TO
+    if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
+        mean, variance = (np.ravel(ops.convert_to_numpy(v)) for v in (layer.mean, layer.variance))
+        if not layer.invert and (mean > 0).all() and (variance > 0).all():
+            return 1 / np.sqrt(variance), -mean / np.sqrt(variance), _NORMALIZED_TO
+    return None
 
 
 def _learned(model: keras.Model) -> _Known | None:

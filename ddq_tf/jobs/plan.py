@@ -13,7 +13,9 @@ import keras
 from ddq_tf.config import DDQConfig
 from ddq_tf.jobs.collect import budget_text
 from ddq_tf.jobs.images import Images
+from ddq_tf.jobs.pixels import BY_DEFAULT
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import range_words
 from ddq_tf.recipes import TrainConfig
 from ddq_tf.report import wording
 from ddq_tf.search import DDQModel, weight_budget
@@ -22,6 +24,7 @@ Row = tuple[str, str]
 
 _TIMED_STEPS = 5  # behind the first, which is traced
 _FORWARD = 1 / 3  # of a training step's time: about what an evaluated batch takes
+_GUESSING = 1.5  # times the accuracy of guessing
 _TIMED_SHARE = 0.05  # of a reconstruction's steps
 
 
@@ -31,7 +34,34 @@ def data_rows(images: Images) -> list[Row]:
     height, width = images.dataset.image_shape[:2]
     classes = len(images.dataset.class_names)
     told = f"{splits}; {height}x{width} px"
-    return [("images", f"{told}; {classes} classes" if classes > 1 else told)]
+    rows = [("images", f"{told}; {classes} classes" if classes > 1 else told)]
+    return [*rows, ("pixels", _pixel_words(images))]
+
+
+def _pixel_words(images: Images) -> str:
+    words = f"{range_words(images.input_range)}, {images.range_from}"
+    guessed = images.range_from == BY_DEFAULT
+    return f"{words}: give --input_range if that is wrong" if guessed else words
+
+
+def float_rows(accuracy: float, images: Images) -> list[Row]:
+    """Returns how good the float model is on these data, and what may be wrong if it only guesses.
+
+    Args:
+        accuracy: on the validation images.
+        images: the data.
+    """
+    words = f"{wording.percent(accuracy)} of {images.count('val'):,} validation images"
+    if accuracy > _GUESSING / len(images.dataset.class_names):
+        return [("float model", words)]
+    return [
+        (
+            "float model",
+            f"{words}: hardly more than guessing. Do pixels have the range that it was trained "
+            "with (--input_range)? Are the classes in its order (folders are taken by name)? Does "
+            "model.evaluate find it good?",
+        )
+    ]
 
 
 def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:

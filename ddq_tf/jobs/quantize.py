@@ -112,6 +112,7 @@ def quantize_float(
     screen.table(
         [
             *plan.data_rows(images),
+            *plan.float_rows(keras_accuracy(model, images, "val", screen), images),
             *plan.quantization_rows(quantized, ddq),
             *plan.training_rows(config, steps),
         ]

@@ -11,7 +11,7 @@ import keras
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.exporter import export_tflite, min_runtime
-from ddq_tf.export.sizes import itemize
+from ddq_tf.export.sizes import compressed, deflated, itemize
 from ddq_tf.export.stock import stock_int8
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import Images, open_for_model
@@ -99,6 +99,7 @@ def make_report(
             f"from {subject.float_model.input_shape} to {subject.float_model.output_shape}"
         )
     sizes, runtime = itemize(content), min_runtime(content)
+    entropy = compressed(content).code_entropy
     target = get_target(subject.target) if subject.target else None
     return Report(
         title=title or f"{model.name}, quantized",
@@ -119,6 +120,7 @@ def make_report(
         min_runtime=runtime and f"LiteRT {runtime}",
         floor_bytes=sizes.floor,
         above_floor_bytes=sizes.above_floor,
+        code_entropy_bytes=entropy,
         history=subject.history,
         bits_history=subject.bits_history,
         error_history=subject.error_history,
@@ -288,6 +290,7 @@ def _variants(subject: Subject, content: bytes, screen: Screen) -> tuple[ModelVa
             ModelVariant(
                 label=STOCK_LABEL,
                 size_bytes=len(stock),
+                deflate_bytes=deflated(stock),
                 accuracy=litert_accuracy(stock, images, split, screen),
                 num_samples=count,
                 average_bits=8.0,
@@ -305,6 +308,7 @@ def _variants(subject: Subject, content: bytes, screen: Screen) -> tuple[ModelVa
         ModelVariant(
             label=DDQ_LITERT_LABEL,
             size_bytes=len(content),
+            deflate_bytes=deflated(content),
             accuracy=litert_accuracy(content, images, split, screen) if images else None,
             num_samples=count,
             average_bits=average_bits,

@@ -16,6 +16,7 @@ from ddq_tf.kinds import (
 from ddq_tf.kinds.activations import is_activation
 from ddq_tf.kinds.functions import FUNCTIONS, Function, activation_name, ceiling_of, function_of
 from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, Registry
+from ddq_tf.kinds.training_only import TRAINING_ONLY
 
 RULES = Registry(
     (
@@ -36,6 +37,7 @@ output_of = RULES.output_of
 __all__ = [
     "FUNCTIONS",
     "RULES",
+    "TRAINING_ONLY",
     "Example",
     "Family",
     "Function",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,8 @@ from ddq_tf.kinds.rule import (
     on_any_rank,
     plain_copy,
 )
-from ddq_tf.layers import DDQSoftmax, elu
+from ddq_tf.layers import DDQFunction, DDQSoftmax, elu
+from ddq_tf.targets import get_target
 
 if TYPE_CHECKING:
     from ddq_tf.config import DDQConfig
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
-_ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax)
+_LAST = "channels_last"
+_ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
 def is_activation(node: FlatNode) -> bool:
@@ -49,15 +53,53 @@ def is_activation(node: FlatNode) -> bool:
 
 
 def _expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation."""
+    """silu, hard_silu: a gate and a product. Leaky ReLU: the layer. ELU(1): the activation.
+
+    What XNNPACK has no integer operator for: a DDQFunction.
+    """
     function = function_of(node.layer)
     if function is None:
-        return [node]
+        arguments = _arguments(node.layer)
+        return [node] if arguments is None else [_function(to, node, *arguments)]
     if function.name == "leaky_relu":
         return _leaky(to, node, float(getattr(node.layer, "negative_slope", 0.2)))
     if isinstance(node.layer, L.ELU):
         return [node.calling(_activation(to, node, "elu", "elu", node.name))]
+    of_vectors = function.name == "hard_sigmoid" and len(node.shapes[0]) != 4
+    if of_vectors or (function.formula is not None and function.output is None):
+        return [_function(to, node, function.name, {})]
     return _gated(to, node, function.gate) if function.gate else [node]
+
+
+def _arguments(layer: Any) -> tuple[str, dict[str, Any]] | None:
+    """The function of an ELU or ReLU layer whose arguments no integer operator has."""
+    if isinstance(layer, L.ELU):
+        return "elu", {"alpha": float(layer.alpha)}
+    if not isinstance(layer, L.ReLU) or layer.max_value == 0:
+        return None
+    return "relu", _arguments_of_relu(layer)
+
+
+def _arguments_of_relu(layer: Any) -> dict[str, Any]:
+    given = ("negative_slope", "max_value", "threshold")
+    return {name: v and float(v) for name in given for v in (getattr(layer, name),)}
+
+
+def _relu_of(operation: Any, name: str) -> Any:
+    """The layer for a call of relu; Keras's has no arguments below 0."""
+    arguments = _arguments_of_relu(operation)
+    if min(v or 0.0 for v in arguments.values()) < 0:
+        return DDQFunction("relu", arguments, name=name)
+    return L.ReLU(**arguments, name=name)
+
+
+def _function(
+    to: Canonicalizer, node: FlatNode, function: str, arguments: dict[str, Any]
+) -> FlatNode:
+    layer = to.layer(
+        node.layer, "function", lambda: DDQFunction(function, arguments, name=node.name)
+    )
+    return node.calling(layer)
 
 
 def _activation(to: Canonicalizer, node: FlatNode, role: str, function: str, name: str) -> Any:
@@ -90,9 +132,40 @@ def _clip(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     return [node.calling(to.layer(node.layer, "relu", lambda: L.ReLU(high, name=node.name)))]
 
 
-def _exact_gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    if node.layer.approximate:
+def _glu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """One half of an axis times the sigmoid of the other: both are cut from rows of two halves."""
+    shape, name = node.shapes[0], node.name
+    axis = node.layer.axis % len(shape)
+    if axis == 0 or None in shape[1:]:
         return [node]
+    lead, half = math.prod(shape[1:axis]), shape[axis] // 2
+    width = half * math.prod(shape[axis + 1 :])
+    rows, cut = (shape[0], lead, 2, width), (shape[0], lead, 1, width)
+    halves, first, second, gate, product = (to.new_tensor() for _ in range(5))
+    back = (*shape[1:axis], half, *shape[axis + 1 :])
+    steps = (
+        ("halves", lambda: L.Reshape(rows[1:]), node.inputs, shape, halves),
+        ("first", lambda: L.Cropping2D(((0, 0), (0, 1)), _LAST), (halves,), rows, first),
+        ("second", lambda: L.Cropping2D(((0, 0), (1, 0)), _LAST), (halves,), rows, second),
+        ("gate", lambda: L.Activation("sigmoid"), (second,), cut, gate),
+        ("product", lambda: L.Multiply(), (first, gate), cut, product),
+        ("back", lambda: L.Reshape(back), (product,), cut, node.outputs[0]),
+    )
+    return [
+        node.calling(
+            to.layer(node.layer, role, make),
+            name=f"{name}_{role}",
+            inputs=reads,
+            shapes=(read,) * len(reads),
+            outputs=(writes,),
+        )
+        for role, make, reads, read, writes in steps
+    ]
+
+
+def _gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    if node.layer.approximate:
+        return [_function(to, node, "gelu", {"approximate": True})]
     return [node.calling(_activation(to, node, "layer", "gelu", node.name))]
 
 
@@ -106,13 +179,7 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
             f"needs to be one of {known_names()}, a softmax over the last axis. "
             f"Received: {checks.short_config(node.layer)}"
         )
-    if function.name == "hard_sigmoid" and len(node.shapes[0]) != 4:
-        return f"needs images (rank 4) for {function.name}. Received: shape {node.shapes[0]}"
     return None
-
-
-def _check_elu(graph: FlatGraph, node: FlatNode) -> str | None:
-    return f"needs alpha=1. Received: alpha={node.layer.alpha}"
 
 
 def _check_clip(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -137,7 +204,7 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
     """ReLUs become ReLU layers, softmax DDQSoftmax, ELU an exact one; the others stay."""
     function = activation_name(node.layer)
     if function == "softmax":
-        return DDQSoftmax(name=name)
+        return DDQSoftmax(get_target(config.target).float_islands, name=name)
     if function in ("relu", "relu6", "clipped_relu"):
         return L.ReLU(ceiling_of(node.layer), name=name)
     if function == "elu":
@@ -149,10 +216,12 @@ def _twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
 
 
 def _lower(into: Lowering, node: FlatNode) -> None:
-    """LOGISTIC, TANH or hard sigmoid on a fixed grid; ELU, GELU; the others are no operators."""
+    """One operator, an island, or a hard sigmoid; what keeps its grid is none."""
     function = function_of(node.layer)
     if function is None or function.output is Output.KEEPS:
         into.names[node.outputs[0]] = into.names[node.inputs[0]]
+    elif function.formula is not None and (into.float_islands or not function.operator):
+        into.island(node, function.formula)
     elif function.name == "hard_sigmoid":
         _lower_hard_sigmoid(into, node)
     else:
@@ -193,7 +262,8 @@ def _prelu_row(layer: Any, name: str) -> Any:
 
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
-    into.in_floats(node, "PRELU", {"slopes": as_float64(node.layer.alpha)})
+    slopes = as_float64(node.layer.alpha)
+    into.island(node, lambda x: x.of("PRELU", slopes))
 
 
 def _examples(*names: str) -> tuple[Example, ...]:
@@ -210,6 +280,11 @@ def _as_layer(make: Callable[[Any, str], Any], operation: type, *uses: Any) -> L
     )
 
 
+def _log_softmax(node: FlatNode) -> Any | None:
+    last = len(node.shapes[0]) - 1
+    return DDQFunction("log_softmax", name=node.name) if node.layer.axis in (-1, last) else None
+
+
 def _above_zero(node: FlatNode) -> Any | None:
     """Max(x, 0) is a ReLU."""
     given = [constant for constant in node.constants if constant is not None]
@@ -217,16 +292,39 @@ def _above_zero(node: FlatNode) -> Any | None:
     return L.ReLU(name=node.name) if is_zero else None
 
 
+def _formula(operation: type, *uses: Any, names: tuple[str, ...] = ()) -> LayerRule:
+    """The rule of an operation that is one formula, by Keras's name.
+
+    Args:
+        operation: of Keras.
+        *uses: examples.
+        names: of its attributes that are arguments of the formula.
+    """
+    function = re.sub("(?<!^)(?=[A-Z])", "_", operation.__name__).lower()  # soft_shrink
+
+    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+        arguments = {name: float(getattr(node.layer, name)) for name in names}
+        return [_function(to, node, function, arguments)]
+
+    examples = tuple(Example(build=use) for use in uses)
+    return LayerRule(layers=(operation,), expand=expand, examples=examples)
+
+
 def _named(function: str, operation: type, use: Any) -> LayerRule:
     return _as_layer(lambda _, name: L.Activation(function, name=name), operation, use)
 
+
+_NOT_BY_NAME = ("clipped_relu", "exponential")  # no function of Keras's; beyond floats at 1e6
+_OTHERS = ", ".join(
+    [*(name for name, each in FUNCTIONS.items() if each.formula and not each.output), "glu"]
+)
 
 FAMILY = Family(
     title="activations",
     rules=(
         LayerRule(
             layers=(L.ReLU,),
-            words="ReLU with or without a ceiling (ReLU6, `ops.clip(x, 0, k)`)",
+            words="ReLU (with a ceiling, threshold or slope, ReLU6, `ops.clip(x, 0, k)`)",
             expand=_expand,
             on_row=on_any_rank,
             problem=_check,
@@ -238,6 +336,9 @@ FAMILY = Family(
                 Example(build=lambda x: L.ReLU(6.0)(L.MaxPooling2D()(x))),
                 Example(build=lambda x: L.ReLU(1.5)(L.Conv2D(4, 1)(x))),
                 Example(build=lambda x: L.ReLU(0.7)(x)),
+                Example(build=lambda x: L.ReLU(2.0, negative_slope=0.1)(x)),
+                Example(build=lambda x: L.ReLU(threshold=0.3)(x)),
+                Example(build=lambda x: L.ReLU(1.0, 0.2, 0.5)(x)),
             ),
         ),
         LayerRule(
@@ -276,22 +377,29 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(L.ELU,),
-            words="ELU(1)",
+            words="ELU",
             expand=_expand,
             on_row=on_any_rank,
-            problem=_check_elu,
-            examples=(Example(build=lambda x: L.ELU()(x)),),
+            examples=(
+                Example(build=lambda x: L.ELU()(x)),
+                Example(build=lambda x: L.ELU(0.5)(x)),
+            ),
         ),
         LayerRule(
             layers=(L.Activation,),
-            words="GELU, sigmoid, tanh, swish, hard-sigmoid, hard-swish (on images and sequences)",
+            words=f"GELU, sigmoid, tanh, swish, hard-sigmoid, hard-swish, {_OTHERS}, threshold",
             expand=_expand,
             on_row=on_any_rank,
             problem=_check,
             output=_output,
             twin=_twin,
             lower=_lower,
-            examples=_examples(*(name for name in FUNCTIONS if name != "clipped_relu")),
+            examples=(
+                *_examples(*(name for name in FUNCTIONS if name not in _NOT_BY_NAME)),
+                Example(build=lambda x: L.Activation("exponential")(L.Activation("tanh")(x))),
+                Example(build=lambda x: L.Activation("hard_sigmoid")(x), shape=(7,)),
+                Example(build=lambda x: L.Activation("mish")(x), shape=(12, 4)),
+            ),
         ),
         LayerRule(
             layers=(L.Softmax,),
@@ -306,11 +414,12 @@ FAMILY = Family(
             ),
         ),
         _as_layer(
-            lambda op, name: L.ReLU(op.max_value, op.negative_slope, op.threshold, name=name),
+            _relu_of,
             ReluFunction,
             lambda x: keras.activations.relu(x),
             lambda x: keras.activations.relu(x, max_value=2.0),
             lambda x: keras.activations.relu(x, negative_slope=0.1),
+            lambda x: keras.activations.relu(x, 0.2, 1.0, threshold=-0.5),
         ),
         _as_layer(lambda _, name: L.ReLU(name=name), nn.Relu, keras.ops.relu),
         _as_layer(lambda _, name: L.ReLU(6.0, name=name), nn.Relu6, keras.ops.relu6),
@@ -327,10 +436,23 @@ FAMILY = Family(
         ),
         _as_layer(lambda op, name: L.ELU(op.alpha, name=name), nn.Elu, keras.ops.elu),
         LayerRule(
+            layers=(nn.Glu,),
+            expand=_glu,
+            problem=lambda graph, node: f"needs a fixed size. Received: shape {node.shapes[0]}",
+            examples=(
+                Example(build=lambda x: keras.ops.glu(x)),
+                Example(build=lambda x: keras.ops.glu(x, axis=1)),
+                Example(build=lambda x: keras.ops.glu(x), shape=(8,)),
+                Example(build=lambda x: keras.ops.glu(x), shape=(12, 4)),
+            ),
+        ),
+        LayerRule(
             layers=(nn.Gelu,),
-            expand=_exact_gelu,
-            problem=lambda graph, node: "needs approximate=False. Received: approximate=True",
-            examples=(Example(build=lambda x: keras.ops.gelu(x, approximate=False)),),
+            expand=_gelu,
+            examples=(
+                Example(build=lambda x: keras.ops.gelu(x, approximate=False)),
+                Example(build=lambda x: keras.ops.gelu(x)),
+            ),
         ),
         _as_layer(lambda op, name: L.Softmax(op.axis, name=name), nn.Softmax, keras.ops.softmax),
         _named("sigmoid", nn.Sigmoid, keras.ops.sigmoid),
@@ -338,5 +460,34 @@ FAMILY = Family(
         _named("silu", nn.Silu, keras.ops.silu),
         _named("hard_sigmoid", nn.HardSigmoid, keras.ops.hard_sigmoid),
         _named("hard_silu", nn.HardSilu, keras.ops.hard_silu),
+        _formula(nn.Celu, lambda x: keras.ops.celu(x, 0.7), names=("alpha",)),
+        _formula(nn.HardShrink, lambda x: keras.ops.hard_shrink(x, 0.3), names=("threshold",)),
+        _formula(nn.HardTanh, keras.ops.hard_tanh),
+        _formula(nn.LogSigmoid, keras.ops.log_sigmoid),
+        _formula(nn.Selu, keras.ops.selu),
+        _formula(nn.SoftShrink, lambda x: keras.ops.soft_shrink(x, 0.3), names=("threshold",)),
+        _formula(nn.Softplus, keras.ops.softplus),
+        _formula(nn.Softsign, keras.ops.softsign),
+        _formula(nn.SparsePlus, keras.ops.sparse_plus),
+        _formula(nn.SparseSigmoid, keras.ops.sparse_sigmoid),
+        _formula(nn.Squareplus, lambda x: keras.ops.squareplus(x, 2), names=("b",)),
+        _formula(nn.TanhShrink, keras.ops.tanh_shrink),
+        _formula(
+            nn.Threshold,
+            lambda x: keras.ops.threshold(x, 0.2, -0.1),
+            names=("threshold", "default_value"),
+        ),
+        _as_layer(
+            lambda _, name: DDQFunction("exponential", name=name),
+            operations.Exp,
+            lambda x: keras.ops.exp(keras.ops.tanh(x)),
+        ),
+        as_layer(
+            _log_softmax,
+            nn.LogSoftmax,
+            needs="the last axis",
+            examples=(Example(build=keras.ops.log_softmax),),
+        ),
+        LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),
     ),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ import keras
 import numpy as np
 
 from ddq_tf.kinds.rule import Output
-from ddq_tf.layers import SOFTMAX_SCALE, elu
+from ddq_tf.layers import SOFTMAX_SCALE, DDQFunction, elu
+from ddq_tf.layers.formulas import FORMULAS, ROWS, Formula, values_of
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -26,7 +26,8 @@ class Function:
         is_fused: whether an operator that it alone follows does it.
         values: float64 to float64, for what is looked up in a table of 256 entries.
         grid: (scale, lowest code) of what it writes, where that is fixed.
-        operator: TFLite's, where it is one.
+        operator: TFLite's, where it is one on integers.
+        formula: the same on floats, where XNNPACK has no kernel for integers.
         gate: the function g of x * g(x).
     """
 
@@ -36,11 +37,8 @@ class Function:
     values: Values | None = None
     grid: tuple[float, int] | None = None
     operator: str = ""
+    formula: Formula | None = None
     gate: str = ""
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return x * np.array([math.erfc(-v * math.sqrt(0.5)) / 2 for v in x])
 
 
 # A hard sigmoid is our own 1x1 convolution, with 1/2 and 1 on the grid.
@@ -76,8 +74,22 @@ FUNCTIONS: dict[str, Function] = {
             values=lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x),
             operator="ELU",
         ),
-        Function(name="gelu", output=Output.OWN, values=_gelu, operator="GELU"),
+        Function(
+            name="gelu",
+            output=Output.OWN,
+            values=values_of(FORMULAS["gelu"]),
+            operator="GELU",
+            formula=FORMULAS["gelu"],
+        ),
     )
+}
+
+
+# What Keras knows by a name alone, and is one formula: a `DDQFunction` in DDQ models.
+FUNCTIONS |= {
+    name: Function(name=name, output=None, formula=formula)
+    for name, formula in FORMULAS.items()
+    if name not in FUNCTIONS and name != "threshold"  # which needs arguments
 }
 
 
@@ -115,6 +127,11 @@ def function_of(layer: Any) -> Function | None:
 
     None for functions without an integer form.
     """
+    if isinstance(layer, DDQFunction):
+        values = None if layer.function in ROWS else values_of(layer.formula)
+        return Function(
+            name=layer.function, output=Output.OWN, values=values, formula=layer.formula
+        )
     return FUNCTIONS.get(activation_name(layer) or "")
 
 

@@ -8,6 +8,7 @@ from ddq_tf.graph import FlatNode
 from ddq_tf.kinds.rule import Family, LayerRule, Output
 from ddq_tf.kinds.training_only import lower_alias
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers.formulas import softmax
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -19,9 +20,12 @@ def _lower_quantizer(into: Lowering, node: FlatNode) -> None:
 
 
 def _lower_softmax(into: Lowering, node: FlatNode) -> None:
-    """SOFTMAX."""
+    """SOFTMAX; or what it computes, with powers whose sum is exact."""
     reads = into.names[node.inputs[0]]
-    into.emit("SOFTMAX", (reads,), into.fixed(node), source=node.name, beta=1.0)
+    if not into.float_islands:
+        into.emit("SOFTMAX", (reads,), into.fixed(node), source=node.name, beta=1.0)
+        return
+    into.island(node, softmax, writes=into.fixed(node))
 
 
 FAMILY = Family(

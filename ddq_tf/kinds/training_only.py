@@ -113,3 +113,5 @@ FAMILY = Family(
         ),
     ),
 )
+
+TRAINING_ONLY = tuple(layer for rule in FAMILY.rules for layer in rule.layers)

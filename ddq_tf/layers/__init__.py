@@ -1,7 +1,13 @@
 """Keras layers whose weights and activations are quantized with learned parameters."""
 
-from ddq_tf.layers.activation import ACTIVATION_KINDS, SOFTMAX_SCALE, DDQActivation, DDQSoftmax, elu
+from ddq_tf.layers.activation import (
+    ACTIVATION_KINDS,
+    SOFTMAX_SCALE,
+    DDQActivation,
+    elu,
+)
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
+from ddq_tf.layers.function import DDQFunction, DDQSoftmax
 from ddq_tf.layers.in_float import (
     FloatConv2D,
     FloatConv2DTranspose,
@@ -32,6 +38,7 @@ __all__ = [
     "DDQDense",
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
+    "DDQFunction",
     "DDQRescaling",
     "DDQSoftmax",
     "DDQWeightedLayer",

@@ -12,7 +12,6 @@ from keras import ops
 
 from ddq_tf.errors import DDQError
 from ddq_tf.quantizers import ActivationQuantizer
-from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
 Tensor = Any
 
@@ -172,32 +171,3 @@ def elu(x: Tensor) -> Tensor:
         x: float32, any shape.
     """
     return ops.where(x > 0, x, ops.expm1(ops.minimum(x, 0.0)))
-
-
-@keras.saving.register_keras_serializable(package="ddq_tf")
-class DDQSoftmax(keras.layers.Layer):
-    """Softmax over the last axis; in inference on TFLite's fixed grid of 256 steps of 1/256.
-
-    Training sees the float probabilities: a loss on the rounded ones has no gradient where a
-    probability rounds to 0.
-
-    Attributes:
-        movable: None: nothing moves the grid.
-        step: of the grid.
-        limits: its smallest and largest code.
-    """
-
-    movable = None
-    step = np.float32(SOFTMAX_SCALE)
-    limits = (0, 255)
-
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Returns probabilities, of the inputs' shape."""
-        outputs = ops.softmax(inputs, axis=-1)
-        if training:
-            return outputs
-        return fake_quantize(outputs, as_float32(SOFTMAX_SCALE), as_float32(0), as_float32(255))
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Returns the input shape."""
-        return input_shape

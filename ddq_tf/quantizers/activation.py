@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,63 @@ from keras import ops
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize
-from ddq_tf.quantizers.precision import LearnedPrecision, pick
+from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range
+from ddq_tf.quantizers.selection import pick
 
 Tensor = Any
 
 _DEFAULT_RANGE = 6.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedActivation:
+    """From activations and their ranges to the fake-quantized activations.
+
+    A function of tensors alone: equal quantizers share what a backend traces of it.
+
+    Args:
+        limits: smallest and largest code of each precision.
+        ceiling: upper limit of the range, or None.
+        native: whether the backend's own kernels round in training.
+    """
+
+    limits: tuple[tuple[int, int], ...]
+    ceiling: float | None
+    native: bool
+
+    def __call__(
+        self, selection: Tensor, x: Tensor, base_range: Tensor, log_range: Tensor
+    ) -> Tensor:
+        """Returns the activations at the selected precision, by the backend's fastest way.
+
+        Args:
+            selection: float32, shape (num_precisions,), one-hot.
+            x: float32, any shape.
+            base_range: float32, (num_precisions,).
+            log_range: likewise.
+        """
+        if not self.native:
+            return self.portable(selection, x, base_range, log_range)
+        index = ops.cast(ops.argmax(selection), "int32")
+        scale = self.scale(selection, base_range, log_range)
+        return native_fake_quantize(x, scale, index, self.limits)
+
+    def portable(
+        self, selection: Tensor, x: Tensor, base_range: Tensor, log_range: Tensor
+    ) -> Tensor:
+        """Returns the same by `fake_quantize`, ties to even."""
+        ends = np.array(self.limits, np.float32).T.copy()
+        qmin, qmax = (pick(selection, ops.convert_to_tensor(column)) for column in ends)
+        return fake_quantize(x, self.scale(selection, base_range, log_range), qmin, qmax)
+
+    def scale(self, selection: Tensor, base_range: Tensor, log_range: Tensor) -> Tensor:
+        """Returns s at the selected precision as a float32 scalar tensor."""
+        alpha = learned_range(pick(selection, base_range), pick(selection, log_range))
+        if self.ceiling is not None:
+            alpha = clip_above(alpha, as_float32(self.ceiling))
+        reciprocal = np.array([1.0 / qmax for _, qmax in self.limits], np.float32)
+        return alpha * pick(selection, ops.convert_to_tensor(reciprocal))
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -116,40 +168,27 @@ class ActivationQuantizer(LearnedPrecision):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the fake-quantized activations; float32, the same shape."""
-        selection, tensors = self.selection(training), (inputs, ops.copy(self.log_range))
+        selection, tensors = self.selection(training), (inputs, *self._ranges())
         if not training:
-            return self._portable(selection, *tensors)
-        return self.with_gates(self._quantize, selection, tensors)
+            return self._rounded.portable(selection, *tensors)
+        return self.with_gates(self._rounded, selection, tensors)
 
-    def _quantize(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
-        """The activations at the selected precision, by the backend's fastest way."""
-        if not has_native_kernels():
-            return self._portable(selection, x, log_range)
-        limits = tuple(self.limits(bits) for bits in self.precisions)
-        index = ops.cast(ops.argmax(selection), "int32")
-        return native_fake_quantize(x, self._scale(selection, log_range), index, limits)
+    @property
+    def _rounded(self) -> RoundedActivation:
+        limits = tuple(map(self.limits, self.precisions))
+        return RoundedActivation(limits, self.ceiling, has_native_kernels())
+
+    def _ranges(self) -> tuple[Tensor, Tensor]:
+        return ops.copy(self.base_range), ops.copy(self.log_range)
 
     def at(self, index: int, inputs: Tensor) -> Tensor:
         """Returns the activations fake-quantized at precision number `index`."""
         selection = ops.one_hot(index, len(self.precisions), dtype="float32")
-        return self._portable(selection, inputs, ops.copy(self.log_range))
-
-    def _portable(self, selection: Tensor, x: Tensor, log_range: Tensor) -> Tensor:
-        limits = np.array([self.limits(b) for b in self.precisions], np.float32)
-        qmin, qmax = (pick(selection, ops.convert_to_tensor(column)) for column in limits.T.copy())
-        return fake_quantize(x, self._scale(selection, log_range), qmin, qmax)
+        return self._rounded.portable(selection, inputs, *self._ranges())
 
     def scale(self, selection: Tensor) -> Tensor:
         """Returns s at the selected precision as a float32 scalar tensor."""
-        return self._scale(selection, ops.copy(self.log_range))
-
-    def _scale(self, selection: Tensor, log_range: Tensor) -> Tensor:
-        base = pick(selection, ops.convert_to_tensor(self.base_range))
-        alpha = learned_range(base, pick(selection, log_range))
-        if self.ceiling is not None:
-            alpha = clip_above(alpha, as_float32(self.ceiling))
-        reciprocal = [1.0 / self.limits(b)[1] for b in self.precisions]
-        return alpha * pick(selection, ops.convert_to_tensor(np.array(reciprocal, np.float32)))
+        return self._rounded.scale(selection, *self._ranges())
 
     def set_range(self, values: npt.ArrayLike) -> None:
         """Sets the range, for example from calibration: one > 0, or one for each precision."""

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from ddq_tf.quantizers.native import num_replicas
+from ddq_tf.quantizers.selection import pick
 
 Tensor = Any
 
@@ -62,6 +62,7 @@ def learn_gates(
     searching: Tensor,
     quantize: Callable[[Tensor], Tensor],
     calls: int = 1,
+    replicas: int = 1,
 ) -> Tensor:
     """Returns x_q; backward, returns the new evidence as the gradient of the old.
 
@@ -78,10 +79,9 @@ def learn_gates(
         quantize: from a selection to the tensor at that precision, without gradients.
         calls: how often the quantizer stands in the model. The gradients of all calls are added
             up; so each brings its share of what was known, and all it saw.
+        replicas: of the model, each of which sees its share of the loss. The variable keeps the
+            mean over them.
     """
-    none = ops.zeros_like(selection[:1])
-    below = ops.concatenate([selection[:1] + selection[1:2], selection[2:], none])
-    above = ops.concatenate([none, selection[:-2], selection[-2:-1] + selection[-1:]])
 
     @ops.custom_gradient
     def identity(x_q: Tensor, evidence: Tensor) -> Tensor:
@@ -89,6 +89,11 @@ def learn_gates(
             g = args[0] if upstream is None else upstream
 
             def updated() -> Tensor:
+                last = selection.shape[0] - 1
+                below, above = (
+                    pick(selection, np.eye(last + 1, dtype=np.float32)[numbers])
+                    for numbers in ([0, *range(last)], [*range(1, last + 1), last])
+                )
                 saved = ops.stack(
                     [
                         ops.sum(g * (x_q - quantize(above))),
@@ -96,8 +101,7 @@ def learn_gates(
                     ]
                 )
                 visited: Tensor = ops.stack([selection[:-1], selection[1:]], axis=1)
-                # Of replicas, each sees its share of the loss; the variable keeps their mean.
-                seen = ops.stack([visited * saved * num_replicas(), visited / calls], axis=2)
+                seen = ops.stack([visited * saved * replicas, visited / calls], axis=2)
                 decay: Tensor = ops.where(ops.greater(ops.expand_dims(visited, 2), 0), MEMORY, 1.0)
                 return ops.add(ops.multiply(decay, evidence / calls), seen)
 
@@ -115,10 +119,12 @@ class Gated:
     Args:
         quantize: from a selection and tensors to the tensor quantized at that precision.
         calls: as `learn_gates` takes it.
+        replicas: likewise.
     """
 
     quantize: Callable[..., Tensor]
     calls: int
+    replicas: int
 
     def __call__(
         self, selection: Tensor, searching: Tensor, evidence: Tensor, *tensors: Tensor
@@ -134,6 +140,7 @@ class Gated:
             searching,
             lambda other: self.quantize(other, *still),
             self.calls,
+            self.replicas,
         )
 
 

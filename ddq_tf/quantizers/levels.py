@@ -23,7 +23,7 @@ from ddq_tf.quantizers.nearest import (
     nearest_level,
     snap,
 )
-from ddq_tf.quantizers.precision import pick
+from ddq_tf.quantizers.selection import pick
 
 Tensor = Any
 

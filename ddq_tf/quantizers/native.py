@@ -39,6 +39,44 @@ def num_replicas() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
+def shared(function: Callable[..., Tensor], position: int) -> Callable[..., Tensor]:
+    """Returns the function, traced once for all tensors alike; elsewhere than TensorFlow, as it is.
+
+    A graph of fifty quantizers is traced in a third of the time. Tensors are alike if they differ
+    in axes after the first alone, and not in which axes have size 1.
+
+    Args:
+        function: of tensors alone, without variables; equal functions share what is traced.
+        position: of the argument whose shape the result has.
+    """
+    if not has_native_kernels():
+        return function
+    import tensorflow as tf
+
+    def call(*tensors: Tensor) -> Tensor:
+        given = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        result = _traced(function, tuple(_spec(tensor) for tensor in given))(*given)
+        result.set_shape(given[position].shape)
+        return result
+
+    return call
+
+
+def _spec(tensor: Tensor) -> Any:
+    import tensorflow as tf
+
+    first, *others = tensor.shape if tensor.shape.rank else (None,)
+    shape = (first, *(1 if size == 1 else None for size in others)) if tensor.shape.rank else ()
+    return tf.TensorSpec(shape, tensor.dtype)
+
+
+@functools.cache
+def _traced(function: Callable[..., Tensor], specs: tuple[Any, ...]) -> Callable[..., Tensor]:
+    import tensorflow as tf
+
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
 def native_fake_quantize(
     x: Tensor, scale: Tensor, index: Tensor, limits: tuple[tuple[int, int], ...]
 ) -> Tensor:
@@ -73,10 +111,14 @@ def native_fake_quantize(
 def recomputed(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Returns the function, compiled by XLA; backward computes it again, which is faster.
 
+    Elsewhere than on TensorFlow it stays as it is.
+
     Args:
         function: of float32 and bool tensors alone, without variables; compiled once for all that
             are equal, and for each shape.
     """
+    if not has_native_kernels():
+        return function
     import tensorflow as tf
 
     forward, backward = compiled(function), compiled(_Backward(function))

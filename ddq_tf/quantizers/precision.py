@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.quantizers import gates
+from ddq_tf.quantizers.native import num_replicas, shared
 from ddq_tf.scheme import check_precisions
 
 Tensor = Any
@@ -78,22 +79,27 @@ class LearnedPrecision(keras.layers.Layer):
         quantize: Callable[..., Tensor],
         selection: Tensor,
         tensors: Sequence[Tensor],
-        prepare: Callable[..., Callable[..., Tensor]] = lambda function: function,
+        prepare: Callable[..., Callable[..., Tensor]] | None = None,
     ) -> Tensor:
         """Returns quantize(selection, *tensors); backward, the gates learn until they are final.
 
         Args:
             quantize: from a selection and tensors to the tensor quantized at that precision.
             selection: as `selection` returns it.
-            tensors: all that `quantize` computes with and that has a gradient.
-            prepare: from a function of tensors to that which is called, for example compiled.
+            tensors: all that `quantize` computes with and that has a gradient, first what is
+                quantized.
+            prepare: from a function of tensors to that which is called, for example compiled; None
+                for `shared`.
         """
-        if len(self.precisions) == 1 or self.channel_precision:
-            return prepare(quantize)(selection, *tensors)
-        searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
-        evidence = ops.convert_to_tensor(self.evidence)
-        gated = prepare(gates.Gated(quantize, self.calls))
-        return gated(selection, searching, evidence, *tensors)
+        arguments: list[Tensor] = [selection]
+        function = quantize
+        if len(self.precisions) > 1 and not self.channel_precision:
+            searching = ops.logical_not(ops.convert_to_tensor(self.frozen))
+            arguments += [searching, ops.convert_to_tensor(self.evidence)]
+            function = gates.Gated(quantize, self.calls, num_replicas())
+        if prepare is None:
+            return shared(function, len(arguments))(*arguments, *tensors)
+        return prepare(function)(*arguments, *tensors)
 
     def choose(self, index: int | np.ndarray) -> None:
         """Brings precision number `index` into force; one for all channels, or one for each."""
@@ -144,19 +150,3 @@ class LearnedPrecision(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "precisions": list(self.precisions)}
-
-
-def pick(selection: Tensor, table: Tensor) -> Tensor:
-    """Returns the selected row of a table (num_precisions, ...), exactly.
-
-    A selection for each channel, (num_precisions, *channels), picks each channel's own.
-    """
-    missing = len(table.shape) - len(selection.shape)
-    if selection.shape[0] == 1 and len(selection.shape) == 1:
-        return ops.reshape(table, tuple(table.shape[1:]))
-    # No matrix product: GPUs round its factors to TF32.
-    if missing > 0:
-        selection = ops.reshape(selection, tuple(selection.shape) + (1,) * missing)
-    elif missing < 0:
-        table = ops.reshape(table, tuple(table.shape) + (1,) * -missing)
-    return ops.sum(selection * table, axis=0)

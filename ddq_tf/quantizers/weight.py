@@ -13,9 +13,10 @@ from keras import ops
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
-from ddq_tf.quantizers.native import has_native_kernels, recomputed
-from ddq_tf.quantizers.precision import LearnedPrecision, pick
+from ddq_tf.quantizers.native import recomputed
+from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
+from ddq_tf.quantizers.selection import pick
 from ddq_tf.scheme import WeightScheme
 
 Tensor = Any
@@ -138,7 +139,7 @@ class WeightQuantizer(LearnedPrecision):
         if not training:
             return self._rounded(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
-        if self.scheme.levels == "free" and has_native_kernels():
+        if self.scheme.levels == "free":
             return self.with_gates(self._rounded, selection, tensors, recomputed)
         return self.with_gates(self._rounded, selection, tensors)
 

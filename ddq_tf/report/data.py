@@ -166,6 +166,7 @@ class ModelVariant(_Record):
         accuracy: in [0, 1].
         num_samples: that the accuracy was measured on.
         average_bits: per weight.
+        deflate_bytes: of the whole file as a zip archive packs it, or None where there is no file.
     """
 
     label: str
@@ -173,6 +174,7 @@ class ModelVariant(_Record):
     accuracy: float | None = None
     num_samples: int | None = None
     average_bits: float | None = None
+    deflate_bytes: int | None = None
 
     @property
     def is_ddq(self) -> bool:
@@ -230,6 +232,7 @@ class Report(_Record):
         min_runtime: the oldest release that runs the file, as in "LiteRT 1.3.0"; "" without a file.
         floor_bytes: what the file's weight codes, biases and weight scales take.
         above_floor_bytes: what the rest of the file is spent on, by what it holds.
+        code_entropy_bytes: what the weight codes would take at their entropy.
         history: per-epoch values by name, as in `keras.callbacks.History`; names with "loss",
             "acc", "error", "bits" and "price" are drawn.
         bits_history: per-epoch bits by layer name.
@@ -256,6 +259,7 @@ class Report(_Record):
     min_runtime: str = ""
     floor_bytes: int | None = None
     above_floor_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    code_entropy_bytes: int | None = None
     history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     bits_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     error_history: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)

@@ -91,6 +91,7 @@ def _variants_table(report: Report, console: Console) -> Table:
         ("KiB", True),
         ("of float", True),
         ("of int8", True),
+        ("zipped KiB", True),
         ("bits", True),
     )
     base, stock = report.variant(FLOAT_LABEL), report.variant(STOCK_LABEL)
@@ -103,6 +104,7 @@ def _variants_table(report: Report, console: Console) -> Table:
             wording.kib(variant.size_bytes),
             wording.share_of(variant, base),
             wording.share_of(variant, stock),
+            wording.kib(variant.deflate_bytes),
             wording.number(variant.average_bits),
             style="bold" if variant is report.result else None,
         )

@@ -144,8 +144,13 @@ def floor_sentence(report: Report) -> str:
     items = ", ".join(f"{kind.replace('_', ' ')} {size:,}" for kind, size in above.items() if size)
     return (
         f"{floor + total:,} bytes, {percent(total / floor)} above the {floor:,} that weight codes, "
-        f"biases and weight scales take ({items})."
+        f"biases and weight scales take ({items}).{_entropy_sentence(report)}"
     )
+
+
+def _entropy_sentence(report: Report) -> str:
+    entropy = report.code_entropy_bytes
+    return "" if entropy is None else f" At their entropy the weight codes take {entropy:,} bytes."
 
 
 def agreement_lines(agreement: Agreement) -> list[tuple[bool, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from ddq_tf.backend import outside_of_tracing
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.grids import align
@@ -133,6 +134,24 @@ class DDQModel(keras.Model):
             search.finish()
         align(self)
         return history
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """`keras.Model.make_train_function`, of an optimizer that is built before it is traced."""
+        optimizer = self.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """`keras.Model.compute_metrics`, of metrics that are built outside of what is traced."""
+        metrics = self._compile_metrics
+        if metrics is not None and not metrics.built:
+            like = keras.tree.map_structure(
+                lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), (y, y_pred)
+            )
+            with outside_of_tracing():
+                metrics.build(*like)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.save`; into a .keras file.

@@ -21,7 +21,7 @@ from ddq_tf.quantizers import learned_range
 from ddq_tf.quantizers.levels import FreeLevels
 from ddq_tf.quantizers.native import num_replicas
 from ddq_tf.quantizers.nearest import CODE_MAX
-from ddq_tf.quantizers.precision import pick
+from ddq_tf.quantizers.selection import pick
 from ddq_tf.search.callback import is_frozen
 from ddq_tf.training.aid import TrainingAid, cosine
 

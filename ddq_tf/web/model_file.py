@@ -6,11 +6,11 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ddq_tf.export import tflite
+from ddq_tf.export.operators.activations import PROBABILITIES
 from ddq_tf.export.tflite.reader import BUILTIN_NAMES
 
 # Operators that change what a value is written as, not what it means.
 _TRANSPARENT = ("QUANTIZE", "DEQUANTIZE", "RESHAPE")
-_ACTIVATIONS = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}
 
 
 def output_activation(content: bytes) -> str:
@@ -33,6 +33,6 @@ def output_activation(content: bytes) -> str:
             number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) if code else -1
             kind = BUILTIN_NAMES.get(number, "")
             if kind not in _TRANSPARENT:
-                return _ACTIVATIONS.get(kind, "none")
+                return PROBABILITIES.get(kind, "none")
             tensor = operator.Inputs(0)
     return "none"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ import numpy as np
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
+from ddq_tf.export.lowering.floats import Steps
 from ddq_tf.export.lowering.kernels import fit_bias, integer_bias
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.flatten import unused
@@ -23,6 +24,7 @@ from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import fold_in_float, quantizer_after
 from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
+from ddq_tf.layers.formulas import Formula, Value
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
 _MOST_CODE = 2.0**30
@@ -35,10 +37,15 @@ Layout = Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
 class Lowering:
-    """Collects tensors and operators while walking the flat graph."""
+    """Collects tensors and operators while walking the flat graph.
 
-    def __init__(self, graph: FlatGraph) -> None:
+    Attributes:
+        float_islands: whether what XNNPACK has no integer kernel for is computed in float.
+    """
+
+    def __init__(self, graph: FlatGraph, float_islands: bool) -> None:
         self.graph = graph
+        self.float_islands = float_islands
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
         self.names: dict[int, str] = {}
@@ -221,9 +228,16 @@ class Lowering:
 
     def _weighted_in_floats(self, kind: str, node: FlatNode, layout: Layout, **attrs: Any) -> None:
         kernel, bias, output = fold_in_float(self.graph, node)
-        constants = {"kernel": layout(kernel)[0], "bias": bias}
         attrs["fused_activation_function"] = self.fused_activation(output)
-        self.in_floats(node, kind, constants, output=output, **attrs)
+        weights = self.number(f"{node.name}/kernel", layout(kernel)[0])
+        added = self.number(f"{node.name}/bias", bias)
+
+        def formula(x: Value) -> Value:
+            operands = self._ordered(kind, node, (x.tensor, weights, added))
+            made = x.step(kind, *operands, shape=output_shape(node), **attrs)
+            return Value(x.step, made)
+
+        self.island(node, formula, writes=self.result(node, output))
 
     def _ordered(self, kind: str, node: FlatNode, operands: tuple[str, ...]) -> tuple[str, ...]:
         """The operands image, weights, bias as an operator takes them."""
@@ -293,41 +307,30 @@ class Lowering:
         grid = Quantization(scale=unit)
         return weights, self.declare(f"{node.name}/bias", bias.shape, DType.INT32, grid, bias)
 
-    def in_floats(
-        self,
-        node: FlatNode,
-        operator: str,
-        constants: Mapping[str, np.ndarray],
-        *,
-        output: int | None = None,
-        **attrs: Any,
-    ) -> None:
-        """DEQUANTIZE, an operator on floats with constants, QUANTIZE.
+    def island(self, node: FlatNode, formula: Formula, *, writes: str | None = None) -> None:
+        """DEQUANTIZE, operators on floats, QUANTIZE.
 
-        XNNPACK runs all three with the integer operators around them, as one part. Where the
-        operator is a plain IEEE operation it gives, on every machine, what Keras's float32 gives;
-        sums of floats depend on their order, in the last bits.
+        XNNPACK runs all of them with the integer operators around, as one part.
 
         Args:
             node: what computes.
-            operator: TFLite's.
-            constants: what it reads behind the image, by name.
-            output: the tensor that it writes, where more is folded in than the node.
-            **attrs: of the operator.
+            formula: what it computes of its input.
+            writes: an INT8 tensor; None for one on the grid of the quantizer behind the node.
         """
-        reads, shape = self.names[node.inputs[0]], output_shape(node)
-        real = self.declare(f"{node.name}/real", node.shapes[0], DType.FLOAT32, None)
-        made = self.declare(f"{node.name}/made", shape, DType.FLOAT32, None)
-        operands = [
-            self.declare(f"{node.name}/{label}", values.shape, DType.FLOAT32, None, values)
-            for label, each in constants.items()
-            for values in (np.ascontiguousarray(each, np.float32),)
-        ]
+        reads = self.names[node.inputs[0]]
+        real = self.declare(f"{node.name}/real", self.tensors[reads].shape, DType.FLOAT32, None)
         self.emit("DEQUANTIZE", (reads,), real, source=node.name)
-        ordered = self._ordered(operator, node, (real, *operands))
-        self.emit(operator, ordered, made, source=node.name, **attrs)
-        writes = self.result(node, node.outputs[0] if output is None else output)
+        made = formula(Value(Steps(self, node), real)).tensor
+        writes = self.result(node, node.outputs[0]) if writes is None else writes
         self.emit("QUANTIZE", (made,), writes, source=node.name)
+
+    def number(self, name: str, value: Any) -> str:
+        """Adds a constant: int32 if it is whole numbers, else float32."""
+        data = np.atleast_1d(np.asarray(value))
+        if data.dtype.kind != "f":
+            return self.constant(name, data)
+        data = np.ascontiguousarray(data, np.float32)
+        return self.declare(name, data.shape, DType.FLOAT32, None, data)
 
     def mean(self, node: FlatNode, *, keep_dims: bool) -> None:
         """MEAN over height and width."""

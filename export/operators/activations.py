@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ddq_tf import xnnpack
-from ddq_tf.export.ir import DType, Op, Tensor
+from ddq_tf.export.ir import Op, Tensor
 from ddq_tf.export.operators.arithmetic import (
     F32,
     limits,
@@ -21,6 +21,7 @@ from ddq_tf.export.operators.arithmetic import (
 )
 from ddq_tf.export.operators.operand import Operand, refuse, require_same_grid
 from ddq_tf.export.operators.operator import (
+    FloatKernel,
     Operator,
     Requantization,
     Version,
@@ -29,11 +30,15 @@ from ddq_tf.export.operators.operator import (
     int8_is_2,
 )
 
+# What an operator's results are, where they are probabilities. DIV is the end of a softmax that is
+# computed in float: no other function that is written so ends with one.
+PROBABILITIES: Mapping[str, str] = {"LOGISTIC": "sigmoid", "SOFTMAX": "softmax", "DIV": "softmax"}
+
 
 def logistic(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """LOGISTIC: y = rint(1 / (1 + e^-x) / s_y) + z_y."""
     del op
-    return _table(lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))), reads[0], output)
+    return _table(_sigmoid, reads[0], output)
 
 
 def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -45,7 +50,7 @@ def tanh(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
 def elu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """ELU: y = rint((e^x - 1 below 0, else x) / s_y) + z_y."""
     del op
-    return _table(lambda x: np.where(x < 0, np.expm1(np.minimum(x, 0)), x), reads[0], output)
+    return _table(_elu, reads[0], output)
 
 
 def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -57,15 +62,19 @@ def gelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     (image,) = reads
     codes = np.arange(-128, 128)
     real = ((codes - image.zero_point).astype(F32) * image.scale).astype(np.float64)
-    if op.attrs["approximate"]:
-        inner = np.sqrt(2 / np.pi) * (real + 0.044715 * real**3)
-        factors = (1 + np.tanh(inner)) / 2
-    else:
-        factors = np.array([math.erfc(-x * math.sqrt(0.5)) / 2 for x in real])
-    scaled = ((real * factors).astype(F32) * (F32(1) / scale(output))).astype(np.float64)
+    values = _gelu_of(op)(real).astype(F32)
+    scaled = (values * (F32(1) / scale(output))).astype(np.float64)
     rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled)
     table = saturate(rounded + quantization(output).zero_point, output)
     return table[image.values.astype(np.int64) + 128]
+
+
+def _gelu_of(op: Op) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that a GELU is, in float64."""
+    if op.attrs["approximate"]:
+        root = np.sqrt(2 / np.pi)
+        return lambda x: x * (1 + np.tanh(root * (x + 0.044715 * x**3))) / 2
+    return lambda x: x * np.vectorize(math.erfc, otypes=[np.float64])(-x * math.sqrt(0.5)) / 2
 
 
 def leaky_relu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -134,21 +143,58 @@ def _clamp(kind: str, version: Version, *, keeps_grid: bool = False) -> Operator
     return Operator(kind=kind, kernel=clamp, version=version, keeps_grid=keeps_grid)
 
 
-def _prelu(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
+def _prelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
     """PRELU of floats: x where it is not below 0, else f32(slope * x)."""
-    image, slopes = reads
-    if (image.tensor.dtype, output.dtype) != (DType.FLOAT32,) * 2:
-        raise refuse(op, f"activations must be FLOAT32. Received: {image.tensor.dtype.value}")
-    return np.where(image.values < 0, image.values * slopes.values, image.values)
+    del op
+    image, slopes = values
+    return np.where(image < 0, image * slopes, image)
+
+
+def _of_real(function: Callable[[np.ndarray], np.ndarray]) -> FloatKernel:
+    """Of floats, rounded to the nearest; LiteRT's may be a few units in the last place away."""
+
+    def kernel(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+        del op
+        (image,) = values
+        with np.errstate(over="ignore"):
+            return function(image.astype(np.float64)).astype(F32)
+
+    return kernel
+
+
+def _float_gelu(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    return _of_real(_gelu_of(op))(op, values)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))
+
+
+def _elu(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, np.expm1(np.minimum(x, 0)), x)
+
+
+def _on_floats(
+    kind: str, function: Callable[[np.ndarray], np.ndarray], options: str | None = None
+) -> Operator:
+    """Of one value, which only floats are put through."""
+    return Operator(
+        kind=kind,
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_of_real(function),
+        options=options,
+        version=int8_is_2,
+    )
 
 
 OPERATORS = (
-    Operator(kind="LOGISTIC", kernel=logistic, version=int8_is_2),
-    Operator(kind="TANH", kernel=tanh, version=int8_is_2),
-    Operator(kind="ELU", kernel=elu, version=always(1)),
+    Operator(kind="LOGISTIC", kernel=logistic, floats=_of_real(_sigmoid), version=int8_is_2),
+    Operator(kind="TANH", kernel=tanh, floats=_of_real(np.tanh), version=int8_is_2),
+    Operator(kind="ELU", kernel=elu, floats=_of_real(_elu), version=always(1)),
     Operator(
         kind="GELU",
         kernel=gelu,
+        floats=_float_gelu,
         options="GeluOptions",
         attrs={"approximate": False},
         version=eight_bit_is_2,
@@ -168,7 +214,16 @@ OPERATORS = (
         keeps_grid=True,
         requantizations=_slopes,
     ),
-    Operator(kind="PRELU", kernel=_prelu, version=always(1), changes_type=True),
+    Operator(
+        kind="PRELU",
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_prelu,
+        version=always(1),
+    ),
+    _on_floats("ABS", np.abs, "AbsOptions"),
+    _on_floats("EXP", np.exp, "ExpOptions"),
+    _on_floats("NEG", np.negative, "NegOptions"),
+    _on_floats("SQRT", np.sqrt),
     _clamp("RELU", eight_bit_is_2, keeps_grid=True),
     # Their bounds are real numbers: they need the true scale.
     _clamp("RELU6", int8_is_2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,13 @@ from ddq_tf.export.operators.arithmetic import (
     scale,
 )
 from ddq_tf.export.operators.operand import Operand, refuse, require_same_grid
-from ddq_tf.export.operators.operator import FUSED, Operator, Requantization, int8_is_2
+from ddq_tf.export.operators.operator import (
+    FUSED,
+    FloatKernel,
+    Operator,
+    Requantization,
+    int8_is_2,
+)
 
 
 def add(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -64,6 +70,47 @@ def extremum(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     require_same_grid(op, reads, output)
     choose = np.maximum if op.kind == "MAXIMUM" else np.minimum
     return choose(reads[0].values, reads[1].values)
+
+
+def _floats(compute: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> FloatKernel:
+    """Of two tensors, each value rounded once."""
+
+    def kernel(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+        if op.attrs["fused_activation_function"] != "NONE":
+            raise refuse(op, "its clamp on floats is not written down")
+        return compute(*values)
+
+    return kernel
+
+
+def _float_maximum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    del op
+    return np.maximum(*values)
+
+
+def _float_minimum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    del op
+    return np.minimum(*values)
+
+
+def _float_max(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    image, axes = values
+    return image.max(axis=_axes(axes), keepdims=bool(op.attrs["keep_dims"]))
+
+
+def _float_sum(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    """SUM of floats that no order of adding rounds."""
+    image, axes = values
+    wide, keeps = image.astype(np.float64), bool(op.attrs["keep_dims"])
+    total = wide.sum(axis=_axes(axes), keepdims=keeps)
+    unit = np.spacing(np.abs(wide).sum(axis=_axes(axes), keepdims=True).astype(F32))
+    if np.any(wide % unit):
+        raise refuse(op, "its floats are too fine for their sum to be exact")
+    return total.astype(F32)
+
+
+def _axes(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(axis) for axis in values.ravel())
 
 
 def _add_constants(reads: Sequence[np.float32], output: np.float32) -> AddConstants:
@@ -109,6 +156,7 @@ def _sum(kind: str, options: str) -> Operator:
     return Operator(
         kind=kind,
         kernel=add,
+        floats=_floats(np.add if kind == "ADD" else np.subtract),
         options=options,
         attrs=FUSED,
         version=int8_is_2,
@@ -121,6 +169,7 @@ def _extremum(kind: str) -> Operator:
     return Operator(
         kind=kind,
         kernel=extremum,
+        floats=_float_maximum if kind == "MAXIMUM" else _float_minimum,
         options="MaximumMinimumOptions",
         version=int8_is_2,
         keeps_grid=True,
@@ -133,10 +182,19 @@ OPERATORS = (
     Operator(
         kind="MUL",
         kernel=multiply,
+        floats=_floats(np.multiply),
         options="MulOptions",
         attrs=FUSED,
         version=_mul_version,
         requantizations=_product,
+    ),
+    Operator(
+        kind="DIV",
+        unknown="built-in kernels run it on integers; their rule is not written down",
+        floats=_floats(np.divide),
+        options="DivOptions",
+        attrs=FUSED,
+        version=int8_is_2,
     ),
     Operator(
         kind="MEAN",
@@ -149,6 +207,15 @@ OPERATORS = (
     Operator(
         kind="SUM",
         unknown="no model of this package has it; how XNNPACK rounds it is not measured",
+        floats=_float_sum,
+        options="ReducerOptions",
+        attrs={"keep_dims": False},
+        version=int8_is_2,
+    ),
+    Operator(
+        kind="REDUCE_MAX",
+        unknown="no model of this package has it on integers",
+        floats=_float_max,
         options="ReducerOptions",
         attrs={"keep_dims": False},
         version=int8_is_2,

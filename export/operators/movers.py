@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,11 +54,16 @@ def cut(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
 def cut_strided(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """STRIDED_SLICE without ellipsis and new axes."""
     require_same_grid(op, reads[:1], output)
+    return _cut_strided(op, [operand.values for operand in reads])
+
+
+def _cut_strided(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    image, *ranges = values
     attrs = op.attrs
     if attrs["ellipsis_mask"] or attrs["new_axis_mask"]:
         raise refuse(op, "ellipsis_mask and new_axis_mask must be 0")
     parts: list[slice | int] = []
-    rows = zip(*(operand.values.tolist() for operand in reads[1:]), strict=True)
+    rows = zip(*(each.tolist() for each in ranges), strict=True)
     for axis, (begin, end, stride) in enumerate(rows):
         bit = 1 << axis
         if attrs["shrink_axis_mask"] & bit:
@@ -66,7 +72,7 @@ def cut_strided(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
         first = None if attrs["begin_mask"] & bit else begin
         last = None if attrs["end_mask"] & bit else end
         parts.append(slice(first, last, stride))
-    return reads[0].values[tuple(parts)]
+    return image[tuple(parts)]
 
 
 def space_to_depth(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -113,6 +119,8 @@ OPERATORS = (
     _mover("SLICE", cut, "SliceOptions"),
     _mover("SPACE_TO_DEPTH", space_to_depth, "SpaceToDepthOptions", block_size=1),
     _mover("SQUEEZE", reshape, "SqueezeOptions", always(1), squeeze_dims=()),
-    _mover("STRIDED_SLICE", cut_strided, "StridedSliceOptions", **_MASKS),
+    dataclasses.replace(
+        _mover("STRIDED_SLICE", cut_strided, "StridedSliceOptions", **_MASKS), floats=_cut_strided
+    ),
     _mover("TRANSPOSE", transpose, "TransposeOptions"),
 )

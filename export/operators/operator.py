@@ -14,6 +14,7 @@ from ddq_tf.targets import OpKind
 from ddq_tf.xnnpack import Ratios
 
 Version = Callable[[Op, Mapping[str, Tensor]], int]
+FloatKernel = Callable[[Op, Sequence[np.ndarray]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Operator:
         kind: its name, for example "CONV_2D".
         kernel: what it computes, exactly; None where `unknown` says why.
         unknown: why there is no kernel.
+        floats: what it computes where it reads and writes FLOAT32, from its inputs' values.
         options: the name of its options table in TFLite's schema, or None if it has none.
         attrs: its attributes with their defaults, under the schema's names in snake case.
         version: the lowest operator version that has the features an op uses; a runtime refuses
@@ -65,6 +67,7 @@ class Operator:
     kind: str
     kernel: Kernel | None = None
     unknown: str = ""
+    floats: FloatKernel | None = None
     options: str | None = None
     attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     version: Version

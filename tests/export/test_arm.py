@@ -16,7 +16,9 @@ import dataclasses
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +28,7 @@ import ddq_tf
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph
+from ddq_tf.kinds import FUNCTIONS
 from tests.export.graphs import Builder
 from tests.toys import images, shake
 
@@ -151,6 +154,29 @@ def exported_block(precisions: tuple[int, ...] | None = None) -> keras.Model:
     return q
 
 
+def with_function(function: Callable[[Any], Any]) -> keras.Model:
+    """A small network around a function, ready for export."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(10, 3, kernel_initializer="random_normal")(inputs)
+    q = keras.Model(inputs, function(keras.layers.Rescaling(8.0)(x)))
+    return ddq_tf.quantize_model(
+        q, ddq_tf.DDQConfig(target="litert"), calibration=images(32, (8, 8, 3))
+    )
+
+
+# Functions that are computed in float between two integer tensors.
+IN_FLOAT: dict[str, Callable[[Any], Any]] = {
+    "softmax": keras.layers.Softmax(),
+    "threshold": lambda x: keras.ops.threshold(x, 0.2, -0.1),
+    "relu": keras.layers.ReLU(1.0, 0.2, 0.5),
+    **{
+        name: keras.layers.Activation(name)
+        for name, function in FUNCTIONS.items()
+        if function.formula is not None
+    },
+}
+
 HAND_MADE = {
     "fully_connected_int8": lambda: fully_connected(DType.INT8, 127),
     "fully_connected_int4": lambda: fully_connected(DType.INT4, 7),
@@ -192,6 +218,8 @@ def models(tmp_path_factory, emulator) -> Path:
     block = exported_block()
     for target in ("litert", "litert-int8"):
         ddq_tf.export.export_tflite(block, folder / f"block_{target}.tflite", target=target)
+    for name, function in IN_FLOAT.items():
+        ddq_tf.export.export_tflite(with_function(function), folder / f"in_float_{name}.tflite")
     for path in folder.glob("*.tflite"):
         runner = Runner(path)
         rng = np.random.default_rng(6)

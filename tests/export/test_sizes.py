@@ -1,8 +1,14 @@
+import collections
 import dataclasses
+import math
+import zipfile
+
+import numpy as np
 
 from ddq_tf.export import ModelMetadata, model_metadata, tflite
+from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import unit_scales
-from ddq_tf.export.sizes import itemize
+from ddq_tf.export.sizes import compressed, itemize
 from ddq_tf.targets import TARGETS
 from tests.export.graphs import Builder, small_network
 
@@ -27,6 +33,24 @@ def test_itemize():
     assert sizes.floor + sum(sizes.above_floor.values()) == len(data)
     assert sizes.above_floor_share == len(data) / sizes.floor - 1
     assert "floor" in str(sizes)
+
+
+def test_compressed(tmp_path):
+    """The size in a zip archive, and Huffman's bound from counts made by hand."""
+    graph = small_network()
+    data = tflite.write(graph)
+    with zipfile.ZipFile(tmp_path / "app.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        file.writestr("model.tflite", data)
+    packed = zipfile.ZipFile(tmp_path / "app.zip").infolist()[0].compress_size
+    sizes = compressed(data)
+    assert sizes.deflate == packed
+    weights = [graph.tensors[op.inputs[1]].data for op in graph.ops if weight_kind(op)]
+    bits = 0.0
+    for codes in weights:
+        counts = collections.Counter(np.asarray(codes).ravel().tolist())
+        bits -= sum(n * math.log2(n / codes.size) for n in counts.values())
+    assert sizes.code_entropy == math.ceil(bits / 8)
+    assert 0 < sizes.code_entropy < itemize(data).weights
 
 
 def test_shared_vectors_count_once():

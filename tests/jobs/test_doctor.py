@@ -134,10 +134,10 @@ def test_macs_by_hand() -> None:
 def test_what_runs_outside_xnnpack_is_what_the_file_shows(tmp_path: Path) -> None:
     model = shake(mixed_net())
     probable = keras.Model(model.input, K.Softmax()(K.Activation("gelu")(model.output)))
-    draft = _found(probable).draft
+    draft = _found(probable, target="litert-int8").draft
     assert draft is not None
     assert draft.undelegated == {"GELU": 1, "SOFTMAX": 1}
-    quantized = quantize_model(probable, None, images(8))
+    quantized = quantize_model(probable, DDQConfig(target="litert-int8"), images(8))
     taken = delegation(export_tflite(quantized, tmp_path / "a.tflite").path.read_bytes())
     assert (draft.partitions, draft.total_ops) == (taken.partitions, taken.total_ops)
     assert sum(draft.undelegated.values()) == len(taken.undelegated)

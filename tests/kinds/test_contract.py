@@ -26,9 +26,6 @@ GROUPS = {
     for rule in RULES.rules
     for shape in dict.fromkeys(example.shape for example in rule.examples)
 }
-# LiteRT and TensorFlow differ in the last bit of exponentials; a probability on the middle of two
-# codes becomes one or the other.
-BUILT_IN = {"Softmax-3", "Activation-3"}
 
 
 def stem(x, scale=1.0, bias=0.0):
@@ -73,12 +70,9 @@ def test_every_example_is_computed_exactly(name, tmp_path):
     result = export_tflite(q, tmp_path / "net.tflite")
     found = verify(q, result, [x])
     assert found.weight_codes_identical
-    if name in BUILT_IN:
-        assert found.equal_codes_share >= 0.9999
-        assert found.max_lsb <= 1
-    else:
-        assert first_difference(q, x) is None
-        assert found.equal_codes_share == 1.0
+    assert found.delegation.is_complete
+    assert first_difference(q, x) is None
+    assert found.equal_codes_share == 1.0
     q.save(tmp_path / "net.keras")
     loaded = keras.models.load_model(tmp_path / "net.keras")
     again = export_tflite(loaded, tmp_path / "again.tflite")
@@ -94,12 +88,14 @@ def test_without_rounding_an_example_is_the_float_layer(name):
     # Slopes of leaky ReLUs are rounded to odd multiples of 1/256.
     slopes = ("Leaky", "Relu", "ReLU", "Activation-3")
     tolerance = 1e-2 if any(word in name for word in slopes) else 1e-5
+    # Powers of four channels are rounded to multiples of 2^-14.
+    rounded = 2.0**-13 if name.startswith("LogSoftmax") else 0.0
     with float_network(twin):
         for ours, theirs in zip(twin(x, training=False), model(x, training=False), strict=True):
             largest = float(np.abs(array(theirs)).max())
             error = np.abs(array(ours) - array(theirs)).max()
             # Keras's ELU rounds e^x - 1 to multiples of 6e-8; ours does not.
-            assert error <= tolerance * largest + 1e-7, (name, error, largest)
+            assert error <= tolerance * largest + 1e-7 + rounded, (name, error, largest)
 
 
 def without_grids(model):

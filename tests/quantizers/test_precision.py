@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from ddq_tf.quantizers import ActivationQuantizer, WeightQuantizer
-from ddq_tf.quantizers.precision import pick
+from ddq_tf.quantizers.selection import pick
 from tests.toys import array
 
 

@@ -188,7 +188,7 @@ def test_the_compiled_step_equals_the_portable_one(monkeypatch, per_channel, vis
     upstream = np.random.default_rng(2).normal(0, 1, kernel.shape).astype(np.float32)
     steps = []
     for native in (True, False):
-        for module in ("weight", "levels"):
+        for module in ("native", "levels"):
             name = f"ddq_tf.quantizers.{module}.has_native_kernels"
             monkeypatch.setattr(name, lambda native=native: native)
         forward = array(quantizer(kernel, training=True))

@@ -281,3 +281,16 @@ def test_a_clone_knows_what_the_model_knows():
 def test_a_quantized_model_is_not_quantized_again():
     with pytest.raises(DDQError, match="quantized already: train it on with fit"):
         quantize_model(quantized(), COARSE, X)
+
+
+@pytest.mark.parametrize("metrics", [None, ["accuracy"]])
+def test_a_training_step_is_traced_once(metrics):
+    """Keras makes the variables of optimizer and metrics in the first trace, and traces again."""
+    model = quantized()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=metrics)
+    traces, step = [], model.train_step
+    model.train_step = lambda data: traces.append(1) or step(data)
+    history = fit(model, 2).history
+    assert len(traces) == 1
+    assert ("accuracy" in history) == bool(metrics)

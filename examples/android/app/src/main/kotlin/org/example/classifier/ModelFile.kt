@@ -70,9 +70,11 @@ class ModelFile(
 private const val RESHAPE = 22
 private const val SOFTMAX = 25
 private const val LOGISTIC = 14
+private const val DIV = 42 // the end of a softmax that is computed in float
 private const val QUANTIZE = 114
 private const val DEQUANTIZE = 6
 private val REWRITINGS = setOf(RESHAPE, QUANTIZE, DEQUANTIZE)
+private val PROBABILITIES = setOf(SOFTMAX, LOGISTIC, DIV)
 private const val NORMALIZATION = 1
 private val LABEL_FILES = 2..3 // of an axis, of values
 private const val METADATA = "TFLITE_METADATA"
@@ -176,7 +178,7 @@ private class Reader(private val content: ByteBuffer) {
             val known = model.children(1)[operator.int(0)]
             val kind = maxOf(known.byte(0), known.int(3)) // the schema's own rule
             if (kind !in REWRITINGS) {
-                return if (kind == SOFTMAX || kind == LOGISTIC) Gives.PROBABILITIES else Gives.LOGITS
+                return if (kind in PROBABILITIES) Gives.PROBABILITIES else Gives.LOGITS
             }
             tensor = operator.ints(1)[0]
         }
