@@ -31,6 +31,7 @@ from reconstruction import NETWORKS, ROWS, Network
 
 import ddq_tf
 from ddq_tf.jobs.loading import load_float_model
+from ddq_tf.training import output_activation
 
 TINY = 1e-6
 # Network, and what its DDQ model may take.
@@ -60,11 +61,9 @@ def start_over() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def probabilities(outputs: np.ndarray) -> np.ndarray:
-    """Returns outputs as they are, or the softmax of logits."""
-    if outputs.min() >= 0 and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3):
-        return outputs
-    powers = np.exp(outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True))
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns probabilities, float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
@@ -91,7 +90,9 @@ def main() -> None:
     quantized, errors = ddq_tf.reconstruct_model(model, learned, config, recipe)
     cpu, wall, peak = time.process_time() - cpu, time.monotonic() - wall, peak_mib()
     networks: tuple[Any, Any] = model, quantized
-    wanted, given = (probabilities(net.predict(held, verbose=0)) for net in networks)
+    wanted, given = (net.predict(held, verbose=0) for net in networks)
+    if output_activation(model) != "softmax":
+        wanted, given = softmax(wanted), softmax(given)
     divergence = np.sum(wanted * (np.log(wanted + TINY) - np.log(given + TINY)), axis=-1)
     results = {
         "network": options.network,
