@@ -169,7 +169,7 @@ def test_every_layer_without_a_form_is_named() -> None:
     inputs = x = keras.Input((20, 8))
     for number in range(6):
         x = K.LayerNormalization(name=f"norm_{number}")(x)
-    x = K.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = K.AdditiveAttention(name="attention")([x, x])
     x = K.Dense(3)(K.GRU(3, name="memory")(K.LSTM(4, return_sequences=True, name="cell")(x)))
     diagnosis = jobs.diagnose(keras.Model(inputs, x))
     assert not diagnosis.can_be_quantized
@@ -177,7 +177,7 @@ def test_every_layer_without_a_form_is_named() -> None:
     named = {trouble.kind: trouble.layers for trouble in diagnosis.troubles}
     assert named == {
         "LayerNormalization": tuple(f"norm_{number}" for number in range(6)),
-        "MultiHeadAttention": ("attention",),
+        "AdditiveAttention": ("attention",),
         "LSTM": ("cell",),
         "GRU": ("memory",),
     }
