@@ -127,7 +127,7 @@ def written_spec(layer: Any, *args: Any, **kwargs: Any) -> Any:
     Keras's EinsumDense leaves sizes open that its input tells, and its attention takes the size of
     the value for that of the query.
     """
-    written = layer.compute_output_spec(*args, **kwargs)
+    written: Any = layer.compute_output_spec(*args, **kwargs)
     if type(layer) is DotProductAttention:
         query, _, value = args[:3]
         return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), dtype=written.dtype)

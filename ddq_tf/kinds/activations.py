@@ -302,7 +302,7 @@ FAMILY = Family(
             examples=(
                 Example(build=lambda x: L.Softmax()(x)),
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
-                Example(build=lambda x: L.Softmax((3,))(x)),
+                Example(build=lambda x: L.Softmax(3)(x)),
             ),
         ),
         LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),
