@@ -133,8 +133,9 @@ def written_spec(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), dtype=written.dtype)
     if type(layer) is not keras.layers.EinsumDense or None not in written.shape[1:]:
         return written
-    kernel = keras.KerasTensor(layer.kernel.shape)
-    whole: Any = Einsum(layer.equation).compute_output_spec(*args, kernel)
+    kernel: Any = layer.kernel
+    symbolic = keras.KerasTensor(kernel.shape)
+    whole: Any = Einsum(layer.equation).compute_output_spec(*args, symbolic)
     return keras.KerasTensor(whole.shape, dtype=written.dtype)
 
 
