@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
+from keras.src.applications.convnext import StochasticDepth
 from keras.src.ops import core
 
 from ddq_tf.graph import FlatNode
@@ -12,6 +13,7 @@ from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, as_laye
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
+    from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
 
@@ -66,19 +68,45 @@ def _as_float(node: FlatNode) -> Any | None:
 
 
 def _dropout_row(layer: Any, name: str) -> Any:
+    if layer.noise_shape is None:
+        return layer
+    batch, *others = layer.noise_shape
+    return L.Dropout(layer.rate, (batch, 1, *others), name=name)
+
+
+def _spatial_row(layer: Any, name: str) -> Any:
     return L.SpatialDropout2D(layer.rate, name=name)
+
+
+def _per_example(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """A Dropout of all that belongs to one example."""
+    layer, ones = node.layer, (1,) * (len(node.shapes[0]) - 1)
+
+    def make() -> Any:
+        return L.Dropout(layer.drop_path_rate, (None, *ones), name=node.name)
+
+    return [node.calling(to.layer(layer, "dropout", make))]
 
 
 FAMILY = Family(
     title="in training only",
     rules=(
-        _rule(L.Dropout, lambda: L.Dropout(0.2)),
+        _rule(L.Dropout, lambda: L.Dropout(0.2), on_row=_dropout_row),
         _rule(L.SpatialDropout2D, lambda: L.SpatialDropout2D(0.2), on_row=None),
         LayerRule(
             layers=(L.SpatialDropout1D,),
-            on_row=_dropout_row,
+            on_row=_spatial_row,
             has_two_modes=True,
             examples=(Example(build=lambda x: L.SpatialDropout1D(0.2)(x), shape=(12, 4)),),
+        ),
+        LayerRule(
+            layers=(StochasticDepth,),
+            expand=_per_example,
+            has_two_modes=True,
+            examples=(
+                Example(build=lambda x: StochasticDepth(0.2)(x)),
+                Example(build=lambda x: StochasticDepth(0.2)(x), shape=(12, 4)),
+            ),
         ),
         _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),
         _rule(L.GaussianDropout, lambda: L.GaussianDropout(0.2)),

@@ -16,6 +16,12 @@ from ddq_tf.layers.in_float import (
     FloatLayer,
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
+from ddq_tf.layers.rows import (
+    DDQLayerNormalization,
+    DDQRMSNormalization,
+    DDQUnitNormalization,
+    RowNormalization,
+)
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQConv2DTranspose,
@@ -39,14 +45,18 @@ __all__ = [
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
     "DDQFunction",
+    "DDQLayerNormalization",
+    "DDQRMSNormalization",
     "DDQRescaling",
     "DDQSoftmax",
+    "DDQUnitNormalization",
     "DDQWeightedLayer",
     "FloatConv2D",
     "FloatConv2DTranspose",
     "FloatDense",
     "FloatDepthwiseConv2D",
     "FloatLayer",
+    "RowNormalization",
     "activation_layers",
     "elu",
     "operator_kind",

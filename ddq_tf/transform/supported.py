@@ -46,15 +46,13 @@ _MOVES_CHANNELS = (
     "if it changes the order of channels, as preprocess_input of some networks does, leave it "
     "outside the model: in the data pipeline, or ddq's --channels=bgr"
 )
-_NORMALIZATIONS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
     **dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS),
-    **dict.fromkeys(
-        _NORMALIZATIONS,
-        "its statistics depend on each input; put BatchNormalization in its place and train again",
+    "GroupNormalization": (
+        "its statistics depend on each input; put BatchNormalization in its place and train again"
     ),
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
