@@ -28,6 +28,7 @@ _HOMES = {
         "DDQFixedGrid",
         "DDQFunction",
         "DDQRescaling",
+        "DDQSlice",
         "DDQSoftmax",
         "FloatConv2D",
         "FloatConv2DTranspose",

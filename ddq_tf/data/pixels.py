@@ -96,7 +96,7 @@ def published(model: Any) -> tuple[Range, str] | None:
 
 def _called_on_inputs(model: Any) -> list[Any]:
     """The models that a model calls on its own inputs."""
-    inputs = {id(tensor) for tensor in model.inputs}
+    inputs = {id(tensor) for tensor in getattr(model, "inputs", None) or ()}
     return [
         layer
         for layer in model.layers

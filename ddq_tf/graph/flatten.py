@@ -1,19 +1,24 @@
-"""One flat list of layer calls for any Sequential, Functional or nested Keras model.
+"""One flat list of layer calls for any Keras model: with a graph, or read by tracing its `call`.
 
-The only file that reads Keras's private graph (`_nodes_by_depth`).
+With `ddq_tf.graph.tracing` the only file that reads Keras's private graph (`_nodes_by_depth`).
 """
 
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import functools
+import inspect
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras.src.utils.naming import to_snake_case
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph.tracing import Call, NotReadableError, Trace, in_order, is_opened, trace
 
 # Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
 # are subclasses.
@@ -41,6 +46,9 @@ class FlatNode:
         inference: whether an enclosing call said training=False.
         constants: of an operation as in `x * 0.5`: the arguments that are no tensors, in order,
             with None where a tensor stands.
+        place: in which of the user's layers it is called, and in which line; "" where a graph tells
+            neither.
+        trouble: why its layer could not be opened; "" if it was not to be.
     """
 
     layer: Any
@@ -50,6 +58,8 @@ class FlatNode:
     shapes: tuple[Shape, ...]
     inference: bool = False
     constants: tuple[Any, ...] = ()
+    place: str = ""
+    trouble: str = ""
 
     def calling(self, layer: Any, **changes: Any) -> FlatNode:
         """Returns the node with another layer, called with tensors alone."""
@@ -166,37 +176,134 @@ def unused(name: str, taken: Container[str]) -> str:
     return unique
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A subclassed model as if it were a Functional one.
+
+    Attributes:
+        name: of the model.
+        input: the structure of its inputs; `inputs` in order.
+        output: the structure of its outputs; `outputs` in order.
+        output_names: in order.
+        found: what its `call` does.
+    """
+
+    name: str
+    input: Any
+    inputs: tuple[Any, ...]
+    output: Any
+    output_names: tuple[str, ...]
+    found: Trace
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The symbolic tensors of `output`, in order."""
+        return self.found.outputs
+
+
 def functional_of(model: Any) -> Any:
-    """Returns the Functional model behind a Sequential or Functional one.
+    """Returns the Functional model behind a Sequential or Functional one; others as `Traced`.
+
+    Args:
+        model: a Keras model, or what this function returned.
 
     Raises:
-        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model.
+        DDQError: if the model is unbuilt, or no Keras 3 model; if it is subclassed and its `call`
+            cannot be read.
     """
+    if isinstance(model, Traced):
+        return model
     if not isinstance(model, keras.Model):
         raise DDQError(
             "model must be a Keras 3 model (keras.Model; tf_keras models must be re-saved with "
             f"Keras 3). Received: {type(model).__module__}.{type(model).__name__}"
         )
+    own = graph_of(model)
+    if own is not None:
+        return own
     if isinstance(model, keras.Sequential):
-        inner = getattr(model, "_functional", None)
-        if inner is None:
-            raise DDQError(
-                f"model {model.name!r} is not built: its input shape is unknown. Start it with "
-                "keras.Input(shape) or call model.build(input_shape)."
-            )
-        return inner
-    if not hasattr(model, "_nodes_by_depth"):
         raise DDQError(
-            f"model {model.name!r} ({type(model).__name__}) is subclassed: its graph cannot be "
-            "read. Express it as keras.Model(inputs, outputs) or keras.Sequential."
+            f"model {model.name!r} is not built: its input shape is unknown. Start it with "
+            "keras.Input(shape) or call model.build(input_shape)."
         )
-    if defines(type(model), "call"):
+    return _read(model)
+
+
+def graph_of(model: Any) -> Any | None:
+    """Returns the Functional model that says what a model computes, None if there is none.
+
+    There is none for layers, subclassed models and those whose class has a `call` of its own.
+    """
+    if not isinstance(model, keras.Model) or defines(type(model), "call"):
+        return None
+    if isinstance(model, keras.Sequential):
+        return getattr(model, "_functional", None)
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+def _read(model: Any) -> Traced:
+    """What a model does whose class has a `call` of its own."""
+    given = _given(model)
+    try:
+        found = trace(model, (given,), {}, graph_of)
+    except NotReadableError as error:
+        raise DDQError(f"model {model.name!r} ({type(model).__name__}) {error}") from error
+    paths = [path for path, _ in keras.tree.flatten_with_path(found.output)]
+    names: list[str] = []
+    for path in paths:
+        names.append(unused("_".join(("output", *map(str, path))), names))
+    return Traced(
+        name=model.name,
+        input=given,
+        inputs=tuple(keras.tree.flatten(given)),
+        output=found.output,
+        output_names=tuple(names),
+        found=found,
+    )
+
+
+def _given(model: Any) -> Any:
+    """The inputs of a model without a graph, as symbolic tensors in their structure."""
+    if getattr(model, "inputs", None):  # made of a graph, with a call() of its own
+        return keras.tree.map_structure(lambda t: t, model.input)
+    parameters = [
+        p
+        for p in inspect.signature(model.call).parameters.values()
+        if p.name not in ("training", "mask") and p.default is p.empty and p.kind < p.VAR_POSITIONAL
+    ]
+    shapes = _shapes_seen(model)
+    if shapes is None:
+        state, cure = "was never called", "Call it once on a batch: model(images[:1])"
+        if model.built:
+            state = "was called, but Keras could not read its call()"
+            cure = "Say what it takes: model.build((None, 224, 224, 3))"
         raise DDQError(
-            f"model {model.name!r} ({type(model).__name__}) has a call() of its own, which may "
-            "compute something else than its graph. Make what it computes the graph: "
-            "keras.Model(inputs, outputs)"
+            f"model {model.name!r} ({type(model).__name__}) {state}: its input shape is unknown. "
+            f"{cure}"
         )
-    return model
+    if len(parameters) > 1:
+        names = ", ".join(p.name for p in parameters)
+        raise DDQError(
+            f"model {model.name!r} ({type(model).__name__}) takes several arguments ({names}), of "
+            "which Keras keeps no shapes. Say them: keras.Model([a, b], model(a, b)) with a, b = "
+            "keras.Input(...) of each"
+        )
+    return _symbolic(shapes, (parameters[0].name if parameters else "inputs",))
+
+
+def _symbolic(shapes: Any, path: tuple[str, ...]) -> Any:
+    """Inputs of these shapes; those in a dictionary have the names of their keys."""
+    if isinstance(shapes, Mapping):
+        return {key: _symbolic(shape, (str(key),)) for key, shape in shapes.items()}
+    if all(isinstance(size, int | None) for size in shapes):
+        return keras.Input(batch_shape=(None, *shapes[1:]), name="_".join(path))
+    return [_symbolic(shape, (*path, str(number))) for number, shape in enumerate(shapes)]
+
+
+def _shapes_seen(model: Any) -> Any:
+    """The shapes that a model was built with, in the structure of its inputs, or None."""
+    built = getattr(model, "_build_shapes_dict", None)
+    return next(iter(built.values())) if model.built and built else None
 
 
 def is_keras(kind: type) -> bool:
@@ -227,6 +334,8 @@ class _Flattener:
         self, functional: Any, inputs: Sequence[int], prefix: str, inference: bool
     ) -> list[int]:
         """Appends the nodes of a model; returns the numbers of its outputs."""
+        if isinstance(functional, Traced):
+            return self._play(functional.found, inputs, prefix, inference)
         numbers = {id(t): n for t, n in zip(functional.inputs, inputs, strict=True)}
         for depth in sorted(functional._nodes_by_depth, reverse=True):
             for node in functional._nodes_by_depth[depth]:
@@ -238,11 +347,17 @@ class _Flattener:
         layer = node.operation
         reads = [numbers[id(tensor)] for tensor in node.arguments.keras_tensors]
         fixed = inference or _says_inference(node.arguments.kwargs)
-        if isinstance(layer, keras.Model):
-            inner = functional_of(layer)
-            reads = [numbers[id(tensor)] for tensor in _in_order(inner, node)]
+        inner, trouble = graph_of(layer), ""
+        if inner is not None:
+            given = in_order(inner, (*node.arguments.args, *node.arguments.kwargs.values()))
+            reads = [numbers[id(tensor)] for tensor in given]
             _check_fits(layer, inner, [self._shapes[number] for number in reads])
             writes = self.walk(inner, reads, f"{prefix}{layer.name}_", fixed)
+            numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
+            return
+        found, trouble = self._opened(node, reads) if is_opened(layer) else (None, "")
+        if found is not None:
+            writes = self._play(found, reads, f"{prefix}{layer.name}_", fixed)
         else:
             shapes = tuple(self._shapes[number] for number in reads)
             name = self._unique(layer, prefix)
@@ -255,34 +370,104 @@ class _Flattener:
                     outputs=tuple(writes),
                     shapes=shapes,
                     inference=fixed,
-                    constants=_constants(node),
+                    constants=_constants(
+                        node.operation, node.arguments.args, node.arguments.kwargs
+                    ),
+                    trouble=trouble,
                 )
             )
         numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
 
-    def _unique(self, layer: Any, prefix: str) -> str:
+    def _opened(self, node: Any, reads: Sequence[int]) -> tuple[Trace | None, str]:
+        """What the layer of a node does on the shapes that it reads, or why that is not known."""
+        known = {
+            id(tensor): keras.KerasTensor(self._shapes[number], dtype=tensor.dtype)
+            for tensor, number in zip(node.arguments.keras_tensors, reads, strict=True)
+        }
+        try:
+            args, kwargs = node.arguments.fill_in(known)
+            return trace(node.operation, args, kwargs, graph_of), ""
+        except NotReadableError as error:
+            return None, str(error)
+
+    def _play(self, found: Trace, inputs: Sequence[int], prefix: str, inference: bool) -> list[int]:
+        """Appends what was seen of a layer; returns the numbers of its outputs."""
+        numbers = {id(t): n for t, n in zip(found.inputs, inputs, strict=True)}
+        for call in found.calls:
+            around = prefix + "".join(f"{layer.name}_" for layer in call.within[1:])
+            layer = _of_any_batch(call, found.batch)
+            name = layer.name
+            if not isinstance(layer, keras.layers.Layer):  # numbered by Keras, in each process
+                where = f"{call.within[-1].name}_" if around else ""
+                name, around = f"{where}{to_snake_case(type(layer).__name__)}", ""
+            reads = tuple(numbers[id(tensor)] for tensor in call.tensors)
+            writes = tuple(
+                self.new_tensor(_any_batch(tensor.shape, found.batch)) for tensor in call.outputs
+            )
+            numbers.update({id(t): n for t, n in zip(call.outputs, writes, strict=True)})
+            self.nodes.append(
+                FlatNode(
+                    layer=layer,
+                    name=self._unique(layer, around, name),
+                    inputs=reads,
+                    outputs=writes,
+                    shapes=tuple(self._shapes[number] for number in reads),
+                    inference=inference or _says_inference(call.kwargs),
+                    constants=tuple(
+                        _of_one(constant, found.batch)
+                        for constant in _constants(layer, call.args, call.kwargs)
+                    ),
+                    place=_place(call),
+                    trouble=call.trouble,
+                )
+            )
+        return [numbers[id(tensor)] for tensor in found.outputs]
+
+    def _unique(self, layer: Any, prefix: str, own: str = "") -> str:
         """The layer's own name; prefixed, then numbered, where another layer has it already."""
+        own = own or layer.name
         if id(layer) not in self._names:
-            name, count = layer.name, 1
+            name, count = own, 1
             while name in self._names.values():
-                name = f"{prefix}{layer.name}" if count == 1 else f"{prefix}{layer.name}_{count}"
+                name = f"{prefix}{own}" if count == 1 else f"{prefix}{own}_{count}"
                 count += 1
             self._names[id(layer)] = name
         return self._names[id(layer)]
 
 
-def _in_order(inner: Any, node: Any) -> list[Any]:
-    """The tensors that an inner model is called with, in the order of its inputs.
+def _any_batch(shape: Any, batch: int | None) -> Shape:
+    """A shape seen at one batch size, as it is at any."""
+    free = batch is not None and len(shape) > 0 and shape[0] == batch
+    return (None, *shape[1:]) if free else tuple(shape)
 
-    A dictionary goes by the keys of the inner model's own dictionary, or by its inputs' names.
-    """
-    values = (*node.arguments.args, *node.arguments.kwargs.values())
-    given = next((value for value in values if isinstance(value, dict)), None)
-    if given is None:
-        return list(node.arguments.keras_tensors)
-    if isinstance(inner.input, dict):
-        return keras.tree.flatten({key: given[key] for key in inner.input})
-    return [given[tensor.name] for tensor in inner.inputs]
+
+def _of_any_batch(call: Call, batch: int | None) -> Any:
+    """What was called; an operation that was told the batch size leaves it open."""
+    told = next((n for n in ("newshape", "shape") if hasattr(call.layer, n)), None)
+    if batch is None or told is None or isinstance(call.layer, keras.layers.Layer):
+        return call.layer
+    (written,) = call.outputs
+    if tuple(getattr(call.layer, told))[:1] != (batch,) or written.shape[0] != batch:
+        return call.layer
+    operation = copy.copy(call.layer)
+    setattr(operation, told, (-1, *written.shape[1:]))
+    return operation
+
+
+def _of_one(constant: Any, batch: int | None) -> Any:
+    """A constant that was made for a batch size, alike for all, as it is for one example."""
+    shape = tuple(getattr(constant, "shape", ()))
+    if batch is None or shape[:1] != (batch,) or isinstance(constant, keras.Variable):
+        return constant
+    values = np.asarray(keras.ops.convert_to_numpy(constant))
+    return values[:1] if (values == values[:1]).all() else constant
+
+
+def _place(call: Call) -> str:
+    """In which of the user's layers something is called, and in which line."""
+    around = call.within[-1] if call.within else None
+    inside = f"in {around.name!r} ({type(around).__name__})" if around is not None else ""
+    return ", ".join(part for part in (inside, call.place) if part)
 
 
 def _check_fits(model: Any, functional: Any, shapes: Sequence[Shape]) -> None:
@@ -322,6 +507,11 @@ def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Sha
     return [tuple(tensor.shape) for tensor in keras.tree.flatten(written)]
 
 
+def input_names(functional: Any) -> tuple[str, ...]:
+    """Returns the names of a Functional or traced model's inputs, in order."""
+    return tuple(tensor._keras_history.operation.name for tensor in functional.inputs)
+
+
 def output_names(functional: Any) -> tuple[str, ...]:
     """Returns what a Functional model calls its outputs, in order, each name once.
 
@@ -337,12 +527,19 @@ def output_names(functional: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _constants(node: Any) -> tuple[Any, ...]:
+def _constants(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an operation, not a layer, was called with beside tensors."""
-    if isinstance(node.operation, keras.layers.Layer):
+    if isinstance(layer, keras.layers.Layer):
         return ()
-    values = (*node.arguments.args, *node.arguments.kwargs.values())
-    return tuple(None if isinstance(v, keras.KerasTensor) else v for v in values)
+    return tuple(_without_tensors(value) for value in (*args, *kwargs.values()))
+
+
+def _without_tensors(value: Any) -> Any:
+    """A value, None in the place of tensors; lists of nothing else are None."""
+    if isinstance(value, list | tuple) and any(isinstance(v, keras.KerasTensor) for v in value):
+        kept = [_without_tensors(each) for each in value]
+        return kept if any(each is not None for each in kept) else None
+    return None if isinstance(value, keras.KerasTensor) else value
 
 
 def _says_inference(kwargs: Mapping[str, Any]) -> bool:
@@ -360,11 +557,17 @@ def _read_by(outputs: Sequence[int], nodes: Sequence[FlatNode]) -> tuple[FlatNod
 
 
 def flatten(model: Any) -> FlatGraph:
-    """Returns the flat graph of a Sequential, Functional or nested model, of what outputs need.
+    """Returns the flat graph of a model, of what outputs need.
+
+    Models with a graph are walked through; subclassed ones, custom layers and Lambdas, at any
+    depth, are opened: what stands in their place is what their `call` calls.
+
+    Args:
+        model: a Keras model, or what `functional_of` returned for it.
 
     Raises:
-        DDQError: if the model is subclassed, unbuilt, or no Keras 3 model, or calls an inner model
-            on shapes that it does not take.
+        DDQError: if the model is unbuilt, or no Keras 3 model; if its own `call` cannot be read; if
+            it calls an inner model on shapes that it does not take.
     """
     functional = functional_of(model)
     flattener = _Flattener()
@@ -374,6 +577,6 @@ def flatten(model: Any) -> FlatGraph:
         nodes=_read_by(outputs, flattener.nodes),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        input_names=tuple(t._keras_history.operation.name for t in functional.inputs),
+        input_names=input_names(functional),
         input_shapes=tuple(tuple(tensor.shape) for tensor in functional.inputs),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.flatten import functional_of, input_names
 
 _BATCH = 32
 
@@ -20,13 +20,13 @@ class Interface:
     """What a model takes: names, shapes and structure of its inputs.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: built, or what `functional_of` returned for it.
     """
 
     def __init__(self, model: Any) -> None:
         functional = functional_of(model)
         self.structure = input_structure(functional)
-        self.names = tuple(tensor._keras_history.operation.name for tensor in functional.inputs)
+        self.names = input_names(functional)
         self.shapes = tuple(tuple(tensor.shape) for tensor in functional.inputs)
 
     def packed(self, arrays: Sequence[Any]) -> Any:

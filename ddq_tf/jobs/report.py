@@ -6,6 +6,7 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -13,6 +14,7 @@ from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.exporter import export_tflite, min_runtime
 from ddq_tf.export.sizes import compressed, deflated, itemize
 from ddq_tf.export.stock import stock_int8
+from ddq_tf.graph.flatten import functional_of
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes
@@ -90,13 +92,11 @@ def make_report(
     screen, model = screen or Screen(), subject.model
     content = subject.content or _exported(model, subject.target)
     load_quietly(content)
-    if subject.float_model is not None and (
-        subject.float_model.input_shape != model.input_shape
-        or subject.float_model.output_shape != model.output_shape
-    ):
+    theirs = None if subject.float_model is None else _shapes(subject.float_model)
+    if theirs is not None and theirs != _shapes(model):
         raise DDQError(
             f"the float model must be the one that {model.name!r} came from. Received: a model "
-            f"from {subject.float_model.input_shape} to {subject.float_model.output_shape}"
+            f"from {theirs[0]} to {theirs[1]}"
         )
     sizes, runtime = itemize(content), min_runtime(content)
     entropy = compressed(content).code_entropy
@@ -126,6 +126,12 @@ def make_report(
         error_history=subject.error_history,
         compared_errors=subject.compared_errors,
     )
+
+
+def _shapes(model: keras.Model) -> tuple[list[Any], list[Any]]:
+    """Of a model's inputs and outputs, in order."""
+    functional = functional_of(model)
+    return [tuple(t.shape) for t in functional.inputs], [tuple(t.shape) for t in functional.outputs]
 
 
 def subject_of_files(

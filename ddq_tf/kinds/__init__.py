@@ -6,6 +6,7 @@ To add a layer, add its rule to the file of its family, with examples.
 from ddq_tf.kinds import (
     activations,
     normalizations,
+    operations,
     pooling,
     quantizers,
     scales,
@@ -29,6 +30,7 @@ RULES = Registry(
         scales.FAMILY,
         normalizations.FAMILY,
         training_only.FAMILY,
+        operations.FAMILY,
         quantizers.FAMILY,
     )
 )

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.activations.activations import ReLU as ReluFunction
-from keras.src.ops import nn
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -27,7 +21,6 @@ from ddq_tf.kinds.rule import (
     Family,
     LayerRule,
     Output,
-    as_layer,
     on_any_rank,
     plain_copy,
 )
@@ -40,7 +33,6 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
-_LAST = "channels_last"
 _ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
@@ -85,14 +77,6 @@ def _arguments_of_relu(layer: Any) -> dict[str, Any]:
     return {name: v and float(v) for name in given for v in (getattr(layer, name),)}
 
 
-def _relu_of(operation: Any, name: str) -> Any:
-    """The layer for a call of relu; Keras's has no arguments below 0."""
-    arguments = _arguments_of_relu(operation)
-    if min(v or 0.0 for v in arguments.values()) < 0:
-        return DDQFunction("relu", arguments, name=name)
-    return L.ReLU(**arguments, name=name)
-
-
 def _function(
     to: Canonicalizer, node: FlatNode, function: str, arguments: dict[str, Any]
 ) -> FlatNode:
@@ -124,51 +108,6 @@ def _leaky(to: Canonicalizer, node: FlatNode, slope: float) -> list[FlatNode]:
     return [node.calling(to.layer(node.layer, "leaky", lambda: L.LeakyReLU(odd, name=node.name)))]
 
 
-def _clip(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Clip(x, 0, ceiling)."""
-    low, high = node.layer.x_min, node.layer.x_max
-    if not all(isinstance(end, int | float) for end in (low, high)) or low != 0 or high <= 0:
-        return [node]
-    return [node.calling(to.layer(node.layer, "relu", lambda: L.ReLU(high, name=node.name)))]
-
-
-def _glu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """One half of an axis times the sigmoid of the other: both are cut from rows of two halves."""
-    shape, name = node.shapes[0], node.name
-    axis = node.layer.axis % len(shape)
-    if axis == 0 or None in shape[1:]:
-        return [node]
-    lead, half = math.prod(shape[1:axis]), shape[axis] // 2
-    width = half * math.prod(shape[axis + 1 :])
-    rows, cut = (shape[0], lead, 2, width), (shape[0], lead, 1, width)
-    halves, first, second, gate, product = (to.new_tensor() for _ in range(5))
-    back = (*shape[1:axis], half, *shape[axis + 1 :])
-    steps = (
-        ("halves", lambda: L.Reshape(rows[1:]), node.inputs, shape, halves),
-        ("first", lambda: L.Cropping2D(((0, 0), (0, 1)), _LAST), (halves,), rows, first),
-        ("second", lambda: L.Cropping2D(((0, 0), (1, 0)), _LAST), (halves,), rows, second),
-        ("gate", lambda: L.Activation("sigmoid"), (second,), cut, gate),
-        ("product", lambda: L.Multiply(), (first, gate), cut, product),
-        ("back", lambda: L.Reshape(back), (product,), cut, node.outputs[0]),
-    )
-    return [
-        node.calling(
-            to.layer(node.layer, role, make),
-            name=f"{name}_{role}",
-            inputs=reads,
-            shapes=(read,) * len(reads),
-            outputs=(writes,),
-        )
-        for role, make, reads, read, writes in steps
-    ]
-
-
-def _gelu(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    if node.layer.approximate:
-        return [_function(to, node, "gelu", {"approximate": True})]
-    return [node.calling(_activation(to, node, "layer", "gelu", node.name))]
-
-
 # Checks
 
 
@@ -180,14 +119,6 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
             f"Received: {checks.short_config(node.layer)}"
         )
     return None
-
-
-def _check_clip(graph: FlatGraph, node: FlatNode) -> str | None:
-    layer = node.layer
-    return (
-        "needs to clip to 0 and a number > 0, as a clipped ReLU does. "
-        f"Received: {layer.x_min!r} and {layer.x_max!r}"
-    )
 
 
 # The DDQ twin
@@ -270,50 +201,6 @@ def _examples(*names: str) -> tuple[Example, ...]:
     return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
 
 
-def _as_layer(make: Callable[[Any, str], Any], operation: type, *uses: Any) -> LayerRule:
-    """The rule of an activation written as a function, as in `keras.activations.relu(x)`."""
-    return as_layer(
-        lambda node: make(node.layer, node.name),
-        operation,
-        needs="a tensor",
-        examples=tuple(Example(build=use) for use in uses),
-    )
-
-
-def _log_softmax(node: FlatNode) -> Any | None:
-    last = len(node.shapes[0]) - 1
-    return DDQFunction("log_softmax", name=node.name) if node.layer.axis in (-1, last) else None
-
-
-def _above_zero(node: FlatNode) -> Any | None:
-    """Max(x, 0) is a ReLU."""
-    given = [constant for constant in node.constants if constant is not None]
-    is_zero = len(node.inputs) == len(given) == 1 and np.ndim(given[0]) == 0 and given[0] == 0
-    return L.ReLU(name=node.name) if is_zero else None
-
-
-def _formula(operation: type, *uses: Any, names: tuple[str, ...] = ()) -> LayerRule:
-    """The rule of an operation that is one formula, by Keras's name.
-
-    Args:
-        operation: of Keras.
-        *uses: examples.
-        names: of its attributes that are arguments of the formula.
-    """
-    function = re.sub("(?<!^)(?=[A-Z])", "_", operation.__name__).lower()  # soft_shrink
-
-    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-        arguments = {name: float(getattr(node.layer, name)) for name in names}
-        return [_function(to, node, function, arguments)]
-
-    examples = tuple(Example(build=use) for use in uses)
-    return LayerRule(layers=(operation,), expand=expand, examples=examples)
-
-
-def _named(function: str, operation: type, use: Any) -> LayerRule:
-    return _as_layer(lambda _, name: L.Activation(function, name=name), operation, use)
-
-
 _NOT_BY_NAME = ("clipped_relu", "exponential")  # no function of Keras's; beyond floats at 1e6
 _OTHERS = ", ".join(
     [*(name for name, each in FUNCTIONS.items() if each.formula and not each.output), "glu"]
@@ -340,12 +227,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.ReLU(threshold=0.3)(x)),
                 Example(build=lambda x: L.ReLU(1.0, 0.2, 0.5)(x)),
             ),
-        ),
-        LayerRule(
-            layers=(operations.Clip,),
-            expand=_clip,
-            problem=_check_clip,
-            examples=(Example(build=lambda x: keras.ops.clip(x, 0.0, 1.0)),),
         ),
         LayerRule(
             layers=(L.LeakyReLU,),
@@ -412,81 +293,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.Softmax()(x)),
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
             ),
-        ),
-        _as_layer(
-            _relu_of,
-            ReluFunction,
-            lambda x: keras.activations.relu(x),
-            lambda x: keras.activations.relu(x, max_value=2.0),
-            lambda x: keras.activations.relu(x, negative_slope=0.1),
-            lambda x: keras.activations.relu(x, 0.2, 1.0, threshold=-0.5),
-        ),
-        _as_layer(lambda _, name: L.ReLU(name=name), nn.Relu, keras.ops.relu),
-        _as_layer(lambda _, name: L.ReLU(6.0, name=name), nn.Relu6, keras.ops.relu6),
-        as_layer(
-            _above_zero,
-            operations.Maximum,
-            needs="a tensor and 0, as a ReLU does",
-            examples=(Example(build=lambda x: keras.ops.maximum(x, 0.0)),),
-        ),
-        _as_layer(
-            lambda op, name: L.LeakyReLU(op.negative_slope, name=name),
-            nn.LeakyRelu,
-            keras.ops.leaky_relu,
-        ),
-        _as_layer(lambda op, name: L.ELU(op.alpha, name=name), nn.Elu, keras.ops.elu),
-        LayerRule(
-            layers=(nn.Glu,),
-            expand=_glu,
-            problem=lambda graph, node: f"needs a fixed size. Received: shape {node.shapes[0]}",
-            examples=(
-                Example(build=lambda x: keras.ops.glu(x)),
-                Example(build=lambda x: keras.ops.glu(x, axis=1)),
-                Example(build=lambda x: keras.ops.glu(x), shape=(8,)),
-                Example(build=lambda x: keras.ops.glu(x), shape=(12, 4)),
-            ),
-        ),
-        LayerRule(
-            layers=(nn.Gelu,),
-            expand=_gelu,
-            examples=(
-                Example(build=lambda x: keras.ops.gelu(x, approximate=False)),
-                Example(build=lambda x: keras.ops.gelu(x)),
-            ),
-        ),
-        _as_layer(lambda op, name: L.Softmax(op.axis, name=name), nn.Softmax, keras.ops.softmax),
-        _named("sigmoid", nn.Sigmoid, keras.ops.sigmoid),
-        _named("tanh", operations.Tanh, keras.ops.tanh),
-        _named("silu", nn.Silu, keras.ops.silu),
-        _named("hard_sigmoid", nn.HardSigmoid, keras.ops.hard_sigmoid),
-        _named("hard_silu", nn.HardSilu, keras.ops.hard_silu),
-        _formula(nn.Celu, lambda x: keras.ops.celu(x, 0.7), names=("alpha",)),
-        _formula(nn.HardShrink, lambda x: keras.ops.hard_shrink(x, 0.3), names=("threshold",)),
-        _formula(nn.HardTanh, keras.ops.hard_tanh),
-        _formula(nn.LogSigmoid, keras.ops.log_sigmoid),
-        _formula(nn.Selu, keras.ops.selu),
-        _formula(nn.SoftShrink, lambda x: keras.ops.soft_shrink(x, 0.3), names=("threshold",)),
-        _formula(nn.Softplus, keras.ops.softplus),
-        _formula(nn.Softsign, keras.ops.softsign),
-        _formula(nn.SparsePlus, keras.ops.sparse_plus),
-        _formula(nn.SparseSigmoid, keras.ops.sparse_sigmoid),
-        _formula(nn.Squareplus, lambda x: keras.ops.squareplus(x, 2), names=("b",)),
-        _formula(nn.TanhShrink, keras.ops.tanh_shrink),
-        _formula(
-            nn.Threshold,
-            lambda x: keras.ops.threshold(x, 0.2, -0.1),
-            names=("threshold", "default_value"),
-        ),
-        _as_layer(
-            lambda _, name: DDQFunction("exponential", name=name),
-            operations.Exp,
-            lambda x: keras.ops.exp(keras.ops.tanh(x)),
-        ),
-        as_layer(
-            _log_softmax,
-            nn.LogSoftmax,
-            needs="the last axis",
-            examples=(Example(build=keras.ops.log_softmax),),
         ),
         LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),
     ),

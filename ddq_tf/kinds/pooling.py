@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import (
@@ -18,7 +17,7 @@ from ddq_tf.graph.windows import (
     values_inside,
 )
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, as_layer
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output
 from ddq_tf.layers import DDQBorderGain
 
 if TYPE_CHECKING:
@@ -89,7 +88,32 @@ def _upsampling_row(layer: Any, name: str) -> Any:
     return L.UpSampling2D((1, layer.size), name=name)
 
 
+def _resizing(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """An UpSampling2D, where the image becomes a whole multiple of its size, or stays."""
+    layer = node.layer
+    sizes = [size or 0 for size in node.shapes[0][1:3]]
+    wanted = (layer.height, layer.width)
+    plain = not (layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias)
+    if not plain or layer.data_format != "channels_last" or 0 in sizes:
+        return [node]
+    factors = tuple(new // old for new, old in zip(wanted, sizes, strict=True))
+    if any(new % old for new, old in zip(wanted, sizes, strict=True)) or 0 in factors:
+        return [node]
+    kind = layer.interpolation
+    make = functools.partial(L.UpSampling2D, factors, interpolation=kind, name=node.name)
+    return [node.calling(to.layer(layer, f"upsampling{factors}", make))]
+
+
 # Checks
+
+
+def _check_resizing(graph: FlatGraph, node: FlatNode) -> str | None:
+    wanted = (node.layer.height, node.layer.width)
+    return (
+        "makes images larger by whole factors alone, without cropping, padding or antialias. "
+        f"Received: to {wanted} px from {node.shapes[0]}. At the front of a model, leave it out "
+        "and build the model for images of that size: apps, and ddq's --data, resize pictures"
+    )
 
 
 def _check_upsampling(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -125,7 +149,12 @@ def _global_factor(node: FlatNode) -> float | None:
 
 
 def _upsampling_output(node: FlatNode) -> Output:
-    return Output.KEEPS if node.layer.interpolation == "nearest" else Output.ROUNDS
+    return Output.ROUNDS if _interpolates(node) else Output.KEEPS
+
+
+def _interpolates(node: FlatNode) -> bool:
+    """Whether new values arise: not by factors of 1, either."""
+    return node.layer.interpolation == "bilinear" and upsampling_fractions(node) != 1
 
 
 def _upsampling_lift(node: FlatNode) -> float:
@@ -221,9 +250,9 @@ def _lower_upsampling(into: Lowering, node: FlatNode) -> None:
 
     RESIZE_NEAREST_NEIGHBOR would do the latter, but XNNPACK leaves it to a built-in kernel.
     """
-    bilinear = node.layer.interpolation == "bilinear"
-    reads, writes = into.moved(node, rounds=bilinear)
-    if bilinear:
+    rounds = _interpolates(node)
+    reads, writes = into.moved(node, rounds=rounds)
+    if rounds:
         size = into.constant(f"{node.name}/size", into.tensors[writes].shape[1:3])
         into.emit(
             "RESIZE_BILINEAR", (reads, size), writes, source=node.name, half_pixel_centers=True
@@ -244,20 +273,6 @@ def _on_row(layer: type, twin: OnRow, *uses: Any) -> LayerRule:
         problem=checks.on_sequences,
         examples=tuple(Example(build=use, shape=(12, 4)) for use in uses),
     )
-
-
-def _global(kind: str) -> Callable[[FlatNode], Any | None]:
-    """The global pooling that a reduction is, of images or sequences."""
-
-    def make(node: FlatNode) -> Any | None:
-        rank, axis = len(node.shapes[0]), node.layer.axis
-        given = [axis] if isinstance(axis, int) else axis or ()
-        if rank not in (3, 4) or {each % rank for each in given} != set(range(1, rank - 1)):
-            return None
-        layer = getattr(L, f"{kind}{rank - 2}D")
-        return layer("channels_last", keepdims=node.layer.keepdims, name=node.name)
-
-    return make
 
 
 FAMILY = Family(
@@ -321,22 +336,6 @@ FAMILY = Family(
                 Example(build=lambda x: L.GlobalMaxPooling2D(keepdims=True)(x)),
             ),
         ),
-        as_layer(
-            _global("GlobalAveragePooling"),
-            operations.Mean,
-            needs="the axes between batch and channels, of images or sequences",
-            examples=(
-                Example(build=lambda x: keras.ops.mean(x, (1, 2))),
-                Example(build=lambda x: keras.ops.mean(x, (-3, -2), keepdims=True)),
-                Example(build=lambda x: keras.ops.mean(x, 1), shape=(12, 4)),
-            ),
-        ),
-        as_layer(
-            _global("GlobalMaxPooling"),
-            operations.Max,
-            needs="the axes between batch and channels, of images or sequences",
-            examples=(Example(build=lambda x: keras.ops.max(x, (1, 2))),),
-        ),
         LayerRule(
             layers=(L.UpSampling2D,),
             words="UpSampling2D (nearest; bilinear by 2, 4, 8, 16)",
@@ -349,6 +348,18 @@ FAMILY = Family(
                 Example(build=lambda x: L.UpSampling2D(3)(x)),
                 Example(build=lambda x: L.UpSampling2D(2, interpolation="bilinear")(x)),
                 Example(build=lambda x: L.UpSampling2D((1, 4), interpolation="bilinear")(x)),
+                Example(build=lambda x: L.UpSampling2D(1, interpolation="bilinear")(x)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Resizing,),
+            words="Resizing (to whole multiples)",
+            expand=_resizing,
+            problem=_check_resizing,
+            examples=(
+                Example(build=lambda x: L.Resizing(16, 24, interpolation="nearest")(x)),
+                Example(build=lambda x: L.Resizing(16, 16)(x)),
+                Example(build=lambda x: L.Resizing(8, 8)(x)),
             ),
         ),
         _on_row(L.MaxPooling1D, _pool_row(L.MaxPooling2D), lambda x: L.MaxPooling1D()(x)),

@@ -120,41 +120,6 @@ class LayerRule:
     examples: tuple[Example, ...] = ()
 
 
-def as_layer(
-    make: Callable[[FlatNode], Any | None],
-    *operations: type,
-    needs: str,
-    examples: tuple[Example, ...],
-) -> LayerRule:
-    """The rule of operations, as in `keras.ops.mean(x, axis=(1, 2))`, that a layer does too.
-
-    Args:
-        make: the layer for a call, under the node's name; None where there is none.
-        *operations: of Keras.
-        needs: what the others need, in words.
-        examples: see `LayerRule`.
-    """
-
-    def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-        made = make(node)
-        if made is None:
-            return [node]
-        arguments = made.get_config()
-        return [node.calling(to.layer(node.layer, f"layer {arguments}", lambda: made))]
-
-    def problem(graph: FlatGraph, node: FlatNode) -> str | None:
-        given = {k: v for k, v in vars(node.layer).items() if k in _SHOWN}
-        given |= {f"argument {i}": c for i, c in enumerate(node.constants) if c is not None}
-        received = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        return f"needs {needs}. Received: shape {node.shapes[0]}{received and ', '}{received}"
-
-    return LayerRule(layers=operations, expand=expand, problem=problem, examples=examples)
-
-
-# The attributes of operations that say what they do.
-_SHOWN = ("axis", "axes", "newshape", "keepdims", "dtype")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """Rules of one kind of layers, in one file.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras.src.applications.convnext import LayerScale
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -31,15 +30,6 @@ def _rescaling(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
         return DDQRescaling(layer.scale, layer.offset, name=node.name)
 
     return [node.calling(to.layer(node.layer, "layer", make))]
-
-
-def _layer_scale(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    layer = node.layer
-
-    def make() -> Any:
-        return DDQRescaling(as_float64(layer.gamma), name=node.name)
-
-    return [node.calling(to.layer(layer, "layer", make))]
 
 
 def _normalization(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
@@ -132,15 +122,6 @@ FAMILY = Family(
                 Example(
                     build=lambda x: L.Normalization(mean=[0.1] * 4, variance=[0.5, 1, 2, 3])(x)
                 ),
-            ),
-        ),
-        LayerRule(
-            layers=(LayerScale,),
-            words="LayerScale of keras.applications",
-            expand=_layer_scale,
-            examples=(
-                Example(build=lambda x: LayerScale(0.3, 4)(x)),
-                Example(build=lambda x: LayerScale(0.3, 5)(L.Dense(5)(x))),
             ),
         ),
         LayerRule(

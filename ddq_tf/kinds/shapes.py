@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, as_layer
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output
+from ddq_tf.layers import DDQSlice
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -56,37 +56,6 @@ def _flatten(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     ]
 
 
-# Operations
-
-
-def _reshape(node: FlatNode) -> Any | None:
-    """A Reshape that leaves the batch as it is."""
-    first, *target = node.layer.newshape
-    sizes = [size for size in node.shapes[0][1:] if size is not None]
-    known = len(sizes) + 1 == len(node.shapes[0]) and all(isinstance(n, int) for n in target)
-    if not known or first not in (-1, None):
-        return None
-    same = first is None if -1 in target else math.prod(sizes) == math.prod(target)
-    return L.Reshape(target, name=node.name) if same else None
-
-
-def _concatenate(node: FlatNode) -> Any:
-    return L.Concatenate(node.layer.axis, name=node.name)
-
-
-def _permute(node: FlatNode) -> Any | None:
-    axes = node.layer.axes
-    return None if not axes or axes[0] != 0 else L.Permute(tuple(axes[1:]), name=node.name)
-
-
-def _other_rank(node: FlatNode) -> Any | None:
-    """A Reshape that adds or drops axes of one value."""
-    written = node.layer.compute_output_spec(keras.KerasTensor(node.shapes[0])).shape
-    if None in written[1:] or written[:1] != node.shapes[0][:1]:
-        return None
-    return L.Reshape(tuple(written[1:]), name=node.name)
-
-
 def _center_crop(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     """A Cropping2D, where the image is large enough."""
     layer, (_, height, width, _) = node.layer, node.shapes[0]
@@ -115,15 +84,22 @@ def _lower_pad(into: Lowering, node: FlatNode) -> None:
 
 
 def _lower_crop(into: Lowering, node: FlatNode) -> None:
+    """STRIDED_SLICE."""
+    (top, _), (left, _) = node.layer.cropping
+    _cut(into, node, [top, left, 0])
+
+
+def _lower_slice(into: Lowering, node: FlatNode) -> None:
+    """STRIDED_SLICE."""
+    _cut(into, node, node.layer.begin)
+
+
+def _cut(into: Lowering, node: FlatNode, begin: Sequence[int]) -> None:
     """STRIDED_SLICE, which leaves the batch as it is."""
     reads, writes = into.moved(node)
-    (top, _), (left, _) = node.layer.cropping
-    _, height, width, channels = into.tensors[writes].shape
-    rows = {
-        "begin": [0, top, left, 0],
-        "end": [0, top + height, left + width, channels],
-        "strides": [1, 1, 1, 1],
-    }
+    sizes = into.tensors[writes].shape[1:]
+    ends = [first + (size or 0) for first, size in zip(begin, sizes, strict=True)]
+    rows = {"begin": [0, *begin], "end": [0, *ends], "strides": [1] * (len(ends) + 1)}
     constants = [into.constant(f"{node.name}/{key}", row) for key, row in rows.items()]
     into.emit(
         "STRIDED_SLICE", (reads, *constants), writes, source=node.name, begin_mask=1, end_mask=1
@@ -215,37 +191,10 @@ FAMILY = Family(
                 Example(build=lambda x: L.Concatenate(1)([x, x, x, x, x, x, x])),
             ),
         ),
-        as_layer(
-            _reshape,
-            operations.Reshape,
-            needs="a shape that leaves the batch as it is, as (-1, 10, 3)",
-            examples=(Example(build=lambda x: keras.ops.reshape(x, (-1, 4, 16, 4))),),
-        ),
-        as_layer(
-            _concatenate,
-            operations.Concatenate,
-            needs="another axis than the batch",
-            examples=(Example(build=lambda x: keras.ops.concatenate([x, x * 0.5], -1)),),
-        ),
-        as_layer(
-            _permute,
-            operations.Transpose,
-            needs="axes that leave the batch first",
-            examples=(Example(build=lambda x: keras.ops.transpose(x, (0, 3, 1, 2))),),
-        ),
-        as_layer(
-            _other_rank,
-            operations.ExpandDims,
-            operations.Squeeze,
-            needs="another axis than the batch, and a fixed size",
-            examples=(
-                Example(build=lambda x: keras.ops.expand_dims(L.GlobalMaxPooling2D()(x), 1)),
-                Example(
-                    build=lambda x: keras.ops.squeeze(
-                        L.GlobalMaxPooling2D(keepdims=True)(x), (1, 2)
-                    )
-                ),
-            ),
+        LayerRule(
+            layers=(DDQSlice,),
+            output=Output.KEEPS,
+            lower=_lower_slice,
         ),
         LayerRule(
             layers=(L.CenterCrop,),

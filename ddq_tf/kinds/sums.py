@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.ops import numpy as operations
 
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.kinds.operations import largest, smallest
 from ddq_tf.kinds.rule import (
     Example,
     Expand,
@@ -20,6 +18,7 @@ from ddq_tf.kinds.rule import (
     Output,
     on_any_rank,
 )
+from ddq_tf.kinds.steps import Steps, Value
 from ddq_tf.layers import DDQRescaling
 
 if TYPE_CHECKING:
@@ -50,99 +49,40 @@ def _chain(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     return nodes
 
 
-Affine = tuple[Any, Any]
+def _average(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """The sum, divided by the number of summands."""
+    steps = Steps(to, node)
+    total = steps.inputs[0]
+    for number, value in enumerate(steps.inputs[1:]):
+        total = steps.call(f"sum_{number}", lambda name: L.Add(name=name), total, value)
+    share = 1 / len(steps.inputs)
+    return steps.writing(steps.call("", lambda name: DDQRescaling(share, name=name), total))
 
 
-def _operation(kind: type | None, rescale: Callable[[Any, int], Affine | None]) -> Expand:
-    """The case of an operator between two tensors, or a tensor and numbers.
-
-    Args:
-        kind: the layer for two tensors; None if there is none.
-        rescale: (gain, shift) for a number, or one for each channel, and the place at which it
-            stands; None if there is no such.
-    """
+def _chosen(
+    choose: Callable[[Steps, Sequence[Value]], Value | None],
+) -> Expand:
+    """Element-wise, of tensors of one shape."""
 
     def expand(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-        if len(node.inputs) == 2:
-            return [node] if kind is None else [node.calling(_of_two(to, node, kind))]
-        given = [(i, c) for i, c in enumerate(node.constants) if c is not None]
-        if len(node.inputs) != 1 or len(given) != 1:
-            return [node]
-        place, numbers = given[0][0], _for_channels(given[0][1], node.shapes[0])
-        affine = None if numbers is None else rescale(numbers, place)
-        if affine is None:
-            return [node]
-        return [node.calling(to.layer(node.layer, "layer", lambda: _rescaling(affine, node.name)))]
+        steps = Steps(to, node)
+        made = choose(steps, steps.inputs)
+        return [node] if made is None else steps.writing(made)
 
     return expand
 
 
-def _of_two(to: Canonicalizer, node: FlatNode, kind: type) -> Any:
-    return to.layer(node.layer, "layer", lambda: kind(name=node.name))
-
-
-def _rescaling(affine: Affine, name: str) -> Any:
-    gain, shift = np.broadcast_arrays(*affine)
-    return DDQRescaling(gain, shift, name=name)
-
-
-def _for_channels(given: Any, shape: tuple[int | None, ...]) -> np.ndarray | None:
-    """A number, or one for each channel, from what broadcasts so; None for anything else."""
-    try:
-        values = np.asarray(keras.ops.convert_to_numpy(given), np.float64)
-    except (TypeError, ValueError):
-        return None
-    if values.size == 1 and values.ndim <= len(shape):
-        return values.reshape(())
-    fits = values.ndim <= len(shape) and values.shape[-1:] == (shape[-1],)
-    return values.ravel() if fits and values.size == shape[-1] else None
-
-
-def _divided(numbers: np.ndarray, place: int) -> Affine | None:
-    """By numbers; a number by x has no integer form."""
-    return (1 / numbers, 0.0) if place and numbers.all() else None
-
-
-def _negated(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    return [node.calling(to.layer(node.layer, "layer", lambda: DDQRescaling(-1.0, name=node.name)))]
-
-
-def _scaled_sum(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """A + scale * b."""
-    layer, scaled = node.layer, to.new_tensor()
-    rescaling = to.layer(
-        layer, "rescaling", lambda: DDQRescaling(layer.scale, name=f"{node.name}_scale")
-    )
-    total = to.layer(layer, "sum", lambda: L.Add(name=node.name))
-    return [
-        FlatNode(
-            layer=rescaling,
-            name=rescaling.name,
-            inputs=node.inputs[1:],
-            outputs=(scaled,),
-            shapes=node.shapes[1:],
-        ),
-        node.calling(total, inputs=(node.inputs[0], scaled)),
-    ]
-
-
 # Checks
+
+
+def _one_shape(graph: FlatGraph, node: FlatNode) -> str | None:
+    return f"needs tensors of one fixed shape. Received: {', '.join(map(str, node.shapes))}"
 
 
 def _two_inputs(graph: FlatGraph, node: FlatNode) -> str | None:
     if len(node.inputs) != 2:
         return f"needs exactly two inputs; chain several. Received: {len(node.inputs)}"
     return None
-
-
-def _two_operands(graph: FlatGraph, node: FlatNode) -> str | None:
-    received = [
-        f"{type(c).__name__} of shape {np.shape(c)}" for c in node.constants if c is not None
-    ]
-    return (
-        "needs two tensors, or a tensor and a number or one for each channel; to divide by, not "
-        f"0. Received: {', '.join(received) or f'{len(node.inputs)} tensors'}"
-    )
 
 
 # Integer operators
@@ -192,6 +132,33 @@ FAMILY = Family(
             examples=(Example(build=lambda x: _twice(L.Subtract())(x)),),
         ),
         LayerRule(
+            layers=(L.Average,),
+            words="Average",
+            expand=_average,
+            examples=(
+                Example(build=lambda x: _twice(L.Average())(x)),
+                Example(build=lambda x: L.Average()([x, L.Conv2D(4, 1)(x), x]), shape=(8, 8, 4)),
+                Example(build=lambda x: L.Average()([x, L.Dense(7)(x)]), shape=(7,)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Maximum,),
+            words="Maximum",
+            expand=_chosen(largest),
+            problem=_one_shape,
+            examples=(
+                Example(build=lambda x: _twice(L.Maximum())(x)),
+                Example(build=lambda x: L.Maximum()([x, L.Dense(7)(x), x]), shape=(7,)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Minimum,),
+            words="Minimum",
+            expand=_chosen(smallest),
+            problem=_one_shape,
+            examples=(Example(build=lambda x: _twice(L.Minimum())(x)),),
+        ),
+        LayerRule(
             layers=(L.Multiply,),
             words="Multiply (with broadcast)",
             expand=_chain,
@@ -207,50 +174,5 @@ FAMILY = Family(
                 ),
             ),
         ),
-        LayerRule(
-            layers=(operations.Add,),
-            words="`+`",
-            expand=_operation(L.Add, lambda c, _: (1.0, c)),
-            problem=_two_operands,
-            examples=(
-                Example(build=lambda x: x + 0.5),
-                Example(build=lambda x: x + x),
-                Example(build=lambda x: x + np.array([[[[1, 2, 3, 4]]]], np.float32)),
-            ),
-        ),
-        LayerRule(
-            layers=(operations.Subtract,),
-            words="`-`",
-            expand=_operation(L.Subtract, lambda c, place: (1.0, -c) if place else (-1.0, c)),
-            problem=_two_operands,
-            examples=(
-                Example(build=lambda x: 1.0 - x),
-                Example(build=lambda x: x - 0.5),
-                Example(build=lambda x: x - np.array([1, 2, 3, 4], np.float32)),
-            ),
-        ),
-        LayerRule(
-            layers=(operations.Multiply,),
-            words="`*` of tensors or with numbers",
-            expand=_operation(L.Multiply, lambda c, _: (c, 0.0)),
-            problem=_two_operands,
-            examples=(Example(build=lambda x: x * 0.3), Example(build=lambda x: x * x)),
-        ),
-        LayerRule(
-            layers=(operations.TrueDivide, operations.Divide),
-            words="`/` by a number",
-            expand=_operation(None, _divided),
-            problem=_two_operands,
-            examples=(
-                Example(build=lambda x: x / 3.0),
-                Example(build=lambda x: keras.ops.divide(x, np.array([1, 2, 3, 4], np.float32))),
-            ),
-        ),
-        LayerRule(
-            layers=(operations.Negative,),
-            expand=_negated,
-            examples=(Example(build=lambda x: -x),),
-        ),
-        LayerRule(layers=(CustomScaleLayer,), expand=_scaled_sum),
     ),
 )

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keras
-from keras.src.applications.convnext import StochasticDepth
-from keras.src.ops import core
 
 from ddq_tf.graph import FlatNode
-from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, as_layer, on_any_rank
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, on_any_rank
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
-    from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
 
 # Which of them there are depends on Keras's release. RandomCrop is none: it crops in inference too.
 _AUGMENTATIONS = (
+    "AugMix",
+    "CutMix",
+    "MixUp",
+    "RandAugment",
     "RandomBrightness",
     "RandomColorDegeneration",
     "RandomColorJitter",
@@ -61,12 +62,6 @@ def _rule(
     )
 
 
-def _as_float(node: FlatNode) -> Any | None:
-    """A change to another type of floats; activations have none in the integer graph."""
-    is_float = keras.backend.is_float_dtype(node.layer.dtype)
-    return L.Identity(name=node.name) if is_float else None
-
-
 def _dropout_row(layer: Any, name: str) -> Any:
     if layer.noise_shape is None:
         return layer
@@ -78,20 +73,22 @@ def _spatial_row(layer: Any, name: str) -> Any:
     return L.SpatialDropout2D(layer.rate, name=name)
 
 
-def _per_example(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """A Dropout of all that belongs to one example."""
-    layer, ones = node.layer, (1,) * (len(node.shapes[0]) - 1)
-
-    def make() -> Any:
-        return L.Dropout(layer.drop_path_rate, (None, *ones), name=node.name)
-
-    return [node.calling(to.layer(layer, "dropout", make))]
-
-
 FAMILY = Family(
     title="in training only",
     rules=(
-        _rule(L.Dropout, lambda: L.Dropout(0.2), on_row=_dropout_row),
+        LayerRule(
+            layers=(L.Dropout,),
+            words="Dropout",
+            on_row=_dropout_row,
+            output=Output.KEEPS,
+            lower=lower_alias,
+            is_homogeneous=True,
+            has_two_modes=True,
+            examples=(
+                Example(build=lambda x: L.Dropout(0.2)(x)),
+                Example(build=lambda x: L.Dropout(0.2, (None, 1, 4))(x), shape=(12, 4)),
+            ),
+        ),
         _rule(L.SpatialDropout2D, lambda: L.SpatialDropout2D(0.2), on_row=None),
         LayerRule(
             layers=(L.SpatialDropout1D,),
@@ -99,17 +96,9 @@ FAMILY = Family(
             has_two_modes=True,
             examples=(Example(build=lambda x: L.SpatialDropout1D(0.2)(x), shape=(12, 4)),),
         ),
-        LayerRule(
-            layers=(StochasticDepth,),
-            expand=_per_example,
-            has_two_modes=True,
-            examples=(
-                Example(build=lambda x: StochasticDepth(0.2)(x)),
-                Example(build=lambda x: StochasticDepth(0.2)(x), shape=(12, 4)),
-            ),
-        ),
         _rule(L.GaussianNoise, lambda: L.GaussianNoise(0.1)),
         _rule(L.GaussianDropout, lambda: L.GaussianDropout(0.2)),
+        _rule(L.AlphaDropout, lambda: L.AlphaDropout(0.2)),
         _rule(L.ActivityRegularization, lambda: L.ActivityRegularization(l2=1e-3), two_modes=False),
         LayerRule(
             layers=(L.Identity,),
@@ -121,12 +110,6 @@ FAMILY = Family(
             lower=lower_alias,
             is_homogeneous=True,
             examples=(Example(build=lambda x: L.Identity()(x)),),
-        ),
-        as_layer(
-            _as_float,
-            core.Cast,
-            needs="floats",
-            examples=(Example(build=lambda x: keras.ops.cast(x, "float32")),),
         ),
         LayerRule(
             layers=tuple(getattr(L, name) for name in _AUGMENTATIONS if hasattr(L, name)),

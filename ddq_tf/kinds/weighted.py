@@ -110,6 +110,26 @@ def _separable(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     ]
 
 
+def _transposed(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Without an output padding that makes the output as large as it is without."""
+    layer, shape = node.layer, node.shapes[0]
+    if layer.output_padding is None or None in shape[1:]:
+        return _with_activation(to, node)
+    plain = {**layer.get_config(), "output_padding": None}
+    known = type(layer).from_config(plain).compute_output_shape(shape)
+    if tuple(known) != tuple(layer.compute_output_shape(shape)):
+        return [node]
+
+    def make() -> Any:
+        twin = type(layer).from_config(plain)
+        twin.build(shape)
+        for mine, theirs in zip(twin.weights, layer.weights, strict=True):
+            mine.assign(theirs)
+        return twin
+
+    return [node.calling(to.layer(layer, "unpadded", make))]
+
+
 # On sequences
 
 
@@ -190,7 +210,10 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
 def _check_transposed(graph: FlatGraph, node: FlatNode) -> str | None:
     layer = node.layer
     if layer.output_padding is not None and any(layer.output_padding):
-        return f"needs output_padding=None. Received: output_padding={layer.output_padding}"
+        return (
+            "needs output_padding=None, or one that gives the same size. "
+            f"Received: output_padding={layer.output_padding}"
+        )
     if any(rate != 1 for rate in layer.dilation_rate):
         return f"needs dilation_rate=1. Received: dilation_rate={layer.dilation_rate}"
     return checks.fixed_size(graph, node) or _check(graph, node)
@@ -343,14 +366,15 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(L.Conv2DTranspose,),
-            words="Conv2DTranspose (without dilation and output padding)",
-            expand=_with_activation,
+            words="Conv2DTranspose (without dilation)",
+            expand=_transposed,
             problem=_check_transposed,
             output=Output.OWN,
             twin=_twin(DDQConv2DTranspose, FloatConv2DTranspose),
             examples=(
                 Example(build=lambda x: L.Conv2DTranspose(5, 3, 2, padding="same")(x)),
                 Example(build=lambda x: L.Conv2DTranspose(5, 2, 3)(x)),
+                Example(build=lambda x: L.Conv2DTranspose(5, 3, 2, "same", output_padding=1)(x)),
             ),
         ),
         LayerRule(

@@ -6,7 +6,7 @@ from ddq_tf.layers.activation import (
     DDQActivation,
     elu,
 )
-from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling
+from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling, DDQSlice
 from ddq_tf.layers.function import DDQFunction, DDQSoftmax
 from ddq_tf.layers.in_float import (
     FloatConv2D,
@@ -48,6 +48,7 @@ __all__ = [
     "DDQLayerNormalization",
     "DDQRMSNormalization",
     "DDQRescaling",
+    "DDQSlice",
     "DDQSoftmax",
     "DDQUnitNormalization",
     "DDQWeightedLayer",

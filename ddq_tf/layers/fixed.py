@@ -119,6 +119,33 @@ class DDQRescaling(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQSlice(keras.layers.Layer):
+    """A part of each example: `size` values from `begin` on, along every axis but the batch.
+
+    Args:
+        begin: for each axis the place of the first value.
+        size: for each axis how many.
+    """
+
+    def __init__(self, begin: Sequence[int], size: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.begin, self.size = [int(n) for n in begin], [int(n) for n in size]
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Cuts."""
+        rows = zip(self.begin, self.size, strict=True)
+        return inputs[(slice(None), *(slice(start, start + size) for start, size in rows))]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Returns the batch and `size`."""
+        return (input_shape[0], *self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "begin": self.begin, "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQBorderGain(keras.layers.Layer):
     """Multiplies pixels by how many of a window's k^2 values lie within the image: k^2 / count.
 

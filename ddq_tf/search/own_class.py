@@ -25,7 +25,8 @@ def own_class(model: Any) -> type | None:
     """Returns a model's class if it trains in a way of its own, else None.
 
     Raises:
-        DDQError: if it is a Sequential: its graph is kept, but not its class.
+        DDQError: if it is a Sequential: its graph is kept, but not its class; or if it has a
+            `call` of its own, which its training may go around.
     """
     kind = type(model)
     own = [name for name in TRAINING if defines(kind, name)]
@@ -36,6 +37,13 @@ def own_class(model: Any) -> type | None:
             f"model {model.name!r} ({kind.__name__}) has its own {', '.join(own)}: that is kept in "
             "subclasses of keras.Model, made by "
             f"{kind.__name__}(inputs, outputs). Received: a subclass of keras.Sequential"
+        )
+    if defines(kind, "call"):
+        raise DDQError(
+            f"model {model.name!r} ({kind.__name__}) has its own {', '.join(own)} and a call() of "
+            "its own: what trains may go around call(), by layers that the DDQ model replaces. "
+            "Quantize the network that it trains, or make it a subclass of keras.Model without "
+            f"call(), made by {kind.__name__}(inputs, outputs)"
         )
     return kind
 

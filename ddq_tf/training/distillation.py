@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from ddq_tf.errors import DDQError, raise_all
+from ddq_tf.graph.flatten import functional_of
 from ddq_tf.training.aid import TrainingAid
 from ddq_tf.training.outputs import output_activation
 
@@ -104,7 +105,7 @@ class _Softened(keras.losses.Loss):
 
 def _gives_logits(model: keras.Model) -> bool:
     """Returns whether a classifier gives logits, or raises DDQError if it is none."""
-    activation, shape = output_activation(model), model.output_shape
+    activation, shape = output_activation(model), functional_of(model).outputs[0].shape
     if activation == "sigmoid" or shape[-1] < 2:
         raise DDQError(
             f"distillation by temperature needs a classifier that ends in logits or softmax; model "
@@ -128,12 +129,17 @@ def _check(model: keras.Model, teacher: Any) -> None:
         [
             f"its {name} {_shapes(theirs)}, the model's {_shapes(ours)}"
             for name, theirs, ours in (
-                ("inputs are", teacher.inputs, model.inputs),
-                ("outputs are", teacher.outputs, model.outputs),
+                ("inputs are", _known(teacher, "inputs"), model.inputs),
+                ("outputs are", _known(teacher, "outputs"), model.outputs),
             )
             if not _agree(theirs, ours)
         ],
     )
+
+
+def _known(teacher: Any, name: str) -> Any:
+    """The inputs or outputs of a teacher; None of one that is subclassed."""
+    return getattr(teacher, name, None)
 
 
 def _agree(theirs: Any, ours: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph import FlatNode, flatten
 
 _PROBABILITIES = ("softmax", "sigmoid")
 
@@ -15,7 +16,7 @@ def outputs_logits(model: keras.Model) -> bool:
     """Returns whether a classifier ends in logits, not in probabilities; see `output_activation`.
 
     Raises:
-        DDQError: if the model is not functional or sequential, or has several outputs.
+        DDQError: if what the model does cannot be read, or it has several outputs.
     """
     return output_activation(model) is None
 
@@ -28,28 +29,29 @@ def output_activation(model: keras.Model) -> str | None:
     they are given. Layers tell by their attribute `activation`, softmax layers by their name.
 
     Raises:
-        DDQError: if the model is not functional or sequential, or has several outputs.
+        DDQError: if what the model does cannot be read, or it has several outputs.
     """
-    outputs = getattr(model, "outputs", None) or ()
-    if len(outputs) != 1:
+    graph = flatten(model)
+    if len(graph.outputs) != 1:
         raise DDQError(
-            f"model {model.name!r} must be a built functional or sequential model with one output "
-            "to tell whether it gives logits; otherwise pass from_logits=True or False. "
-            f"Received: {type(model).__name__} with {len(outputs)} known outputs"
+            f"model {model.name!r} must have one output to tell whether it gives logits; otherwise "
+            f"pass from_logits=True or False. Received: {len(graph.outputs)} outputs"
         )
-    tensor = outputs[0]
-    while True:
-        # The only record of what made a tensor; keras.Model.summary reads it too.
-        operation, node_index, _ = tensor._keras_history
-        if isinstance(operation, keras.Model):
-            return output_activation(operation)
-        probabilities = _probabilities(operation)
+    node = graph.producer(graph.outputs[0])
+    while node is not None:
+        probabilities = _probabilities(node.layer)
         if probabilities is not None:
             return probabilities
-        inputs = operation._inbound_nodes[node_index].input_tensors
-        if getattr(operation, "kernel", None) is not None or len(inputs) != 1:
+        if _has_kernel(node) or len(node.inputs) != 1:
             return None
-        tensor = inputs[0]
+        node = graph.producer(node.inputs[0])
+    return None
+
+
+def _has_kernel(node: FlatNode) -> bool:
+    """Whether a layer, or an operation such as a product with a matrix, has weights of its own."""
+    matrices = [constant for constant in node.constants if len(getattr(constant, "shape", ())) > 1]
+    return bool(matrices) or getattr(node.layer, "kernel", None) is not None
 
 
 def _probabilities(operation: Any) -> str | None:

@@ -43,13 +43,14 @@ def quantize_model(
 ) -> DDQModel:
     """Returns a DDQ model that starts from a float model's weights; the original stays as it is.
 
-    Nested models are flattened. What is frozen stays frozen: with `trainable=False`, before or
+    Nested models are flattened; subclassed models, custom layers and Lambdas are read by what their
+    `call` calls in inference. What is frozen stays frozen: with `trainable=False`, before or
     after, a layer's kernel and bias keep their values and a BatchNorm its statistics, while the
     quantizers learn what suits them (unless `config.freeze_quantizers_of_frozen`, or
     `layer.quantizer.trainable=False`).
 
     Args:
-        model: a built Sequential or Functional Keras 3 model; nested ones too.
+        model: a built Keras 3 model: Sequential, Functional, or a subclass that was called once.
         config: target, budget and the rest.
         calibration: inputs as `fit` takes them: an array (a list or a dictionary of arrays for
             several inputs), or batches of them with or without labels (a tf.data pipeline, a
@@ -63,9 +64,9 @@ def quantize_model(
         A `DDQModel` with calibrated ranges, at the highest precisions, to compile and fit.
 
     Raises:
-        DDQError: before any work starts, if the model is unbuilt or subclassed, has unsupported
-            layers (all are named) or NaN weights; if the calibration data is
-            empty or does not fit; if the budget cannot be met. After calibration, if numbers are
+        DDQError: before any work starts, if the model is unbuilt, has layers or operations that are
+            not supported or cannot be read (all are named) or NaN weights; if the calibration data
+            is empty or does not fit; if the budget cannot be met. After calibration, if numbers are
             beyond what integer arithmetic takes.
     """
     config = DDQConfig() if config is None else config
@@ -166,7 +167,7 @@ def examine(model: keras.Model, target: Target) -> Examination:
     """Looks for all that is wrong with a float model, before any work starts.
 
     Args:
-        model: built, Sequential or Functional.
+        model: built.
         target: where the file will run.
 
     Raises:

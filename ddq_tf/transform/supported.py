@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
@@ -20,20 +21,22 @@ class Problem:
         name: of the layer or input.
         kind: the class of the layer; "" for an input.
         words: what was required, what was received, and the cure.
+        place: where in the user's code it stands; "" if that is not known.
     """
 
     name: str
     kind: str
     words: str
+    place: str = ""
 
     @classmethod
     def of(cls, node: FlatNode, words: str) -> Problem:
         """Returns the problem of a layer."""
-        return cls(node.name, type(node.layer).__name__, words)
+        return cls(node.name, type(node.layer).__name__, words, node.place)
 
     def __str__(self) -> str:
         label = f"layer {self.name!r} ({self.kind})" if self.kind else f"input {self.name!r}"
-        return f"{label}: {self.words}"
+        return f"{label}{self.place and f', {self.place}'}: {self.words}"
 
 
 def _known(module: str) -> str:
@@ -42,15 +45,10 @@ def _known(module: str) -> str:
     return ", ".join(sorted(k.__name__ for k in kinds if k.__module__.startswith(module)))
 
 
-_MOVES_CHANNELS = (
-    "if it changes the order of channels, as preprocess_input of some networks does, leave it "
-    "outside the model: in the data pipeline, or ddq's --channels=bgr"
-)
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
-    **dict.fromkeys(("GetItem", "Stack", "Flip"), _MOVES_CHANNELS),
     "GroupNormalization": (
         "its statistics depend on each input; put BatchNormalization in its place and train again"
     ),
@@ -58,7 +56,6 @@ _CURES: dict[str, str] = {
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),
     **dict.fromkeys(_ATTENTION, "choose a network of convolutions and dense layers"),
-    "Lambda": "write what its function computes as Keras layers or operations",
 }
 
 
@@ -107,15 +104,21 @@ def problems_of_weights(graph: FlatGraph) -> list[Problem]:
                 "them up"
             )
             found.append(Problem.of(node, words))
-        for variable in getattr(layer, "weights", ()):
+        variables = [c for c in node.constants if isinstance(c, keras.Variable)]
+        for variable in (*getattr(layer, "weights", ()), *variables):
             owner = owners.setdefault(id(variable), node)
-            if owner.layer is not layer:
+            if owner.layer is not layer and not _are_operations(owner, node):
                 words = (
                     f"shares its {variable.name!r} with layer {owner.name!r}, which quantization "
                     "would part; call one layer twice instead"
                 )
                 found.append(Problem.of(node, words))
     return list(dict.fromkeys(found))
+
+
+def _are_operations(one: FlatNode, other: FlatNode) -> bool:
+    """Whether two calls do the same with a variable, which one layer then does for both."""
+    return type(one.layer) is type(other.layer) and not isinstance(one.layer, keras.layers.Layer)
 
 
 def problems_of_values(graph: FlatGraph) -> list[Problem]:
@@ -140,12 +143,15 @@ def problems_of_values(graph: FlatGraph) -> list[Problem]:
 def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
     if isinstance(node.layer, DDQWeightedLayer | DDQActivation | DDQFixedGrid | FloatLayer):
         return "is quantized already; quantize_model takes the float model"
+    if node.trouble:
+        return node.trouble
     rule = find_rule(node.layer)
     if rule is None:
         kind = type(node.layer)
         is_operation = kind.__module__.startswith("keras.src.ops")
-        known = _known("keras.src.ops" if is_operation else "keras.src.layers")
-        cure = _CURES.get(kind.__name__, f"supported are {known}")
+        known = "docs/supported.md lists those of keras.ops that have one"
+        known = known if is_operation else f"supported are {_known('keras.src.layers')}"
+        cure = _CURES.get(kind.__name__, known)
         return f"has no integer form here; {cure}"
     return rule.problem(graph, node)
 

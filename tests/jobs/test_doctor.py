@@ -207,7 +207,7 @@ _TROUBLES = {
         "fixed size",
     ),
     "unbuilt": (lambda: keras.Sequential([K.Dense(2)]), "not built"),
-    "subclassed": (_Subclassed, "subclassed"),
+    "subclassed": (_Subclassed, "never called"),
     "no kernel": (lambda: keras.Sequential([keras.Input((4,)), K.ReLU()]), "no convolution"),
 }
 

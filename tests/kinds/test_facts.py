@@ -9,10 +9,11 @@ import pytest
 from ddq_tf import DDQConfig, reconstruct_model
 from ddq_tf.kinds import RULES
 from ddq_tf.training.batch_norm import fixed_statistics
+from tests.kinds.test_contract import name_of
 from tests.toys import array, images, shake
 
 L = keras.layers
-RULES_WITH_EXAMPLES = {rule.layers[0].__name__: rule for rule in RULES.rules if rule.examples}
+RULES_WITH_EXAMPLES = {name_of(rule): rule for rule in RULES.rules if rule.examples}
 
 
 def models_of(rule):

@@ -242,13 +242,16 @@ def test_outputs_logits_of_our_models() -> None:
     assert not outputs_logits(keras.Model(image, keras.ops.softmax(image)))
 
 
-def test_outputs_logits_needs_a_graph() -> None:
-    class Opaque(keras.Model):
+def test_outputs_logits_reads_subclassed_models_that_were_called() -> None:
+    class Own(keras.Model):
         def call(self, inputs: tf.Tensor) -> tf.Tensor:
-            return inputs
+            return keras.ops.softmax(keras.ops.matmul(inputs, np.eye(3, dtype=np.float32)))
 
-    with pytest.raises(DDQError, match="pass from_logits"):
-        outputs_logits(Opaque())
+    model = Own()
+    with pytest.raises(DDQError, match="never called"):
+        outputs_logits(model)
+    model(np.zeros((1, 3), np.float32))
+    assert not outputs_logits(model)
 
 
 @pytest.mark.parametrize(

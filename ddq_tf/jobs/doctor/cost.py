@@ -19,7 +19,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from ddq_tf.graph.inputs import Interface
+from ddq_tf.graph.flatten import functional_of, graph_of
+from ddq_tf.graph.inputs import Interface, input_structure
 from ddq_tf.recipes import DDQ_RECIPE
 from ddq_tf.report.diagnosis import StepTimes, TrainingCost
 from ddq_tf.search import DDQModel
@@ -181,9 +182,22 @@ def step_times(model: keras.Model, quantized: DDQModel) -> StepTimes:
     """Returns the times of training steps on random data, of a copy of the float model."""
     return StepTimes(
         batch_size=_TIMED_BATCH,
-        float_s=_step_s(keras.models.clone_model(model)),
+        float_s=_float_step_s(model),
         ddq_s=_step_s(quantized),
     )
+
+
+def _float_step_s(model: keras.Model) -> float:
+    """Seconds of a training step of a float model, which stays as it is."""
+    if graph_of(model) is not None:
+        return _step_s(keras.models.clone_model(model))
+    functional, before = functional_of(model), model.get_weights()
+    inputs = [keras.Input(t.shape[1:]) for t in functional.inputs]
+    given = keras.tree.pack_sequence_as(input_structure(functional), inputs)
+    try:
+        return _step_s(keras.Model(given, model(given)))
+    finally:
+        model.set_weights(before)
 
 
 def _step_s(model: keras.Model) -> float:

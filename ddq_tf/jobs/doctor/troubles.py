@@ -41,7 +41,7 @@ def troubles_of(found: Examination) -> tuple[Trouble, ...]:
         Trouble(
             kind=kind,
             layers=tuple(dict.fromkeys(problem.name for problem in group)),
-            words=group[0].words,
+            words=_where(group[0]) + group[0].words,
         )
         for (_, kind), group in groups.items()
     ]
@@ -51,3 +51,8 @@ def troubles_of(found: Examination) -> tuple[Trouble, ...]:
     # Those of the same words stand together.
     words_of = list(dict.fromkeys(trouble.words for trouble in troubles))
     return tuple(sorted(troubles, key=lambda trouble: words_of.index(trouble.words)))
+
+
+def _where(problem: Problem) -> str:
+    """Where in the user's code the first of alike problems stands."""
+    return f"{problem.place}: " if problem.place else ""

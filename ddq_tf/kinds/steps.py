@@ -1,0 +1,126 @@
+"""Several layers in the place of one node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+
+from ddq_tf.graph import FlatNode
+from ddq_tf.graph.flatten import Shape
+
+if TYPE_CHECKING:
+    from ddq_tf.transform.canonical import Canonicalizer
+
+
+class Value(NamedTuple):
+    """A tensor of the graph.
+
+    Attributes:
+        tensor: its number.
+        shape: None for the batch.
+    """
+
+    tensor: int
+    shape: Shape
+
+
+class Steps:
+    """Calls of new layers, written down one by one.
+
+    Args:
+        to: what rewrites the graph.
+        node: what they replace.
+
+    Attributes:
+        inputs: what the node reads.
+    """
+
+    def __init__(self, to: Canonicalizer, node: FlatNode) -> None:
+        self._to = to
+        self._node = node
+        self._nodes: list[FlatNode] = []
+        self.inputs = [
+            Value(tensor, shape) for tensor, shape in zip(node.inputs, node.shapes, strict=True)
+        ]
+
+    def call(
+        self,
+        role: str,
+        make: Callable[[str], Any],
+        *reads: Value,
+        owner: Any = None,
+        label: str | None = None,
+    ) -> Value:
+        """Returns what a layer makes of some values.
+
+        Args:
+            role: what the layer is for; the same layer plays it in all calls of the node's layer
+                on these shapes.
+            make: the layer, from its name.
+            *reads: what it is called with.
+            owner: what it takes the place of, if not of the node's layer: a variable, for instance,
+                whose layer all calls with it share.
+            label: what stands behind the node's name in the layer's, if not the role.
+        """
+        shapes = [value.shape for value in reads]
+        parts = (self._node.name, role if label is None else label)
+        name = "_".join(part for part in parts if part)
+        key = f"{role} of {shapes}" if owner is None else role
+        layer = self._to.layer(
+            self._node.layer if owner is None else owner, key, lambda: make(name)
+        )
+        written = layer.compute_output_shape(shapes if len(shapes) > 1 else shapes[0])
+        result = Value(self._to.new_tensor(), tuple(written))
+        self._nodes.append(
+            self._node.calling(
+                layer,
+                name=name,
+                inputs=tuple(value.tensor for value in reads),
+                outputs=(result.tensor,),
+                shapes=tuple(shapes),
+            )
+        )
+        return result
+
+    def is_behind(self, kinds: tuple[type, ...]) -> bool:
+        """Returns whether a layer or operation of these kinds writes what the node reads."""
+        before = self._to.graph.producer(self._node.inputs[0])
+        return before is not None and isinstance(before.layer, kinds)
+
+    def reshaped(self, role: str, value: Value, target: tuple[int | None, ...]) -> Value:
+        """Returns a value in a shape, given without the batch; as it is, if that is its own."""
+        if value.shape[1:] == tuple(target):
+            return value
+        return self.call(role, lambda name: keras.layers.Reshape(target, name=name), value)
+
+    def permuted(self, role: str, value: Value, axes: tuple[int, ...]) -> Value:
+        """Returns a value with its axes, all but the batch, in another order."""
+        if axes == tuple(range(1, len(value.shape))):
+            return value
+        return self.call(role, lambda name: keras.layers.Permute(axes, name=name), value)
+
+    def writing(self, *results: Value) -> list[FlatNode]:
+        """Returns the nodes; they write what the replaced node wrote.
+
+        Args:
+            *results: one for each of its outputs.
+        """
+        numbers = {}
+        for result, written in zip(results, self._node.outputs, strict=True):
+            made = any(result.tensor in node.outputs for node in self._nodes)
+            if not made or result.tensor in numbers:
+                result = self.call(
+                    f"output_{written}", lambda name: keras.layers.Identity(name=name), result
+                )
+            numbers[result.tensor] = written
+        return [
+            dataclasses.replace(
+                node,
+                inputs=tuple(numbers.get(tensor, tensor) for tensor in node.inputs),
+                outputs=tuple(numbers.get(tensor, tensor) for tensor in node.outputs),
+            )
+            for node in self._nodes
+        ]
