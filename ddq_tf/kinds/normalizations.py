@@ -1,21 +1,29 @@
-"""Normalizations of rows: of the values along the last axis.
+"""Normalizations of rows: of the values along the last axis, or of groups of channels.
 
 XNNPACK has no integer kernel for any; in the file they are floats between two int8 tensors.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, Twin, config_of
-from ddq_tf.layers import DDQLayerNormalization, DDQRMSNormalization, DDQUnitNormalization
+from ddq_tf.kinds.steps import Steps
+from ddq_tf.layers import (
+    DDQGroupNormalization,
+    DDQLayerNormalization,
+    DDQRMSNormalization,
+    DDQUnitNormalization,
+)
 
 if TYPE_CHECKING:
     from ddq_tf.config import DDQConfig
     from ddq_tf.export.lowering.builder import Lowering
+    from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
 _RANKS = (2, 3, 4)
@@ -45,15 +53,47 @@ def _twin(made: type) -> Twin:
 
 def _lower(into: Lowering, node: FlatNode) -> None:
     """Sums, products and quotients of floats."""
-    size = node.shapes[0][-1] or 0
-    into.island(node, lambda x: node.layer.steps(x, size, as_float64))
+    into.island(node, lambda x: node.layer.steps(x, node.shapes[0], as_float64))
+
+
+def _grouped(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Groups of channels that come last: the same behind a Permute that puts them first."""
+    layer, shape = node.layer, node.shapes[0]
+    rank = len(shape)
+    if layer.axis not in (-1, rank - 1) or None in shape[1:]:
+        return [node]
+    channels, positions = shape[-1], math.prod(shape[1:-1])
+
+    def build(name: str) -> Any:
+        made = L.GroupNormalization.from_config({**layer.get_config(), "axis": 1, "name": name})
+        made.build((None, channels, positions))
+        for mine, theirs in zip(made.weights, layer.weights, strict=True):
+            mine.assign(theirs)
+        return made
+
+    steps = Steps(to, node)
+    rows = steps.reshaped("rows", steps.inputs[0], (positions, channels))
+    first = steps.call("groups", build, steps.permuted("first", rows, (2, 1)), label="")
+    last = steps.permuted("last", first, (2, 1))
+    return steps.writing(steps.reshaped("back", last, shape[1:]))
+
+
+def _group_twin(config: DDQConfig, node: FlatNode, name: str) -> Any:
+    return DDQGroupNormalization.from_config(config_of(node, name))
+
+
+def _check_groups(graph: FlatGraph, node: FlatNode) -> str | None:
+    shape, axis = node.shapes[0], node.layer.axis
+    if axis == 1 and len(shape) == 3 and None not in shape[1:]:
+        return None
+    return f"needs axis=-1 and a fixed size. Received: axis={axis}, shape {shape}"
 
 
 def _rules(layer: type, twin: type, *examples: Example) -> tuple[LayerRule, LayerRule]:
     return (
         LayerRule(
             layers=(layer,),
-            words=layer.__name__,
+            words=f"{layer.__name__} over the last axis",
             on_row=_of_rows,
             problem=_check,
             output=Output.OWN,
@@ -65,7 +105,7 @@ def _rules(layer: type, twin: type, *examples: Example) -> tuple[LayerRule, Laye
 
 
 FAMILY = Family(
-    title="normalizations over the last axis",
+    title="normalizations",
     rules=(
         *_rules(
             L.LayerNormalization,
@@ -89,6 +129,27 @@ FAMILY = Family(
             DDQUnitNormalization,
             Example(build=lambda x: L.UnitNormalization()(x)),
             Example(build=lambda x: L.UnitNormalization()(x), shape=(7,)),
+        ),
+        LayerRule(
+            layers=(L.GroupNormalization,),
+            words="GroupNormalization",
+            expand=_grouped,
+            problem=_check_groups,
+            output=Output.OWN,
+            twin=_group_twin,
+            examples=(
+                Example(build=lambda x: L.GroupNormalization(2)(x)),
+                Example(build=lambda x: L.GroupNormalization(-1, center=False)(x)),
+                Example(build=lambda x: L.GroupNormalization(1, scale=False)(L.Dense(40)(x))),
+                Example(build=lambda x: L.GroupNormalization(2)(x), shape=(12, 4)),
+                Example(build=lambda x: L.GroupNormalization(3)(L.Dense(6)(x)), shape=(7,)),
+            ),
+        ),
+        LayerRule(
+            layers=(DDQGroupNormalization,),
+            problem=_check_groups,
+            output=Output.OWN,
+            lower=_lower,
         ),
     ),
 )

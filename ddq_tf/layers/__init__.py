@@ -17,6 +17,7 @@ from ddq_tf.layers.in_float import (
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.rows import (
+    DDQGroupNormalization,
     DDQLayerNormalization,
     DDQRMSNormalization,
     DDQUnitNormalization,
@@ -45,6 +46,7 @@ __all__ = [
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
     "DDQFunction",
+    "DDQGroupNormalization",
     "DDQLayerNormalization",
     "DDQRMSNormalization",
     "DDQRescaling",

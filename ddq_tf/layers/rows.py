@@ -16,7 +16,7 @@ the greatest that it can be.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -40,9 +40,11 @@ def normalized(x: Value, size: int, epsilon: float, *, has_mean: bool) -> Value:
         has_mean: whether the mean is taken away first.
     """
     if has_mean:
-        below = x.of("PEAK") - x  # small where x varies little, however large x is
-        spread = below.of("PEAK")
-        d = _mean(below, spread, size) - below
+        # Small where x varies little, however large x is. TFLite Micro subtracts a column from rows
+        # rightly, not rows from a column.
+        below = x - x.of("PEAK")
+        spread = (-below).of("PEAK")
+        d = below - _mean(below, -spread, size)
     else:
         d, spread = x, abs(x).of("PEAK")
     variance = _mean(d * d, spread * spread, size)
@@ -53,7 +55,7 @@ def normalized(x: Value, size: int, epsilon: float, *, has_mean: bool) -> Value:
 
 
 def _mean(x: Value, greatest: Value, size: int) -> Value:
-    """The mean of a row of values in [0, greatest], each rounded."""
+    """The mean of a row of values between 0 and `greatest`, each rounded."""
     places = math.ceil(math.log2(min(size, MOST_POWERS)))
     large = greatest * (1.5 * 2.0**places)
     return ((x + large) - large).of("TOTAL") * (1 / size)
@@ -90,15 +92,18 @@ class RowNormalization(keras.layers.Layer):
         """Returns what is added at the end, or None."""
         return None
 
-    def steps(self, x: Value, size: int, number: Number) -> Value:
-        """Returns what the layer makes of rows of `size` values.
+    def steps(self, x: Value, shape: Sequence[Any], number: Number) -> Value:
+        """Returns what the layer makes of its inputs.
 
         Args:
-            x: the rows.
-            size: of each.
+            x: the inputs.
+            shape: theirs.
             number: makes an operand of a variable or a number.
         """
-        y = normalized(x, size, self.epsilon, has_mean=self.has_mean)
+        y = normalized(x, shape[-1], self.epsilon, has_mean=self.has_mean)
+        return self._scaled(y, shape[-1], number)
+
+    def _scaled(self, y: Value, size: int, number: Number) -> Value:
         for kind, by in (("MUL", self.gain(size)), ("ADD", self.shift())):
             y = y if by is None else y.of(kind, number(by))
         return y
@@ -108,7 +113,7 @@ class RowNormalization(keras.layers.Layer):
         if training:
             return super().call(inputs)
         rows = Value(steps_in_keras, inputs)
-        return self.steps(rows, inputs.shape[-1], ops.convert_to_tensor).tensor
+        return self.steps(rows, inputs.shape, ops.convert_to_tensor).tensor
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -147,3 +152,26 @@ class DDQUnitNormalization(RowNormalization, keras.layers.UnitNormalization):
     def gain(self, size: int) -> Any:
         """Returns what turns root mean squares into lengths."""
         return size**-0.5
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQGroupNormalization(RowNormalization, keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` of (batch, channels, positions): axis 1."""
+
+    has_mean = True
+
+    def steps(self, x: Value, shape: Sequence[Any], number: Number) -> Value:
+        """Returns what the layer makes of its inputs: each group is a row."""
+        _, channels, positions = shape
+        size = channels // self.groups * positions
+        rows = x.of("VIEW", (self.groups, size))
+        y = normalized(rows, size, self.epsilon, has_mean=True)
+        return self._scaled(y.of("VIEW", (channels, positions)), size, number)
+
+    def gain(self, size: int) -> Any:
+        """Returns gamma, (channels, 1)."""
+        return None if self.gamma is None else self.gamma[:, None]
+
+    def shift(self) -> Any:
+        """Returns beta, (channels, 1)."""
+        return None if self.beta is None else self.beta[:, None]

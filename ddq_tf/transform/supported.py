@@ -49,9 +49,6 @@ _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", 
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
-    "GroupNormalization": (
-        "its statistics depend on each input; put BatchNormalization in its place and train again"
-    ),
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),

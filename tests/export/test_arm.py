@@ -174,6 +174,7 @@ IN_FLOAT: dict[str, Callable[[Any], Any]] = {
     "long_layer_norm": lambda x: keras.layers.LayerNormalization(epsilon=1e-6)(
         keras.layers.Dense(1100, kernel_initializer="random_normal")(x)
     ),
+    "group_norm": keras.layers.GroupNormalization(5),
     "rms_norm": keras.layers.RMSNormalization(),
     "unit_norm": keras.layers.UnitNormalization(),
     **{

@@ -17,8 +17,8 @@ LABELS = np.arange(32) % 10
 
 def convnext() -> keras.Model:
     return ConvNeXt(
-        depths=[1, 1],
-        projection_dims=[24, 48],
+        depths=[1, 1, 1, 1],
+        projection_dims=[8, 16, 24, 32],
         drop_path_rate=0.1,
         input_shape=(SIDE, SIDE, 3),
         weights=None,

@@ -99,7 +99,7 @@ def test_without_rounding_an_example_is_the_float_layer(name):
     # Powers of four channels are rounded to multiples of 2^-14.
     rounded = 2.0**-13 if name.startswith("LogSoftmax") else 0.0
     # Sums of up to 1024 values are of multiples of 2^-13 of the greatest.
-    if name.startswith(("LayerNorm", "RMSNorm", "UnitNorm")):
+    if name.startswith(("LayerNorm", "RMSNorm", "UnitNorm", "GroupNorm")):
         rounded = 2.0**-8
     with float_network(twin):
         for ours, theirs in zip(twin(x, training=False), model(x, training=False), strict=True):

@@ -4,11 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-from ddq_tf.layers import DDQLayerNormalization, DDQRMSNormalization, DDQUnitNormalization
+from ddq_tf.layers import (
+    DDQGroupNormalization,
+    DDQLayerNormalization,
+    DDQRMSNormalization,
+    DDQUnitNormalization,
+)
 from tests.toys import array
 
 STEP = np.float32(0.0371)
-SIZES = (1, 2, 7, 96, 768, 1024, 1500)
+SIZES = (1, 2, 7, 32, 96, 768, 1024, 1500)
 
 
 def rows(size: int) -> dict[str, np.ndarray]:
@@ -66,6 +71,20 @@ def test_the_order_of_a_row_decides_nothing(kind):
         x = STEP * rows(size)["wide"].astype(np.float32)
         fresh = type(layer).from_config(layer.get_config())
         np.testing.assert_array_equal(array(fresh(x)), array(fresh(x[:, ::-1]))[:, ::-1])
+
+
+def test_groups_are_rows():
+    """Keras's own, in float64."""
+    x = np.random.default_rng(0).normal(3, 2, (4, 12, 30)).astype(np.float32)
+    layer = DDQGroupNormalization(3, axis=1)
+    layer.build(x.shape)
+    gamma, beta = np.arange(12.0) - 5, np.arange(12.0)
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    groups = layer_norm(x.astype(np.float64).reshape(4, 3, 120), 1e-3).reshape(x.shape)
+    expected = groups * gamma[:, None] + beta[:, None]
+    assert np.abs(array(layer(x)) - expected).max() < 2.0**-9 * np.abs(expected).max()
+    np.testing.assert_allclose(array(layer(x, training=True)), expected, atol=1e-4)
 
 
 def test_training_is_keras_s_own():
