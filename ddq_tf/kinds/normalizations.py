@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 L = keras.layers
 _RANKS = (2, 3, 4)
+_AXES: Any = [3]  # as Keras keeps it once a layer is built
 
 
 def _check(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -62,7 +63,7 @@ def _grouped(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     rank = len(shape)
     if layer.axis not in (-1, rank - 1) or None in shape[1:]:
         return [node]
-    channels, positions = shape[-1], math.prod(shape[1:-1])
+    channels, positions = shape[-1], math.prod(size or 1 for size in shape[1:-1])
 
     def build(name: str) -> Any:
         made = L.GroupNormalization.from_config({**layer.get_config(), "axis": 1, "name": name})
@@ -112,7 +113,7 @@ FAMILY = Family(
             DDQLayerNormalization,
             Example(build=lambda x: L.LayerNormalization()(x)),
             Example(build=lambda x: L.LayerNormalization(epsilon=1e-6, center=False)(x)),
-            Example(build=lambda x: L.LayerNormalization([3], scale=False)(L.Conv2D(37, 1)(x))),
+            Example(build=lambda x: L.LayerNormalization(_AXES, scale=False)(L.Conv2D(37, 1)(x))),
             Example(build=lambda x: L.LayerNormalization()(x), shape=(12, 4)),
             Example(build=lambda x: L.LayerNormalization(2)(L.Dense(1500)(x)), shape=(3, 4)),
             Example(build=lambda x: L.LayerNormalization()(x), shape=(7,)),

@@ -1,5 +1,7 @@
 """Normalizations of rows against Keras's own formulas in float64."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_rounded_sums_hardly_move_what_is_normalized(kind):
     for size in SIZES:
         for name, codes in rows(size).items():
             x = STEP * codes.astype(np.float32)
-            fresh = type(layer).from_config(layer.get_config())
+            fresh: Any = type(layer).from_config(layer.get_config())
             expected = exact(x.astype(np.float64))
             error = np.abs(array(fresh(x)) - expected).max()
             # A step of an int8 tensor that holds these rows is 2^-7 of the largest.
@@ -69,14 +71,14 @@ def test_the_order_of_a_row_decides_nothing(kind):
     layer, _ = KINDS[kind]
     for size in SIZES[:-1]:  # rows of one part
         x = STEP * rows(size)["wide"].astype(np.float32)
-        fresh = type(layer).from_config(layer.get_config())
+        fresh: Any = type(layer).from_config(layer.get_config())
         np.testing.assert_array_equal(array(fresh(x)), array(fresh(x[:, ::-1]))[:, ::-1])
 
 
 def test_groups_are_rows():
     """Keras's own, in float64."""
     x = np.random.default_rng(0).normal(3, 2, (4, 12, 30)).astype(np.float32)
-    layer = DDQGroupNormalization(3, axis=1)
+    layer: Any = DDQGroupNormalization(3, axis=1)
     layer.build(x.shape)
     gamma, beta = np.arange(12.0) - 5, np.arange(12.0)
     layer.gamma.assign(gamma)
@@ -89,5 +91,6 @@ def test_groups_are_rows():
 
 def test_training_is_keras_s_own():
     x = np.random.default_rng(0).normal(3, 2, (8, 5, 24)).astype(np.float32)
-    ours, theirs = DDQLayerNormalization(), keras.layers.LayerNormalization()
+    ours: Any = DDQLayerNormalization()
+    theirs: Any = keras.layers.LayerNormalization()
     np.testing.assert_array_equal(array(ours(x, training=True)), array(theirs(x)))
