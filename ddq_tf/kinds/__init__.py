@@ -5,6 +5,7 @@ To add a layer, add its rule to the file of its family, with examples.
 
 from ddq_tf.kinds import (
     activations,
+    normalizations,
     operations,
     pooling,
     products,
@@ -29,6 +30,7 @@ RULES = Registry(
         pooling.FAMILY,
         shapes.FAMILY,
         scales.FAMILY,
+        normalizations.FAMILY,
         training_only.FAMILY,
         operations.FAMILY,
         quantizers.FAMILY,

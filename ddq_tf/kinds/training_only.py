@@ -63,17 +63,36 @@ def _rule(
 
 
 def _dropout_row(layer: Any, name: str) -> Any:
+    if layer.noise_shape is None:
+        return layer
+    batch, *others = layer.noise_shape
+    return L.Dropout(layer.rate, (batch, 1, *others), name=name)
+
+
+def _spatial_row(layer: Any, name: str) -> Any:
     return L.SpatialDropout2D(layer.rate, name=name)
 
 
 FAMILY = Family(
     title="in training only",
     rules=(
-        _rule(L.Dropout, lambda: L.Dropout(0.2)),
+        LayerRule(
+            layers=(L.Dropout,),
+            words="Dropout",
+            on_row=_dropout_row,
+            output=Output.KEEPS,
+            lower=lower_alias,
+            is_homogeneous=True,
+            has_two_modes=True,
+            examples=(
+                Example(build=lambda x: L.Dropout(0.2)(x)),
+                Example(build=lambda x: L.Dropout(0.2, (None, 1, 4))(x), shape=(12, 4)),
+            ),
+        ),
         _rule(L.SpatialDropout2D, lambda: L.SpatialDropout2D(0.2), on_row=None),
         LayerRule(
             layers=(L.SpatialDropout1D,),
-            on_row=_dropout_row,
+            on_row=_spatial_row,
             has_two_modes=True,
             examples=(Example(build=lambda x: L.SpatialDropout1D(0.2)(x), shape=(12, 4)),),
         ),

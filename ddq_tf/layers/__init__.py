@@ -17,6 +17,13 @@ from ddq_tf.layers.in_float import (
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
 from ddq_tf.layers.product import DDQMatmul
+from ddq_tf.layers.rows import (
+    DDQGroupNormalization,
+    DDQLayerNormalization,
+    DDQRMSNormalization,
+    DDQUnitNormalization,
+    RowNormalization,
+)
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQConv2DTranspose,
@@ -40,16 +47,21 @@ __all__ = [
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
     "DDQFunction",
+    "DDQGroupNormalization",
+    "DDQLayerNormalization",
     "DDQMatmul",
+    "DDQRMSNormalization",
     "DDQRescaling",
     "DDQSlice",
     "DDQSoftmax",
+    "DDQUnitNormalization",
     "DDQWeightedLayer",
     "FloatConv2D",
     "FloatConv2DTranspose",
     "FloatDense",
     "FloatDepthwiseConv2D",
     "FloatLayer",
+    "RowNormalization",
     "activation_layers",
     "elu",
     "operator_kind",

@@ -23,9 +23,10 @@ from keras import ops
 from ddq_tf.layers.activation import elu
 from ddq_tf.quantizers.fake_quant import as_float32, fake_quantize
 
-# step("ADD", x, 1.0): an operator of TFLite on floats, from tensors and numbers to a tensor. Four
-# are none of TFLite's, but several: "ABOVE" is 1.0 where x > y, else 0.0; "ROUND" rounds to whole
-# multiples of a step, "PEAK" is the greatest along the last axis, "TOTAL" the sum.
+# step("ADD", x, 1.0): an operator of TFLite on floats, from tensors and numbers to a tensor. Five
+# are none of TFLite's: "ABOVE" is 1.0 where x > y, else 0.0; "ROUND" rounds to whole multiples of a
+# step, "PEAK" is the greatest along the last axis, "TOTAL" the sum, "VIEW" another shape, given
+# without the batch.
 Step = Callable[..., Any]
 
 ROWS = ("log_softmax",)  # formulas of a whole row; all others are of one value
@@ -305,7 +306,8 @@ def _rounded(x: Any, step: float) -> Any:
 _KERAS: dict[str, Callable[..., Any]] = {
     "ABOVE": lambda x, y: ops.cast(x > y, "float32"),
     "ABS": ops.absolute,
-    "ADD": ops.add,
+    # Not ops.add, which takes a column for a bias where rows are as many as columns.
+    "ADD": lambda x, y: ops.subtract(x, -y),
     "DIV": ops.divide,
     "ELU": elu,
     "EXP": ops.exp,
@@ -322,6 +324,7 @@ _KERAS: dict[str, Callable[..., Any]] = {
     "SUB": ops.subtract,
     "TANH": ops.tanh,
     "TOTAL": _total,
+    "VIEW": lambda x, target: ops.reshape(x, (-1, *target)),
 }
 
 _FLOAT64: dict[str, Callable[..., np.ndarray]] = {

@@ -45,14 +45,9 @@ def _known(module: str) -> str:
     return ", ".join(sorted(k.__name__ for k in kinds if k.__module__.startswith(module)))
 
 
-_NORMALIZATIONS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
-    **dict.fromkeys(
-        _NORMALIZATIONS,
-        "its statistics depend on each input; put BatchNormalization in its place and train again",
-    ),
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),

@@ -42,6 +42,7 @@ class Steps:
             "PEAK": self._peak,
             "ROUND": self._round,
             "TOTAL": self._total,
+            "VIEW": self._view,
         }
         if kind in several:
             return several[kind](*operands)
@@ -66,6 +67,10 @@ class Steps:
         """Adding and taking away 1.5 * 2^23 steps rounds to whole steps, halves to even."""
         large = 1.5 * 2.0**23 * step
         return self("SUB", self("ADD", x, large), large)
+
+    def _view(self, x: str, target: tuple[int, ...]) -> str:
+        shape = (self._into.tensors[x].shape[0], *target)
+        return self("RESHAPE", x, [-1, *target], shape=shape, new_shape=(-1, *target))
 
     def _peak(self, x: str) -> str:
         return self._along("REDUCE_MAX", x)

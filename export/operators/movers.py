@@ -20,6 +20,12 @@ def reshape(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     return reads[0].values.reshape(output.shape)
 
 
+def _reshaped(op: Op, values: Sequence[np.ndarray]) -> np.ndarray:
+    """RESHAPE of floats."""
+    del op
+    return values[0].reshape(values[1].tolist())
+
+
 def transpose(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
     """TRANSPOSE."""
     require_same_grid(op, reads[:1], output)
@@ -115,7 +121,9 @@ OPERATORS = (
     _mover("EXPAND_DIMS", reshape, "ExpandDimsOptions", always(1)),
     _mover("PAD", pad_image, "PadOptions"),
     _mover("PADV2", pad_image, "PadV2Options"),
-    _mover("RESHAPE", reshape, "ReshapeOptions", always(1), new_shape=()),
+    dataclasses.replace(
+        _mover("RESHAPE", reshape, "ReshapeOptions", always(1), new_shape=()), floats=_reshaped
+    ),
     _mover("SLICE", cut, "SliceOptions"),
     _mover("SPACE_TO_DEPTH", space_to_depth, "SpaceToDepthOptions", block_size=1),
     _mover("SQUEEZE", reshape, "SqueezeOptions", always(1), squeeze_dims=()),

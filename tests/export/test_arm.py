@@ -170,6 +170,13 @@ IN_FLOAT: dict[str, Callable[[Any], Any]] = {
     "softmax": keras.layers.Softmax(),
     "threshold": lambda x: keras.ops.threshold(x, 0.2, -0.1),
     "relu": keras.layers.ReLU(1.0, 0.2, 0.5),
+    "layer_norm": keras.layers.LayerNormalization(),
+    "long_layer_norm": lambda x: keras.layers.LayerNormalization(epsilon=1e-6)(
+        keras.layers.Dense(1100, kernel_initializer="random_normal")(x)
+    ),
+    "group_norm": keras.layers.GroupNormalization(5),
+    "rms_norm": keras.layers.RMSNormalization(),
+    "unit_norm": keras.layers.UnitNormalization(),
     **{
         name: keras.layers.Activation(name)
         for name, function in FUNCTIONS.items()

@@ -359,6 +359,14 @@ def test_a_transposed_convolution_is_compared_example_by_example(tmp_path):
     assert proof.equals_reference
 
 
+@pytest.mark.parametrize("kind", ["Layer", "RMS", "Unit", "Group"])
+def test_normalizations_are_right_in_tflite_micro_too(kind, tmp_path):
+    arguments = {"groups": 2} if kind == "Group" else {}
+    proof = micro_proof(getattr(keras.layers, f"{kind}Normalization")(**arguments), tmp_path)
+    assert proof.equals_plain
+    assert proof.equals_reference
+
+
 def test_reference_kernels_that_lack_an_operator_are_left_out(tmp_path):
     proof = micro_proof(keras.layers.ELU(), tmp_path)
     assert proof.equals_plain

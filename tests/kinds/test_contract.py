@@ -98,6 +98,9 @@ def test_without_rounding_an_example_is_the_float_layer(name):
     tolerance = 1e-2 if any(word in name for word in slopes) else 1e-5
     # Powers of four channels are rounded to multiples of 2^-14.
     rounded = 2.0**-13 if "LogSoftmax" in name else 0.0
+    # Sums of up to 1024 values are of multiples of 2^-13 of the greatest.
+    if name.startswith(("LayerNorm", "RMSNorm", "UnitNorm", "GroupNorm")):
+        rounded = 2.0**-8
     with float_network(twin):
         for ours, theirs in zip(twin(x, training=False), model(x, training=False), strict=True):
             largest = float(np.abs(array(theirs)).max())
@@ -135,9 +138,9 @@ def test_a_rule_is_whole(rule):
 
 def test_a_layer_without_a_rule_is_an_error_that_names_it():
     x = keras.Input((8, 8, 3))
-    model = keras.Model(x, L.GroupNormalization(3)(L.Conv2D(3, 1)(x)))
+    model = keras.Model(x, L.EinsumDense("abcd,de->abce", (None, None, 3))(L.Conv2D(3, 1)(x)))
     assert find_rule(model.layers[-1]) is None
-    with pytest.raises(ValueError, match=r"group_normalization.*no integer form"):
+    with pytest.raises(ValueError, match=r"einsum_dense.*no integer form"):
         quantize_model(model, DDQConfig(budget=None), calibration=images(4))
 
 

@@ -282,10 +282,13 @@ REFUSED = {
         lambda: net(K.Conv1D(2, 3, name="c"), shape=(None, 3)),
         r"'c' \(Conv1D\): needs sequences of a fixed length.*None, None, 3",
     ),
-    "no rule": (lambda: net(K.Conv2D(2, 1), K.UnitNormalization(name="u")), "'u'.*supported are"),
+    "no rule": (
+        lambda: net(K.Conv2D(2, 1), K.EinsumDense("abcd,de->abce", (None, None, 2), name="u")),
+        "'u'.*supported are",
+    ),
     "a rule no more": (
-        lambda: net(K.Conv2D(2, 1), K.LayerNormalization(name="u")),
-        "'u'.*put BatchNormalization in its place",
+        lambda: net(K.Conv2D(2, 1), K.ConvLSTM1D(2, 1, name="u")),
+        "'u'.*put convolutions, such as Conv1D, in the place of recurrence",
     ),
 }
 
@@ -301,8 +304,8 @@ def test_all_unsupported_layers_are_named_at_once():
     model = net(
         K.Conv2D(4, 3, activation="sparsemax", name="one"),
         K.Softmax(axis=1, name="two"),
-        K.UnitNormalization(name="three"),
-        K.LayerNormalization(name="four"),
+        K.EinsumDense("abcd,de->abce", (None, None, 2), name="three"),
+        K.Softmax(axis=2, name="four"),
     )
     with pytest.raises(DDQError) as error:
         quantized(model)
