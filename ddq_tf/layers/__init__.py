@@ -16,6 +16,7 @@ from ddq_tf.layers.in_float import (
     FloatLayer,
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
+from ddq_tf.layers.product import DDQMatmul
 from ddq_tf.layers.rows import (
     DDQGroupNormalization,
     DDQLayerNormalization,
@@ -48,6 +49,7 @@ __all__ = [
     "DDQFunction",
     "DDQGroupNormalization",
     "DDQLayerNormalization",
+    "DDQMatmul",
     "DDQRMSNormalization",
     "DDQRescaling",
     "DDQSlice",
