@@ -283,7 +283,7 @@ REFUSED = {
         r"'c' \(Conv1D\): needs sequences of a fixed length.*None, None, 3",
     ),
     "no rule": (
-        lambda: net(K.Conv2D(2, 1), K.EinsumDense("abcd,de->abce", (None, None, 2), name="u")),
+        lambda: net(K.Conv2D(2, 1), K.Solarization(name="u")),
         "'u'.*supported are",
     ),
     "a rule no more": (
@@ -304,7 +304,7 @@ def test_all_unsupported_layers_are_named_at_once():
     model = net(
         K.Conv2D(4, 3, activation="sparsemax", name="one"),
         K.Softmax(axis=1, name="two"),
-        K.EinsumDense("abcd,de->abce", (None, None, 2), name="three"),
+        K.Solarization(name="three"),
         K.Softmax(axis=2, name="four"),
     )
     with pytest.raises(DDQError) as error:
