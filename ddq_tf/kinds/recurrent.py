@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 L = keras.layers
 
-MOST_STEPS = 128
+MOST_STEPS = 64
 
 
 @dataclasses.dataclass
@@ -126,14 +126,14 @@ _ALL = slice(None)
 
 
 def _simple_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
-    """h = activation(x + R h)."""
+    """H = activation(x + R h)."""
     (h,) = states
     r = None if h is None else by.recurrent(h, _ALL)
     return [by.active("state", by.cell.activation, by.summed("sum", x[0], r))]
 
 
 def _lstm_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
-    """c = f c + i g; h = o activation(c). The gates stand in the order i, f, o, g."""
+    """C = f c + i g; h = o activation(c). The gates stand in the order i, f, o, g."""
     cell, (h, c) = by.cell, states
     r = None if h is None else by.recurrent(h, _gates_first(cell.units))
     z = by.summed("sum", x[0], r)
@@ -154,7 +154,7 @@ def _gates_first(units: int) -> Any:
 
 
 def _gru_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
-    """h = n + z (h - n), with n = activation(x_n + r (R h + b)), or R (r h) without reset_after."""
+    """H = n + z (h - n), with n = activation(x_n + r (R h + b)), or R (r h) without reset_after."""
     cell, (h,) = by.cell, states
     (gates, new), two = x, slice(2 * cell.units)
     third = slice(2 * cell.units, None)
@@ -162,7 +162,8 @@ def _gru_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
     read = h
     if h is None and bias is not None:
         # Of zeros, the same dense layers are their bias.
-        read = by.call("zeros", lambda name: L.Subtract(name=name), new, new)
+        some = by.active("some", "sigmoid", new)
+        read = by.minus("zeros", some, some)
     if read is not None:
         own = None if bias is None else bias[two]
         gates = by.summed("sum", gates, by.recurrent(read, two, own, "gates_"))
@@ -389,7 +390,7 @@ def _trouble_of(layer: Any, shape: tuple[int | None, ...]) -> str | None:
 
 
 _LAYERS = (L.SimpleRNN, L.LSTM, L.GRU, L.RNN)
-_SEQUENCE = (4, 3)
+_SEQUENCE = (2, 3)
 
 
 def _rule(layer: type, *uses: Callable[[Any], Any], both: bool = False) -> LayerRule:
@@ -408,17 +409,17 @@ FAMILY = Family(
         _rule(
             L.LSTM,
             lambda x: L.LSTM(3, return_sequences=True)(x),
-            lambda x: L.Reshape((4, 1))(L.LSTM(4, go_backwards=True, use_bias=False)(x)),
+            lambda x: L.Reshape((2, 2))(L.LSTM(4, go_backwards=True, use_bias=False)(x)),
         ),
         _rule(
             L.GRU,
             lambda x: L.GRU(3, return_sequences=True)(x),
-            lambda x: L.Reshape((4, 1))(L.GRU(4, reset_after=False)(x)),
+            lambda x: L.Reshape((2, 2))(L.GRU(4, reset_after=False)(x)),
         ),
         _rule(
             L.SimpleRNN,
             lambda x: L.SimpleRNN(3, return_sequences=True)(x),
-            lambda x: L.Reshape((4, 1))(L.SimpleRNN(4, activation="relu")(x)),
+            lambda x: L.Reshape((2, 2))(L.SimpleRNN(4, activation="relu")(x)),
         ),
         _rule(
             L.RNN,
@@ -427,7 +428,7 @@ FAMILY = Family(
         _rule(
             L.Bidirectional,
             lambda x: L.Bidirectional(L.LSTM(3, return_sequences=True))(x),
-            lambda x: L.Reshape((4, 1))(L.Bidirectional(L.GRU(4), merge_mode="ave")(x)),
+            lambda x: L.Reshape((2, 2))(L.Bidirectional(L.GRU(4), merge_mode="ave")(x)),
             both=True,
         ),
     ),

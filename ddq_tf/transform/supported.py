@@ -46,7 +46,7 @@ def _known(module: str) -> str:
 
 
 _NORMALIZATIONS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
-_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
+_RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
@@ -57,6 +57,7 @@ _CURES: dict[str, str] = {
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),
+    "Masking": "a mask that varies has no integer form; give all sequences one length",
     **dict.fromkeys(_ATTENTION, "choose a network of convolutions and dense layers"),
 }
 
