@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from ddq_tf.errors import DDQError
 
 Tensor = Any
+
+_LARGEST_CONSTANT = 1 << 22  # values
 
 
 def backend() -> str:
@@ -88,9 +92,11 @@ def traced(
 ) -> Callable[..., Any]:
     """Returns a function, traced now: what layers are told for a while holds for it for good.
 
+    On TensorFlow variables become constants: kernels are rounded once, and take BatchNorms in.
+
     Args:
         function: of tensors; it assigns no variables.
-        variables: all Keras variables that it reads.
+        variables: all Keras variables that it reads; they keep their values as long as it is used.
         like: arguments with all shapes that it will be called with. The first axis of arrays is the
             batch.
     """
@@ -99,7 +105,8 @@ def traced(
 
         specs = [tf.TensorSpec((None, *x.shape[1:]) if x.shape else (), x.dtype) for x in like[0]]
         # A tf.function that lives on would draw TensorFlow's warning of too much retracing.
-        return tf.function(function, autograph=False).get_concrete_function(*specs)
+        fixed = tf.function(with_values(_constants(variables), function), autograph=False)
+        return fixed.get_concrete_function(*specs)
     if backend() == "jax":
         jitted = _Jitted(function, variables)
         for arguments in like:
@@ -109,6 +116,30 @@ def traced(
         f"this needs Keras on TensorFlow or JAX. Received: {backend()!r}. Set the environment "
         "variable KERAS_BACKEND before Keras is imported"
     )
+
+
+def with_values(
+    values: Sequence[tuple[Any, Any]], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Returns a function for which variables hold other values.
+
+    Args:
+        values: variables, and the arrays that they hold meanwhile.
+        function: of tensors; it assigns no variables.
+    """
+
+    def run(*arguments: Any) -> Any:
+        # Here, where a graph is traced, or arrays would become inputs of it instead of constants.
+        with keras.StatelessScope(state_mapping=values):
+            return function(*arguments)
+
+    return run
+
+
+def _constants(variables: Sequence[Any]) -> list[tuple[Any, np.ndarray]]:
+    """The variables that are small enough to stand in a graph, and what they hold."""
+    small = [each for each in variables if math.prod(each.shape) <= _LARGEST_CONSTANT]
+    return [(variable, np.asarray(keras.ops.convert_to_numpy(variable))) for variable in small]
 
 
 class _Jitted:
@@ -168,6 +199,7 @@ def slopes(function: Callable[[See], tuple[Tensor, Any]]) -> tuple[list[Tensor],
         seen: list[Tensor] = []
 
         def note(tensor: Tensor) -> Tensor:
+            tape.watch(tensor)
             seen.append(tensor)
             return tensor
 

@@ -37,7 +37,7 @@ ROOMS = {
     "kinds": {"graph", "layers", "quantizers"},
     "grids": {"kinds", "graph", "layers", "quantizers"},
     "search": {"backend", "grids", "graph", "layers", "quantizers"},
-    "transform": {"search", "grids", "kinds", "graph", "layers", "quantizers"},
+    "transform": {"backend", "search", "grids", "kinds", "graph", "layers", "quantizers"},
     "data": {"backend"},
     "report": set(),
     "models": set(),

@@ -1148,7 +1148,12 @@ FAMILY = Family(
             _transposed_convolution,
             nn.ConvTranspose,
             needs=_A_KERNEL,
-            examples=(lambda x: _ops.conv_transpose(x, _constant(3, 3, 6, 4), 2, "same"),),
+            # Keras 3.15 fails to run the operation where it is a node of its own.
+            examples=(
+                lambda x: L.Lambda(
+                    lambda t: _ops.conv_transpose(t, _constant(3, 3, 6, 4), 2, "same")
+                )(x),
+            ),
         ),
         _rule(
             "batch_normalization",

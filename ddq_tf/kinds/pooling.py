@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -87,7 +88,32 @@ def _upsampling_row(layer: Any, name: str) -> Any:
     return L.UpSampling2D((1, layer.size), name=name)
 
 
+def _resizing(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """An UpSampling2D, where the image becomes a whole multiple of its size, or stays."""
+    layer = node.layer
+    sizes = [size or 0 for size in node.shapes[0][1:3]]
+    wanted = (layer.height, layer.width)
+    plain = not (layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias)
+    if not plain or layer.data_format != "channels_last" or 0 in sizes:
+        return [node]
+    factors = tuple(new // old for new, old in zip(wanted, sizes, strict=True))
+    if any(new % old for new, old in zip(wanted, sizes, strict=True)) or 0 in factors:
+        return [node]
+    kind = layer.interpolation
+    make = functools.partial(L.UpSampling2D, factors, interpolation=kind, name=node.name)
+    return [node.calling(to.layer(layer, f"upsampling{factors}", make))]
+
+
 # Checks
+
+
+def _check_resizing(graph: FlatGraph, node: FlatNode) -> str | None:
+    wanted = (node.layer.height, node.layer.width)
+    return (
+        "makes images larger by whole factors alone, without cropping, padding or antialias. "
+        f"Received: to {wanted} px from {node.shapes[0]}. At the front of a model, leave it out "
+        "and build the model for images of that size: apps, and ddq's --data, resize pictures"
+    )
 
 
 def _check_upsampling(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -123,7 +149,12 @@ def _global_factor(node: FlatNode) -> float | None:
 
 
 def _upsampling_output(node: FlatNode) -> Output:
-    return Output.KEEPS if node.layer.interpolation == "nearest" else Output.ROUNDS
+    return Output.ROUNDS if _interpolates(node) else Output.KEEPS
+
+
+def _interpolates(node: FlatNode) -> bool:
+    """Whether new values arise: not by factors of 1, either."""
+    return node.layer.interpolation == "bilinear" and upsampling_fractions(node) != 1
 
 
 def _upsampling_lift(node: FlatNode) -> float:
@@ -219,9 +250,9 @@ def _lower_upsampling(into: Lowering, node: FlatNode) -> None:
 
     RESIZE_NEAREST_NEIGHBOR would do the latter, but XNNPACK leaves it to a built-in kernel.
     """
-    bilinear = node.layer.interpolation == "bilinear"
-    reads, writes = into.moved(node, rounds=bilinear)
-    if bilinear:
+    rounds = _interpolates(node)
+    reads, writes = into.moved(node, rounds=rounds)
+    if rounds:
         size = into.constant(f"{node.name}/size", into.tensors[writes].shape[1:3])
         into.emit(
             "RESIZE_BILINEAR", (reads, size), writes, source=node.name, half_pixel_centers=True
@@ -317,6 +348,18 @@ FAMILY = Family(
                 Example(build=lambda x: L.UpSampling2D(3)(x)),
                 Example(build=lambda x: L.UpSampling2D(2, interpolation="bilinear")(x)),
                 Example(build=lambda x: L.UpSampling2D((1, 4), interpolation="bilinear")(x)),
+                Example(build=lambda x: L.UpSampling2D(1, interpolation="bilinear")(x)),
+            ),
+        ),
+        LayerRule(
+            layers=(L.Resizing,),
+            words="Resizing (to whole multiples)",
+            expand=_resizing,
+            problem=_check_resizing,
+            examples=(
+                Example(build=lambda x: L.Resizing(16, 24, interpolation="nearest")(x)),
+                Example(build=lambda x: L.Resizing(16, 16)(x)),
+                Example(build=lambda x: L.Resizing(8, 8)(x)),
             ),
         ),
         _on_row(L.MaxPooling1D, _pool_row(L.MaxPooling2D), lambda x: L.MaxPooling1D()(x)),

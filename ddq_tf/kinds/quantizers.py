@@ -20,9 +20,9 @@ def _lower_quantizer(into: Lowering, node: FlatNode) -> None:
 
 
 def _lower_softmax(into: Lowering, node: FlatNode) -> None:
-    """SOFTMAX; or what it computes, with powers whose sum is exact."""
+    """SOFTMAX; or what it computes, with powers whose sum is exact, as the layer does too."""
     reads = into.names[node.inputs[0]]
-    if not into.float_islands:
+    if not (into.float_islands and node.layer.rounds_powers):
         into.emit("SOFTMAX", (reads,), into.fixed(node), source=node.name, beta=1.0)
         return
     into.island(node, softmax, writes=into.fixed(node))

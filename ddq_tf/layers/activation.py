@@ -26,7 +26,7 @@ Probe = Callable[[Tensor, Tensor], Tensor]
 class Observer(Protocol):
     """Receives the float values of an activation while a model is being calibrated."""
 
-    def __call__(self, values: Tensor) -> None:
+    def __call__(self, values: Tensor, /) -> None:
         """Takes one batch."""
 
 

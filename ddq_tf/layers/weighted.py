@@ -129,9 +129,9 @@ class DDQWeightedLayer:
 
         Where many terms or large ones cancel, float32 errs by as much as `grids.align` keeps values
         away from the middle of two codes, and one code that is rounded otherwise than in LiteRT
-        changes many in later layers.
+        changes many in later layers. The float network has no codes, and is as Keras's.
         """
-        if training:
+        if training or self.quantizer.bypass:
             return self.multiply(inputs, kernel)
         with float64_allowed():
             wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.layers import DDQActivation, DDQSoftmax, DDQWeightedLayer
+from ddq_tf.reconstruction.streams import Codes, Halves, Packing, Stored, Whole
 
 _LAYERS_PER_BLOCK = 3
+_VALUES_AT_ONCE = 1 << 21  # of a tensor
+_MOST_EXAMPLES = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,18 +27,32 @@ class Block:
         layers: all of them, in network order.
         model: the part by itself; it shares the layers.
         start: its input tensor in the whole model.
+        output: its output tensor there.
         kernels: its layers with weights that stand only once in the whole model.
         norms: by name of a layer with weights, the BatchNormalization that alone reads its output.
+        end: the quantized activation that it ends in; None of the last block.
         gives_probabilities: whether it ends in a softmax.
+        batch: how many examples are computed at once, for the sake of memory and its caches.
     """
 
     name: str
     layers: tuple[Any, ...]
     model: Any
     start: Any
+    output: Any
     kernels: tuple[Any, ...]
     norms: dict[str, Any]
+    end: DDQActivation | None
     gives_probabilities: bool
+    batch: int
+
+    def stored(self, *, of_float: bool) -> Stored:
+        """Returns room for what the block gives in the quantized or in the float network."""
+        packing: Packing = Whole()
+        if self.end is not None:
+            step, (qmin, qmax) = self.end.step, self.end.limits
+            packing = Halves(float(step) * qmax) if of_float else Codes(step, qmin)
+        return Stored(self.output.shape[1:], packing)
 
 
 def blocks_of(model: keras.Model) -> list[Block]:
@@ -67,13 +86,31 @@ def blocks_of(model: keras.Model) -> list[Block]:
                 layers=tuple({id(node.layer): node.layer for node in part}.values()),
                 model=keras.Model(start, end, name=f"block_of_{part[-1].name}"),
                 start=start,
+                output=end,
                 kernels=tuple(layer for layer in _weighted(part) if graph.calls(layer) == 1),
                 norms=_norms(graph, part),
+                end=None if is_last else part[-1].layer,
                 gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
+                batch=batch_for(num_values(node.layer.output) for node in part),
             )
         )
         start = end
     return blocks
+
+
+def batch_for(sizes: Iterable[int], most: int = _MOST_EXAMPLES) -> int:
+    """Returns how many examples to compute at once.
+
+    Args:
+        sizes: of the tensors that one example takes, of which the largest counts.
+        most: that it is at most.
+    """
+    return int(np.clip(_VALUES_AT_ONCE // max(sizes), 1, most))
+
+
+def num_values(tensor: Any) -> int:
+    """Returns how many values a Keras tensor has for each example."""
+    return int(np.prod([size or 1 for size in tensor.shape[1:]]))
 
 
 def _cuts(graph: FlatGraph) -> list[bool]:

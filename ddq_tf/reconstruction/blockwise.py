@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
 from ddq_tf.reconstruction.rounding import round_block
+from ddq_tf.reconstruction.streams import Values
 from ddq_tf.reconstruction.tracing import batch_slices, in_batches
 from ddq_tf.training import fixed_statistics
 from ddq_tf.transform.calibrate import float_network
@@ -29,9 +31,9 @@ class BlockError:
 
     Attributes:
         name: of its last layer.
-        before: mean squared error relative to the mean square of the float output, over all given
-            inputs, with kernels rounded to the nearest levels; of a last block that gives
-            probabilities, KL divergence in nats.
+        before: mean squared error relative to the mean square of the float output, over the given
+            inputs as they are, with kernels rounded to the nearest levels; of a last block that
+            gives probabilities, KL divergence in nats.
         after: the same, at the end.
     """
 
@@ -42,12 +44,12 @@ class BlockError:
 
 def reconstruct_block(
     block: Block,
-    float_inputs: Tensor,
-    inputs: Tensor,
+    float_inputs: Values,
+    inputs: Values,
     recipe: ReconstructionConfig,
     seed: int,
     on_step: Callable[[], None],
-) -> tuple[Tensor, Tensor, BlockError]:
+) -> tuple[Values, Values, BlockError]:
     """Trains one block; returns its outputs in the float and in the quantized network.
 
     Kernels start on levels chosen in closed form (`round_block`).
@@ -63,21 +65,22 @@ def reconstruct_block(
         seed: of the order and of what is dropped.
         on_step: called after each layer with a new kernel, and after each step.
     """
-    with float_network(block.model):
-        wanted = outputs_of(block, float_inputs)
+    wanted = outputs_of(block, float_inputs, of_float=True)
     compare = loss_towards(wanted, probabilities=block.gives_probabilities)
-    before = _error(compare, wanted, outputs_of(block, inputs))
+    shown = len(inputs) // recipe.views
+    before = _error(compare, wanted, _computed(block, inputs, shown), block.batch)
     round_block(block, float_inputs, inputs, recipe.views, on_step)
     if recipe.steps:
         _train(block, (inputs, float_inputs, wanted), compare, recipe, seed, on_step)
-    outputs = outputs_of(block, inputs)
-    after = _error(compare, wanted, outputs)
+    outputs = outputs_of(block, inputs, of_float=False)
+    given = (outputs[part] for part in batch_slices(shown, block.batch))
+    after = _error(compare, wanted, given, block.batch)
     return wanted, outputs, BlockError(name=block.name, before=before, after=after)
 
 
 def _train(
     block: Block,
-    streams: tuple[Tensor, Tensor, Tensor],
+    streams: tuple[Values, Values, Values],
     compare: keras.losses.Loss,
     recipe: ReconstructionConfig,
     seed: int,
@@ -85,9 +88,15 @@ def _train(
 ) -> None:
     import tensorflow as tf
 
-    step = _training_step(block, streams, compare, recipe, seed)
+    inputs, float_inputs, wanted = streams
+    step = _training_step(block, wanted.shape, compare, recipe)
     for number in range(recipe.steps):
-        step(tf.constant(number))
+        seeds = tf.random.split(tf.constant([seed, number]), 2)
+        chosen = tf.random.stateless_uniform(
+            (recipe.batch_size,), seeds[0], 0, len(inputs), tf.int32
+        ).numpy()
+        parts = (tf.constant(values[chosen]) for values in (inputs, float_inputs, wanted))
+        step(*parts, seeds[1])
         on_step()
     _settle(block)
 
@@ -104,30 +113,23 @@ def _settle(block: Block) -> None:
 
 def _training_step(
     block: Block,
-    streams: tuple[Tensor, Tensor, Tensor],
+    wanted_shape: Sequence[int],
     compare: keras.losses.Loss,
     recipe: ReconstructionConfig,
-    seed: int,
-) -> Callable[[Tensor], None]:
-    """Returns what takes a step, from its number."""
+) -> Callable[..., None]:
+    """Returns what takes a step: from inputs in both networks, outputs, and a seed."""
     import tensorflow as tf
 
-    inputs, float_inputs, wanted = streams
     units = units_of(block.layers, recipe.kernel_rate, recipe.range_rate, recipe.norm_rate)
     variables: list[Any] = [v for v in block.model.variables if v.path in units]
     optimizer = UnitAdam(keras.optimizers.schedules.CosineDecay(1.0, recipe.steps), units)
     optimizer.build(variables)
 
-    def step(number: Tensor) -> None:
-        seeds = tf.random.split(tf.stack([seed, number]), 2)
-        chosen = tf.random.stateless_uniform(
-            (recipe.batch_size,), seeds[0], 0, tf.shape(inputs)[0], tf.int32
-        )
-        x = tf.gather(inputs, chosen)
-        dropped = tf.random.stateless_uniform(tf.shape(x), seeds[1]) < recipe.drop
-        x = tf.where(dropped, tf.gather(float_inputs, chosen), x)
+    def step(x: Tensor, float_x: Tensor, wanted: Tensor, seed: Tensor) -> None:
+        dropped = tf.random.stateless_uniform(tf.shape(x), seed) < recipe.drop
+        x = tf.where(dropped, float_x, x)
         with tf.GradientTape() as tape:
-            loss: Any = compare(tf.gather(wanted, chosen), block.model(x, training=True))
+            loss: Any = compare(wanted, block.model(x, training=True))
         gradients = tape.gradient(
             loss,
             [variable.value for variable in variables],
@@ -135,19 +137,40 @@ def _training_step(
         )
         optimizer.apply(gradients, variables)
 
+    read = tf.TensorSpec((recipe.batch_size, *block.start.shape[1:]))
+    given = tf.TensorSpec((recipe.batch_size, *wanted_shape[1:]))
     with fixed_statistics(block.layers):
-        return tf.function(step).get_concrete_function(tf.TensorSpec((), tf.int32))
+        return tf.function(step).get_concrete_function(
+            read, read, given, tf.TensorSpec((2,), tf.int32)
+        )
 
 
-def outputs_of(block: Block, inputs: Tensor) -> Tensor:
-    """All outputs of a block, probabilities unrounded."""
+def outputs_of(block: Block, inputs: Values, *, of_float: bool) -> Values:
+    """Returns all outputs of a block in the quantized or float network, probabilities unrounded."""
+    outputs = block.stored(of_float=of_float)
+    with float_network(block.model) if of_float else contextlib.nullcontext():
+        parts = _computed(block, inputs, len(inputs))
+    for part in parts:
+        outputs.append(part)
+    return outputs
+
+
+def _computed(block: Block, inputs: Values, count: int) -> Iterator[np.ndarray]:
+    """The outputs for the first so many inputs, batch by batch."""
+    call = functools.partial(block.model, training=True)
     with fixed_statistics(block.layers):
-        call = functools.partial(block.model, training=True)
-        return in_batches(call, block.model.variables, inputs)
+        return in_batches(call, block.model.variables, inputs, count, block.batch)
 
 
-def _error(compare: keras.losses.Loss, wanted: Tensor, outputs: Tensor) -> float:
-    """The loss over all inputs; in batches, for its temporary tensors."""
-    slices = batch_slices(len(wanted))
-    losses: list[Any] = [compare(wanted[part], outputs[part]) for part in slices]
-    return float(np.average(losses, weights=[len(wanted[part]) for part in slices]))
+def _error(
+    compare: keras.losses.Loss, wanted: Values, given: Iterable[np.ndarray], batch: int
+) -> float:
+    """The loss over the first outputs, which are given in batches."""
+    losses: list[float] = []
+    sizes: list[int] = []
+    for number, outputs in enumerate(given):
+        start = number * batch
+        loss: Any = compare(wanted[start : start + len(outputs)], outputs)
+        losses.append(float(loss))
+        sizes.append(len(outputs))
+    return float(np.average(losses, weights=sizes))

@@ -12,6 +12,7 @@ from ddq_tf.layers import DDQSoftmax
 from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
+from ddq_tf.reconstruction.streams import Values
 from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def distill(
     model: DDQModel,
-    inputs: np.ndarray,
+    inputs: Values,
     wanted: np.ndarray,
     recipe: ReconstructionConfig,
     callbacks: list[keras.callbacks.Callback],
@@ -63,15 +64,16 @@ def _fit(
         )
 
 
-def _batches(
-    inputs: np.ndarray, wanted: np.ndarray, recipe: ReconstructionConfig
-) -> tf.data.Dataset:
+def _batches(inputs: Values, wanted: np.ndarray, recipe: ReconstructionConfig) -> tf.data.Dataset:
     """Endless random batches."""
     import tensorflow as tf
 
-    x, y = tf.constant(inputs), tf.constant(wanted)
+    def picked(values: Values, numbers: tf.Tensor) -> tf.Tensor:
+        rows = tf.numpy_function(lambda chosen: values[chosen], [numbers], tf.float32)
+        return tf.ensure_shape(rows, (None, *values.shape[1:]))
+
     numbers = tf.data.Dataset.random(recipe.seed).batch(recipe.whole_batch_size)
-    return numbers.map(lambda n: tuple(tf.gather(part, n % len(inputs)) for part in (x, y)))
+    return numbers.map(lambda n: tuple(picked(part, n % len(inputs)) for part in (inputs, wanted)))
 
 
 def _loss(model: DDQModel, wanted: np.ndarray) -> keras.losses.Loss:

@@ -14,16 +14,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
+from keras import ops
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
+from ddq_tf.graph.inputs import as_array
 from ddq_tf.kinds import rule_of
 from ddq_tf.layers import DDQActivation, DDQWeightedLayer
-from ddq_tf.layers.activation import Observer
 from ddq_tf.search import DDQModel
 from ddq_tf.targets import OpKind
-from ddq_tf.transform.calibrate import float_network
+from ddq_tf.transform.calibrate import observed
 
 _MOST = 3.0  # logarithm of the largest factor
 _MARGIN = 1.1  # of a channel's largest value to the ceiling
@@ -120,20 +120,16 @@ def _largest(
 ) -> dict[str, np.ndarray]:
     """By activation, the largest value of each channel in the float network."""
     found: dict[str, np.ndarray] = {}
-
-    def see(name: str) -> Observer:
-        def look(values: Any) -> None:
-            array = np.asarray(keras.ops.convert_to_numpy(values))
-            peaks = array.max(axis=tuple(range(array.ndim - 1)))
-            found[name] = np.maximum(found[name], peaks) if name in found else peaks
-
-        return look
-
     if not layers:
         return found
-    with float_network(model, {layer.name: see(layer.name) for layer in layers}):
-        for batch in batches:
-            model(batch, training=False)
+
+    def look(values: Any, _: Any) -> Any:
+        return ops.max(values, axis=tuple(range(len(values.shape) - 1)))
+
+    for seen in observed(model, batches, layers, look):
+        for name, calls in seen.items():
+            peaks = np.max([as_array(call) for call in calls], axis=0)
+            found[name] = np.maximum(found[name], peaks) if name in found else peaks
     return found
 
 

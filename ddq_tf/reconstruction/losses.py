@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from ddq_tf.reconstruction.streams import Values
+from ddq_tf.reconstruction.tracing import batch_slices
+
+_BATCH = 32
 _SMALLEST_POWER = 1e-12
 
 
@@ -29,7 +34,7 @@ class RelativeError(keras.losses.Loss):
         return mean / self.power
 
 
-def loss_towards(wanted: Any, *, probabilities: bool) -> keras.losses.Loss:
+def loss_towards(wanted: Values, *, probabilities: bool) -> keras.losses.Loss:
     """Returns the loss that compares outputs with the float network's.
 
     Args:
@@ -38,4 +43,6 @@ def loss_towards(wanted: Any, *, probabilities: bool) -> keras.losses.Loss:
     """
     if probabilities:
         return keras.losses.KLDivergence()
-    return RelativeError(np.mean(np.square(wanted)))
+    parts = batch_slices(len(wanted), _BATCH)
+    sums = [np.sum(np.square(wanted[part]), dtype=np.float64) for part in parts]
+    return RelativeError(float(np.sum(sums) / math.prod(wanted.shape)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from ddq_tf.arguments import check_is
 from ddq_tf.backend import backend
@@ -23,20 +23,19 @@ from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.recipes import ReconstructionConfig
-from ddq_tf.reconstruction.blocks import Block, blocks_of
+from ddq_tf.reconstruction.blocks import Block, blocks_of, num_values
 from ddq_tf.reconstruction.blockwise import BlockError, outputs_of, reconstruct_block
 from ddq_tf.reconstruction.distill import distill
 from ddq_tf.reconstruction.equalize import equalize
 from ddq_tf.reconstruction.learning import trainable
 from ddq_tf.reconstruction.sensitivity import learning_layers, precision_losses, steps_of
+from ddq_tf.reconstruction.streams import Repeated, Rows, Values, check_room
 from ddq_tf.reconstruction.tracing import in_batches
 from ddq_tf.reconstruction.views import views_of
 from ddq_tf.search import DDQModel, activation_budget, best_choice, weight_budget
 from ddq_tf.training.kept import Kept, broken, forget, keep
-from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels, float_network
+from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels
 from ddq_tf.transform.quantize import quantize_model
-
-Tensor = Any
 
 FILE = "reconstruction.npz"
 _CALIBRATION_STEPS = 2  # the DDQ model, its equalized channels
@@ -109,40 +108,43 @@ def reconstruct_model(
     check_is("recipe", recipe, ReconstructionConfig)
     _check_backend(recipe)
     interface = _single_input(model)
-    parts = examples_of(images, interface, np.iinfo(np.int64).max)
-    examples = np.concatenate([array for (array,) in parts])
-    if recipe.views > 1 and examples.ndim != 4:
+    parts = [array for (array,) in examples_of(images, interface, np.iinfo(np.int64).max)]
+    examples = Rows(parts)
+    if recipe.views > 1 and len(examples.shape) != 4:
         raise DDQError(
             f"views of inputs need images (batch, height, width, channels); set views=1. Received: "
             f"views={recipe.views}, inputs of shape {examples.shape}"
         )
-    state = _State(checkpoint_dir, config, recipe, examples)
-    quantized = quantize_model(model, config, examples)
+    state = _State(checkpoint_dir, config, recipe, parts)
+    quantized = quantize_model(model, config, parts)
     blocks = blocks_of(quantized)
-    halves = _halves(examples, recipe) if learning_layers(quantized) else None
+    _check_room(blocks, examples, recipe)
+    searches = bool(recipe.search_views and learning_layers(quantized))
     in_blocks = sum(len(block.kernels) + recipe.steps for block in blocks)
-    measured = steps_of(quantized, len(halves[1])) if halves else 0
+    measured = steps_of(quantized, _num_measured(examples, recipe)) if searches else 0
     total = _CALIBRATION_STEPS + measured + in_blocks + recipe.distill_steps
     report = _Reporter(total, on_progress)
     calibrated = report.step("calibration")
     calibrated()
     if recipe.equalize:
-        batches = [x for (x,) in examples_of(examples, interface, config.calibration_images)]
+        batches = [x for (x,) in examples_of(parts, interface, config.calibration_images)]
         equalize(quantized, batches)
         calibrate_kernels(quantized)
         calibrate_activations(quantized, batches, config.seed, config.activation_calibration)
     calibrated()
     keras.utils.set_random_seed(recipe.seed)
-    x = views_of(examples, recipe.views, recipe.seed)
     # Quantizers must learn also in layers that the float model held back.
     with trainable(quantized.layers, True):
         done = blocks[: state.blocks_done]
-        float_stream, stream = _streams_behind(done, ops.convert_to_tensor(x), quantized, state)
         if state.is_kept:
             report.skip(measured + sum(len(block.kernels) + recipe.steps for block in done))
-        elif halves:
+        elif searches:
+            halves = _halves(examples, recipe)
             _choose_precisions(quantized, blocks, halves, recipe.seed, report.step("precisions"))
+            del halves  # and the files of its views
             state.keep(quantized)
+        x = views_of(examples, recipe.views, recipe.seed)
+        float_stream, stream = _streams_behind(done, x, quantized, state)
         for number, block in enumerate(blocks[state.blocks_done :], state.blocks_done):
             float_stream, stream, error = reconstruct_block(
                 block, float_stream, stream, recipe, recipe.seed + number, report.step(block.name)
@@ -150,9 +152,16 @@ def reconstruct_model(
             state.errors.append(error)
             state.keep(quantized)
         if recipe.distill_steps:
-            wanted = in_batches(lambda batch: model(batch, training=False), model.variables, x)
-            wanted = np.asarray(ops.convert_to_numpy(wanted))
-            distill(quantized, x, wanted, recipe, [report.callback("distillation")])
+            wanted = in_batches(
+                lambda batch: model(batch, training=False),
+                model.variables,
+                x,
+                len(x),
+                min(block.batch for block in blocks),
+            )
+            distill(
+                quantized, x, np.concatenate([*wanted]), recipe, [report.callback("distillation")]
+            )
     align(quantized)
     return quantized, tuple(state.errors)
 
@@ -167,17 +176,23 @@ def _check_backend(recipe: ReconstructionConfig) -> None:
         )
 
 
+def _check_room(blocks: list[Block], examples: Rows, recipe: ReconstructionConfig) -> None:
+    """Raises DDQError where the folder for temporary files has no room for what is kept there."""
+    views, *sizes = [4 * num_values(blocks[0].start)] + [3 * num_values(b.output) for b in blocks]
+    most = max(sum(pair) for pair in itertools.pairwise([views, *sizes]))
+    check_room(most * len(examples) * recipe.views)
+
+
 def _streams_behind(
-    done: list[Block], inputs: Tensor, model: DDQModel, state: _State
-) -> tuple[Tensor, Tensor]:
+    done: list[Block], inputs: Values, model: DDQModel, state: _State
+) -> tuple[Values, Values]:
     """What the float network and the restored model give behind the blocks that are done."""
     float_stream = stream = inputs
     for block in done:  # their kernels are still those of the float model
-        with float_network(block.model):
-            float_stream = outputs_of(block, float_stream)
+        float_stream = outputs_of(block, float_stream, of_float=True)
     state.restore(model)
     for block in done:
-        stream = outputs_of(block, stream)
+        stream = outputs_of(block, stream, of_float=False)
     return float_stream, stream
 
 
@@ -217,7 +232,7 @@ class _State:
         folder: str | os.PathLike[str] | None,
         config: DDQConfig,
         recipe: ReconstructionConfig,
-        examples: np.ndarray,
+        examples: list[np.ndarray],
     ) -> None:
         if folder is not None:
             check_folder(folder)
@@ -225,7 +240,7 @@ class _State:
         self._settings = {
             **config.to_dict(),
             **{f"recipe.{name}": v for name, v in dataclasses.asdict(recipe).items()},
-            "inputs": hashlib.sha256(examples.tobytes()).hexdigest(),
+            "inputs": _hashed(examples),
         }
         self._kept = None if self._path is None else Kept.read(self._path)
         self.is_kept = self._kept is not None
@@ -251,15 +266,25 @@ class _State:
             keep(self._path, model.variables, notes={"errors": errors}, settings=self._settings)
 
 
-def _halves(
-    examples: np.ndarray, recipe: ReconstructionConfig
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Every second input, to round kernels for, and the others, to measure; None for no search."""
-    if not recipe.search_views:
-        return None
-    rounded_for, measured_on = examples[::2], examples[1::2] if len(examples) > 1 else examples
+def _hashed(parts: list[np.ndarray]) -> str:
+    """Tells inputs apart, however they are cut into batches."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.tobytes())
+    return found.hexdigest()
+
+
+def _num_measured(examples: Rows, recipe: ReconstructionConfig) -> int:
+    """How many inputs precisions are measured on: half of them, each several times."""
+    return max(len(examples) // 2, 1) * recipe.search_views
+
+
+def _halves(examples: Rows, recipe: ReconstructionConfig) -> tuple[Values, Values]:
+    """Every second input, to round kernels for, and the others, to measure."""
+    rounded_for = examples.every_second(0)
+    measured_on = examples.every_second(1) if len(examples) > 1 else examples
     if recipe.views == 1:  # the inputs as they are, perhaps no images
-        return rounded_for, np.concatenate([measured_on] * recipe.search_views)
+        return rounded_for, Repeated(measured_on, recipe.search_views)
     return (
         views_of(rounded_for, recipe.views, recipe.seed),
         views_of(measured_on, recipe.search_views, recipe.seed + 1),
@@ -269,14 +294,12 @@ def _halves(
 def _choose_precisions(
     model: DDQModel,
     blocks: list[Block],
-    halves: tuple[np.ndarray, np.ndarray],
+    halves: tuple[Values, Values],
     seed: int,
     on_step: Callable[[], None],
 ) -> None:
     """Brings the precisions into force, for good, that lose least within the budgets."""
-    losses = precision_losses(
-        model, blocks, ops.convert_to_tensor(halves[0]), halves[1], seed, on_step
-    )
+    losses = precision_losses(model, blocks, *halves, seed, on_step)
     config = model.ddq_config
     for budget in (weight_budget(model, config), activation_budget(model, config)):
         if budget is None:

@@ -14,6 +14,7 @@ from ddq_tf.graph import as_float64
 from ddq_tf.grids.affine import batch_norm_affine
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.moments import Moments, moments_of
+from ddq_tf.reconstruction.streams import Values
 from ddq_tf.targets import OpKind
 
 _DAMPING = 0.03  # of the mean of the diagonal
@@ -28,8 +29,8 @@ _ROWS = 64  # that are rounded before what they change in later rows is added up
 
 def round_block(
     block: Block,
-    float_inputs: Any,
-    inputs: Any,
+    float_inputs: Values,
+    inputs: Values,
     views: int = 1,
     on_layer: Callable[[], None] = lambda: None,
 ) -> None:
@@ -53,19 +54,10 @@ def round_block(
     images = len(inputs) // views
     folds = [np.flatnonzero(np.arange(len(inputs)) % images < images // 2)]
     folds.append(np.setdiff1d(np.arange(len(inputs)), folds[0]))
+    folds = [fold for fold in folds if len(fold)]
     for layer in block.kernels:
         if is_plain(layer):
-            halves = [
-                moments_of(
-                    block,
-                    layer,
-                    ops.take(float_inputs, fold, axis=0),
-                    ops.take(inputs, fold, axis=0),
-                    before,
-                )
-                for fold in folds
-                if len(fold)
-            ]
+            halves = moments_of(block, layer, float_inputs, inputs, folds, before)
             _round(layer, block.norms.get(layer.name), halves)
         on_layer()
 

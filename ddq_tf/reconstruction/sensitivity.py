@@ -22,8 +22,7 @@ from keras import ops
 from ddq_tf.backend import See, draw_classes, draw_normal, slopes, traced
 from ddq_tf.graph import as_float64, flatten
 from ddq_tf.layers import DDQSoftmax, activation_layers, weighted_layers
-from ddq_tf.reconstruction.blocks import Block
-from ddq_tf.reconstruction.blockwise import outputs_of
+from ddq_tf.reconstruction.blocks import Block, batch_for, num_values
 from ddq_tf.reconstruction.moments import input_moments
 from ddq_tf.reconstruction.rounding import (
     grouped,
@@ -32,10 +31,13 @@ from ddq_tf.reconstruction.rounding import (
     rounded_kernels,
     set_ranges,
 )
+from ddq_tf.reconstruction.streams import Values
+from ddq_tf.reconstruction.tracing import batch_slices
 from ddq_tf.search import DDQModel
 from ddq_tf.training import fixed_statistics
 
-_BATCH = 16
+_MOST_MEASURED = 16  # inputs at once
+_TENSORS_AT_ONCE = 8  # as large as the largest may be
 _TINY = 1e-9
 
 Tensor = Any
@@ -51,8 +53,8 @@ def learning_layers(model: DDQModel) -> list[Any]:
 def precision_losses(
     model: DDQModel,
     blocks: Sequence[Block],
-    rounded_for: Tensor,
-    measured_on: np.ndarray,
+    rounded_for: Values,
+    measured_on: Values,
     seed: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
@@ -91,13 +93,19 @@ def steps_of(model: DDQModel, num_measured: int) -> int:
     """Returns how often `precision_losses` calls its `on_step`."""
     learning = {id(layer) for layer in learning_layers(model)}
     kernels = sum(id(layer) in learning for layer in weighted_layers(model))
-    return kernels + len(learning) + -(-num_measured // _BATCH)
+    return kernels + len(learning) + len(batch_slices(num_measured, _batch(model)))
+
+
+def _batch(model: DDQModel) -> int:
+    """How many inputs are measured at once: a gradient needs what all activations give."""
+    sizes = [num_values(layer.output) for layer in activation_layers(model)]
+    return batch_for([sum(sizes) // _TENSORS_AT_ONCE, *sizes], _MOST_MEASURED)
 
 
 def _moved_kernels(
     blocks: Sequence[Block],
     layers: Sequence[Any],
-    inputs: Tensor,
+    inputs: Values,
     on_step: Callable[[], None],
 ) -> dict[str, Moved]:
     """By layer, what rounding its kernel adds to its products, from inputs and a precision."""
@@ -106,18 +114,17 @@ def _moved_kernels(
     weighted = {layer.name: layer for block in blocks for layer in weighted_layers(block.model)}
     chosen = {layer.name for layer in layers}
     for block in blocks:
-        for layer in block.kernels:
-            if layer.name in chosen and is_plain(layer):
-                moments = input_moments(block, layer, stream)
-                takes_shift = layer.name in block.norms or layer.bias is not None
-                if not takes_shift:
-                    moments = moments.about_zero()
-                set_ranges(layer, as_float64(layer.kernel), moments)
-                moved[layer.name] = _moved_product(
-                    layer, rounded_kernels(layer, moments), moments.x_mean
-                )
-                on_step()
-        stream = outputs_of(block, stream)
+        looked_at = [x for x in block.kernels if x.name in chosen and is_plain(x)]
+        of_layers, stream = input_moments(block, looked_at, stream)
+        for layer, moments in zip(looked_at, of_layers, strict=True):
+            takes_shift = layer.name in block.norms or layer.bias is not None
+            if not takes_shift:
+                moments = moments.about_zero()
+            set_ranges(layer, as_float64(layer.kernel), moments)
+            moved[layer.name] = _moved_product(
+                layer, rounded_kernels(layer, moments), moments.x_mean
+            )
+            on_step()
     for name in chosen & weighted.keys() - moved.keys():
         layer = weighted[name]
         moved[name] = _moved_product(layer, _nearest_kernels(layer), None)
@@ -154,7 +161,7 @@ def _measure(
     model: DDQModel,
     layers: Sequence[Any],
     moved: dict[str, Moved],
-    inputs: np.ndarray,
+    inputs: Values,
     seed: int,
     on_step: Callable[[], None],
 ) -> dict[str, np.ndarray]:
@@ -181,16 +188,17 @@ def _measure(
             on_step()  # of tracing, which takes as long as many batches
         return parts
 
-    batches = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
+    slices = batch_slices(len(inputs), _batch(model))
     with fixed_statistics(model.layers):
         # Once for all: JAX would trace a last batch of another size anew.
-        like = [(batches[0], np.zeros((), np.int32))]
+        like = [(inputs[slices[0]], np.zeros((), np.int32))]
         run = traced(squares, model.variables, like)
         totals = {name: np.zeros(1) for name in by_name}
-        for number, batch in enumerate(batches):
-            parts = run(ops.convert_to_tensor(batch), ops.convert_to_tensor(number, "int32"))
-            for name, part in zip(totals, parts, strict=True):
-                totals[name] = totals[name] + as_float64(part)
+        for number, part in enumerate(slices):
+            batch = ops.convert_to_tensor(inputs[part])
+            parts = run(batch, ops.convert_to_tensor(number, "int32"))
+            for name, total in zip(totals, parts, strict=True):
+                totals[name] = totals[name] + as_float64(total)
             on_step()
     return totals
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from ddq_tf.reconstruction.streams import Joined, Stored, Values, Whole
+
+_BATCH = 32
 _SMALLEST_AREA = 0.4
 _STRETCH = 4 / 3
 
 
-def views_of(images: np.ndarray, count: int, seed: int) -> np.ndarray:
+def views_of(images: Values, count: int, seed: int) -> Values:
     """Returns the images as they are, then `count - 1` random views of each.
 
     A view is a part of 0.4 to 1 of the area, its sides in a ratio of 3/4 to 4/3 times the image's,
-    resized back (bilinear) and mirrored left to right half of the time.
+    resized back (bilinear) and mirrored left to right half of the time. Views are kept in a file.
 
     Args:
         images: float32 (images, height, width, channels).
@@ -22,12 +25,21 @@ def views_of(images: np.ndarray, count: int, seed: int) -> np.ndarray:
     Returns:
         float32 (count * images, height, width, channels).
     """
+    if count == 1:
+        return images
     random = np.random.default_rng(seed)
-    return np.concatenate([images, *(_view(images, random) for _ in range(count - 1))])
+    parts = [slice(start, start + _BATCH) for start in range(0, len(images), _BATCH)]
+    views = Stored(images.shape[1:], Whole())
+    for _ in range(count - 1):
+        ends = _ends(len(images), random)
+        for part in parts:
+            pairs = zip(images[part], ends[part], strict=True)
+            views.append(np.stack([_part(image, *box) for image, box in pairs]))
+    return Joined(images, views)
 
 
-def _view(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    number = len(images)
+def _ends(number: int, random: np.random.Generator) -> np.ndarray:
+    """Top, left, bottom and right of a view of each image, as `_part` takes them."""
     area = random.uniform(_SMALLEST_AREA, 1.0, number)
     stretch = np.exp(random.uniform(-np.log(_STRETCH), np.log(_STRETCH), number) / 2)
     sides = np.minimum(np.sqrt(area)[:, None] * np.stack([stretch, 1 / stretch], axis=1), 1.0)
@@ -37,8 +49,7 @@ def _view(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     left, right = (
         np.where(mirrored, b, a) for a, b in ((start[:, 1], end[:, 1]), (end[:, 1], start[:, 1]))
     )
-    ends = np.stack([start[:, 0], left, end[:, 0], right], axis=1).astype(np.float32)
-    return np.stack([_part(image, *box) for image, box in zip(images, ends, strict=True)])
+    return np.stack([start[:, 0], left, end[:, 0], right], axis=1).astype(np.float32)
 
 
 def _part(

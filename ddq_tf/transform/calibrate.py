@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from ddq_tf.backend import compiled
 from ddq_tf.errors import DDQError
 from ddq_tf.graph.inputs import as_array
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
@@ -17,28 +18,37 @@ from ddq_tf.layers.activation import Observer
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _VALUES_KEPT = 1 << 17
+_VALUES_AT_ONCE = 1 << 24  # of all activations
 _LEAST_SHARE = 2.0**-14  # of what arrives at a ReLU, that its range spans
 
 
 class _Sampler:
-    """Keeps a random sample of a tensor's values, and its extremes."""
+    """Keeps a random sample of a tensor's values, and its extremes.
 
-    def __init__(self, seed: int, per_batch: int) -> None:
+    In one piece: small ones, kept between large tensors, would hold those tensors' memory.
+    """
+
+    def __init__(self, seed: int, per_batch: int, batches: int) -> None:
         self._random = np.random.default_rng(seed)
         self._per_batch = per_batch
-        self._parts: list[np.ndarray] = []
+        self._room = np.empty(batches * (per_batch + 2), np.float32)
+        self._count = 0
 
     def __call__(self, values: Any) -> None:
         flat = np.ravel(as_array(values))
-        self._parts.append(np.array([flat.min(), flat.max()]))
+        ends = flat.min(), flat.max()
         if flat.size > self._per_batch:
             flat = flat[self._random.integers(0, flat.size, self._per_batch)]
-        self._parts.append(flat.copy())
+        end = self._count + len(flat) + 2
+        if end > len(self._room):  # of a layer that is called several times
+            self._room = np.concatenate([self._room, np.empty_like(self._room)])
+        self._room[self._count : end] = np.append(ends, flat)
+        self._count = end
 
     @property
     def values(self) -> np.ndarray:
         """All that was kept."""
-        return np.concatenate(self._parts)
+        return self._room[: self._count]
 
 
 def calibrate_kernels(model: keras.Model) -> None:
@@ -73,32 +83,81 @@ def calibrate_activations(model: keras.Model, batches: list[Any], seed: int, met
         )
     for layer in activation_layers(model):
         values = samplers[layer.name].values
-        _set_activation_range(layer, values, arrived[layer.name].largest, method)
-
-
-class _Magnitude:
-    """Keeps the greatest magnitude of what it sees."""
-
-    largest = 0.0
-
-    def __call__(self, values: Any) -> None:
-        self.largest = max(self.largest, float(np.abs(as_array(values)).max(initial=0.0)))
+        _set_activation_range(layer, values, arrived[layer.name], method)
 
 
 def _observe(
     model: keras.Model, batches: list[Any], seed: int
-) -> tuple[dict[str, _Sampler], dict[str, _Magnitude]]:
-    """Runs the float network; returns what each activation showed, and what arrived at it."""
-    per_batch = max(_VALUES_KEPT // len(batches), 256)
+) -> tuple[dict[str, _Sampler], dict[str, float]]:
+    """Runs the float network; returns what each activation showed, and what arrived at it.
+
+    Of the latter, the greatest magnitude.
+    """
     layers = activation_layers(model)
-    samplers = {layer.name: _Sampler(seed + i, per_batch) for i, layer in enumerate(layers)}
-    arrived = {layer.name: _Magnitude() for layer in layers}
-    with float_network(model, samplers):
-        for layer in layers:
-            layer.arrivals = arrived[layer.name]
-        for batch in batches:
-            model(batch, training=False)
+    count = len(_in_parts(model, batches))
+    per_batch = max(_VALUES_KEPT // count, 256)
+    samplers = {layer.name: _Sampler(seed + i, per_batch, count) for i, layer in enumerate(layers)}
+    arrived = dict.fromkeys(samplers, 0.0)
+
+    def look(values: Any, arriving: Any) -> tuple[Any, Any]:
+        return values, ops.max(ops.abs(arriving))
+
+    for seen in observed(model, batches, layers, look):
+        for name, calls in seen.items():
+            for values, largest in calls:
+                samplers[name](values)
+                arrived[name] = max(arrived[name], float(largest))
     return samplers, arrived
+
+
+def observed(
+    model: keras.Model,
+    batches: Sequence[Any],
+    layers: Sequence[DDQActivation],
+    look: Callable[[Any, Any], Any],
+) -> Iterator[dict[str, list[Any]]]:
+    """Passes batches through the float network, part by part, and yields what is seen on the way.
+
+    Parts are small, so that all that is seen at once does not take too much memory.
+
+    Args:
+        model: a DDQ model.
+        batches: inputs, as the model takes them.
+        layers: that are looked at.
+        look: what is to be seen of the values of a layer, and of what arrives before its ReLU.
+
+    Yields:
+        By name of a layer, what `look` returned each time that the layer was called.
+    """
+    values: dict[str, list[Any]] = {layer.name: [] for layer in layers}
+    arriving: dict[str, list[Any]] = {layer.name: [] for layer in layers}
+
+    def run(batch: Any) -> dict[str, list[Any]]:
+        for tensors in (*values.values(), *arriving.values()):
+            tensors.clear()
+        with float_network(model, {name: tensors.append for name, tensors in values.items()}):
+            for layer in layers:
+                layer.arrivals = arriving[layer.name].append
+            model(batch, training=False)
+        return {
+            name: [look(*pair) for pair in zip(tensors, arriving[name], strict=True)]
+            for name, tensors in values.items()
+        }
+
+    watch = compiled(run, model.variables)
+    for batch in _in_parts(model, batches):
+        yield watch(keras.tree.map_structure(ops.convert_to_tensor, batch))
+
+
+def _in_parts(model: keras.Model, batches: Sequence[Any]) -> list[Any]:
+    """Cuts batches into smaller ones."""
+    values = sum(layer.quantizer.num_values for layer in activation_layers(model))
+    size = max(_VALUES_AT_ONCE // max(values, 1), 1)
+    return [
+        keras.tree.map_structure(lambda array, start=start: array[start : start + size], batch)
+        for batch in batches
+        for start in range(0, len(keras.tree.flatten(batch)[0]), size)
+    ]
 
 
 @contextlib.contextmanager

@@ -296,6 +296,18 @@ def test_gelu_leaves_xnnpack_only_where_it_is_an_integer_operator(tmp_path, targ
     assert first_difference(q, x, target=target) is None
 
 
+@pytest.mark.parametrize(("made_for", "operator"), [("litert-int8", "SOFTMAX"), ("litert", "DIV")])
+def test_a_file_computes_the_softmax_that_the_model_was_made_with(tmp_path, made_for, operator):
+    """Models that were saved before target litert rounded powers keep their operator."""
+    inputs = keras.Input((12,))
+    net = keras.Model(inputs, keras.layers.Dense(5, activation="softmax")(inputs))
+    x = np.random.default_rng(0).normal(0, 1, (64, 12)).astype("float32")
+    q = quantize_model(net, DDQConfig(target=made_for, precisions=(8,), budget=None), x)
+    result = export_tflite(q, tmp_path / "net.tflite", target="litert")
+    assert operator in [op.kind for op in result.graph.ops]
+    assert verify(q, result, x).max_lsb <= (1 if operator == "SOFTMAX" else 0)
+
+
 @pytest.mark.parametrize("classes", [3, 1500])
 def test_softmax_is_exact_for_any_number_of_classes(tmp_path, classes):
     keras.utils.set_random_seed(1)

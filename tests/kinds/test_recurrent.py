@@ -88,7 +88,8 @@ def test_trained_saved_and_exported(kind, tmp_path):
     proof = verify(loaded, file, [x])
     assert first_difference(loaded, x) is None
     assert proof.equal_codes_share == 1.0
-    assert proof.delegation.is_complete and proof.delegation.partitions == 1
+    assert proof.delegation.is_complete
+    assert proof.delegation.partitions == 1
 
 
 def test_weights_stand_in_the_file_once(tmp_path):

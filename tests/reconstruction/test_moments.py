@@ -87,11 +87,15 @@ def test_they_are_of_what_the_layer_reads_in_both_networks(name):
         )
     else:
         x, f = (c.reshape(1, -1, c.shape[-1]) for c in (x, f))
-    found = moments_of(block, layer, float_stream, upto(stream), before)
+    (found,) = moments_of(
+        block, layer, array(float_stream), array(upto(stream)), [np.arange(80)], before
+    )
     assert_same(found, about(x.astype(np.float64), f.astype(np.float64)), 1e-5)
     np.testing.assert_array_equal(array(changed), now)
-    own = input_moments(block, layer, upto(stream))
+    (own,), outputs = input_moments(block, [layer], array(upto(stream)))
     assert_same(own, about(x.astype(np.float64), x.astype(np.float64)), 1e-5)
+    given = array(keras.Model(model.input, block.output)(images(80, (6, 6, 3)), training=True))
+    np.testing.assert_allclose(outputs[:], given, rtol=1e-6)
 
 
 def test_kernels_undo_what_is_linear():
@@ -135,7 +139,7 @@ def test_means_of_the_outputs_are_those_of_the_float_network():
     with float_network(model):
         wanted = means()
     before = means()
-    round_block(blocks_of(model)[0], tf.constant(x), tf.constant(x), views=1)
+    round_block(blocks_of(model)[0], x, x, views=1)
     for mean, had, found in zip(wanted, before, means(), strict=True):
         assert np.abs(had - mean).max() > 0.01
         np.testing.assert_allclose(found, mean, atol=1e-4)
@@ -145,11 +149,11 @@ def test_wide_depthwise_layers_are_rounded_too():
     net = keras.Sequential([keras.Input((3, 3, 500)), layers.DepthwiseConv2D(3, name="wise")])
     model = quantize_model(net, LOW, images(8, (3, 3, 500)))
     before = array(model.get_layer("wise").kernel).copy()
-    stream = tf.constant(images(8, (3, 3, 500)))
+    stream = images(8, (3, 3, 500))
     round_block(blocks_of(model)[0], stream, stream, views=1)
     assert not np.array_equal(array(model.get_layer("wise").kernel), before)
 
 
 def test_one_image_is_enough():
-    model, x = quantize_model(shake(mixed_net()), LOW, images(8)), tf.constant(images(1))
+    model, x = quantize_model(shake(mixed_net()), LOW, images(8)), images(1)
     round_block(blocks_of(model)[0], x, x, views=1)

@@ -169,8 +169,10 @@ def test_parts_of_images_are_those_of_tensorflow():
 def test_views_are_parts_of_the_image():
     ramp = np.linspace(0, 1, 16, dtype=np.float32)
     picture = np.broadcast_to(ramp[None, :, None], (16, 16, 3))[None].repeat(20, axis=0)
-    views = views_of(np.array(picture), 3, seed=1)
-    assert views.shape == (60, 16, 16, 3)
+    made = views_of(np.array(picture), 3, seed=1)
+    assert made.shape == (60, 16, 16, 3)
+    views = made[:]
+    assert views.shape == made.shape
     assert views.dtype == np.float32
     np.testing.assert_array_equal(views[:20], picture)
     slopes = np.diff(views[20:, 0, :, 0], axis=1)
@@ -179,7 +181,7 @@ def test_views_are_parts_of_the_image():
     width = np.abs(slopes[:, 0]) * 15
     assert width.max() <= 1 + 1e-5
     assert width.min() >= np.sqrt(0.4 * 3 / 4) - 1e-5
-    assert not np.array_equal(views_of(np.array(picture), 2, seed=2)[20:], views[20:40])
+    assert not np.array_equal(views_of(np.array(picture), 2, seed=2)[20:40], views[20:40])
 
 
 def test_what_does_not_fit_is_refused_before_any_work():

@@ -115,7 +115,7 @@ def test_a_layer_of_the_graph_as_an_attribute_is_refused():
         quantize_model(model, CONFIG, X)
 
 
-def test_an_own_call_is_refused():
+def test_an_own_call_is_read():
     class Doubled(keras.Model):
         def call(self, inputs, training=None, mask=None):
             return 2 * super().call(inputs, training=training, mask=mask)
@@ -123,8 +123,9 @@ def test_an_own_call_is_refused():
     inner = graph(Doubled)
     inputs = keras.Input((8, 8, 3))
     for model in (inner, keras.Model(inputs, inner(inputs))):
-        with pytest.raises(DDQError, match=r"\(Doubled\) has a call\(\) of its own"):
-            quantize_model(model, CONFIG, X)
+        expected = array(model(X))
+        found = array(quantize_model(model, CONFIG, X)(X))
+        assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_a_sequential_with_a_train_step_is_told_what_to_do():
