@@ -27,6 +27,7 @@ _HOMES = {
         "DDQDepthwiseConv2D",
         "DDQFixedGrid",
         "DDQFunction",
+        "DDQMatmul",
         "DDQRescaling",
         "DDQSlice",
         "DDQSoftmax",

@@ -38,7 +38,8 @@ class Target:
             computed in float, between DEQUANTIZE and QUANTIZE, instead of by built-in kernels.
         runtime: what runs the file.
         min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
-        missing_operators: what the runtime lacks of the operators that ddq_tf writes.
+        missing_operators: what the runtime lacks of the operators that ddq_tf writes, or is not
+            known to compute exactly.
     """
 
     name: str
@@ -196,7 +197,7 @@ TARGETS: dict[str, Target] = {
             storage_bits=dict.fromkeys(OpKind, (8,)),
             fully_connected_pointwise=False,
             runtime="tflite-micro",
-            missing_operators=("GELU",),
+            missing_operators=("GELU", "BATCH_MATMUL"),
             min_runtime={8: "0.dev20260203"},
             code_bits=(2, 3, 4, 8),
             lookup_tables=True,

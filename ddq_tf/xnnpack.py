@@ -82,6 +82,9 @@ SUMS = Ratios(least=2.0**-10, greatest=_BELOW_256)
 # s_a s_b / s_y of MUL. Built-in kernels run the rest. Below, none of 163,840 codes is another;
 # from 256 on 47 % are.
 PRODUCTS = Ratios(least=2.0**-16, greatest=_BELOW_256)
+# s_a s_b / s_y of BATCH_MATMUL: all, 2^-100 to 2^60 give the simulator's codes. Built-in kernels
+# run those whose second factor has a zero point other than 0.
+MATRIX_PRODUCTS = Ratios(least=0.0, greatest=2.0**60)
 # s_x / s_y of QUANTIZE from INT8 to INT8, and of LEAKY_RELU above 0. Built-in kernels run the rest.
 # Below, up to 1 % of the codes are others; above 2^28, 62 %.
 REQUANTIZED = Ratios(least=2.0**-8, greatest=2.0**7)

@@ -18,7 +18,16 @@ import numpy as np
 from keras.src.utils.naming import to_snake_case
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.tracing import Call, NotReadableError, Trace, in_order, is_opened, trace
+from ddq_tf.graph.tracing import (
+    Call,
+    NotReadableError,
+    Trace,
+    in_order,
+    is_misread,
+    is_opened,
+    trace,
+    written_spec,
+)
 
 # Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
 # are subclasses.
@@ -373,7 +382,7 @@ class _Flattener:
                     constants=_constants(
                         node.operation, node.arguments.args, node.arguments.kwargs
                     ),
-                    trouble=trouble,
+                    trouble=trouble or _arrays_beside(layer, node.arguments),
                 )
             )
         numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
@@ -418,7 +427,7 @@ class _Flattener:
                         for constant in _constants(layer, call.args, call.kwargs)
                     ),
                     place=_place(call),
-                    trouble=call.trouble,
+                    trouble=call.trouble or _arrays_beside(layer, call),
                 )
             )
         return [numbers[id(tensor)] for tensor in found.outputs]
@@ -491,7 +500,8 @@ def _check_fits(model: Any, functional: Any, shapes: Sequence[Shape]) -> None:
 def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Shape]:
     """What a node writes where it reads these shapes; an inner model may leave sizes open."""
     tensors = node.arguments.keras_tensors
-    if shapes == tuple(tuple(tensor.shape) for tensor in tensors):
+    as_built = shapes == tuple(tuple(tensor.shape) for tensor in tensors)
+    if as_built and not is_misread(node.operation):
         return [tuple(tensor.shape) for tensor in node.outputs]
     known = {
         id(tensor): keras.KerasTensor(shape, dtype=tensor.dtype)
@@ -499,7 +509,7 @@ def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Sha
     }
     args, kwargs = node.arguments.fill_in(known)
     try:
-        written = node.operation.compute_output_spec(*args, **kwargs)
+        written = written_spec(node.operation, *args, **kwargs)
     except ValueError as error:
         raise DDQError(
             f"layer {name!r} ({type(node.operation).__name__}): cannot read {shapes}. {error}"
@@ -532,6 +542,29 @@ def _constants(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tu
     if isinstance(layer, keras.layers.Layer):
         return ()
     return tuple(_without_tensors(value) for value in (*args, *kwargs.values()))
+
+
+def _arrays_beside(layer: Any, call: Any) -> str:
+    """What is wrong with a call of a Keras layer with fixed arrays, as a mask; "" for nothing.
+
+    Args:
+        layer: or an operation, whose arrays are its `constants`.
+        call: has `args` and `kwargs`.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return ""
+    leaves = keras.tree.flatten((call.args, call.kwargs))
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    if not arrays:
+        return ""
+    return (
+        "needs symbolic tensors alone. Received: an array beside them, of shape "
+        f"{tuple(arrays[0].shape)}, as a mask is; there is no integer form for masks"
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and not isinstance(value, keras.KerasTensor)
 
 
 def _without_tensors(value: Any) -> Any:

@@ -18,6 +18,8 @@ from typing import Any
 
 import keras
 from keras.src.layers import layer as layer_module
+from keras.src.ops.nn import DotProductAttention
+from keras.src.ops.numpy import Einsum
 
 from ddq_tf.errors import DDQError
 
@@ -26,6 +28,9 @@ _OPENED = (
     keras.layers.Lambda,
     keras.layers.Pipeline,
     keras.layers.SpectralNormalization,
+    keras.layers.Attention,
+    keras.layers.GroupQueryAttention,
+    keras.layers.MultiHeadAttention,
 )
 _OURS = "ddq_tf"
 _MACHINERY = ("keras", "tensorflow", "jax", "contextlib", "functools")
@@ -111,6 +116,29 @@ def is_opened(layer: Any) -> bool:
     return type(layer) in _OPENED or isinstance(layer, keras.Model) or not is_own
 
 
+def is_misread(layer: Any) -> bool:
+    """Returns whether Keras may tell another shape of a layer's output than it has."""
+    return type(layer) in (keras.layers.EinsumDense, DotProductAttention)
+
+
+def written_spec(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Returns what a layer writes, as symbolic tensors.
+
+    Keras's EinsumDense leaves sizes open that its input tells, and its attention takes the size of
+    the value for that of the query.
+    """
+    written: Any = layer.compute_output_spec(*args, **kwargs)
+    if type(layer) is DotProductAttention:
+        query, _, value = args[:3]
+        return keras.KerasTensor((*query.shape[:-1], value.shape[-1]), dtype=written.dtype)
+    if type(layer) is not keras.layers.EinsumDense or None not in written.shape[1:]:
+        return written
+    kernel: Any = layer.kernel
+    symbolic = keras.KerasTensor(kernel.shape)
+    whole: Any = Einsum(layer.equation).compute_output_spec(*args, symbolic)
+    return keras.KerasTensor(whole.shape, dtype=written.dtype)
+
+
 def trace(
     layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], walk: Callable[[Any], Any]
 ) -> Trace:
@@ -182,14 +210,14 @@ class _Tape:
 
     def operation(self, called: Any, args: Any, kwargs: Any) -> Any:
         """An operation of Keras, on symbolic tensors."""
-        output = called.compute_output_spec(*args, **kwargs)
+        output = written_spec(called, *args, **kwargs)
         self._write(called, args, kwargs, output)
         return output
 
     def layer(self, called: Any, args: Any, kwargs: Any) -> Any:
         """A layer, on symbolic tensors."""
         if not is_opened(called):
-            output = called.compute_output_spec(*args, **kwargs)
+            output = written_spec(called, *args, **kwargs)
             self._write(called, args, kwargs, output)
             return output
         before = len(self.calls)

@@ -121,6 +121,15 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
     return None
 
 
+def _last_axis(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Softmax with the axis told as a tuple, or from the front."""
+    axes = node.layer.axis if isinstance(node.layer.axis, list | tuple) else [node.layer.axis]
+    if node.layer.axis == -1 or [*axes] not in ([-1], [len(node.shapes[0]) - 1]):
+        return [node]
+    layer = to.layer(node.layer, "last axis", lambda: L.Softmax(name=node.name))
+    return [node.calling(layer)]
+
+
 # The DDQ twin
 
 
@@ -285,6 +294,7 @@ FAMILY = Family(
         LayerRule(
             layers=(L.Softmax,),
             words="softmax over the last axis",
+            expand=_last_axis,
             on_row=on_any_rank,
             problem=_check,
             output=_output,
@@ -292,6 +302,7 @@ FAMILY = Family(
             examples=(
                 Example(build=lambda x: L.Softmax()(x)),
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
+                Example(build=lambda x: L.Softmax(3)(x)),
             ),
         ),
         LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),

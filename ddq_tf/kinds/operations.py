@@ -18,6 +18,7 @@ from keras.src.ops import numpy as op
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import Shape
+from ddq_tf.kinds.products import Letters, attention, dense, einsum, matrix_product
 from ddq_tf.kinds.rule import Example, Family, LayerRule
 from ddq_tf.kinds.steps import Steps, Value
 from ddq_tf.layers import DDQFunction, DDQRescaling, DDQSlice
@@ -54,6 +55,8 @@ _SHOWN = (
     "antialias",
     "repeats",
     "shift",
+    "is_causal",
+    "attn_logits_soft_cap",
 )
 _MOST_PARTS = 16  # of a reversed axis, which is cut and joined
 
@@ -369,14 +372,35 @@ def _dense(steps: Steps, value: Value, kernel: Any) -> Value:
     return _weighted(steps, value, lambda name: L.Dense(units, use_bias=False, name=name), kernel)
 
 
+def _matmul(steps: Steps, node: FlatNode) -> Made:
+    """Of two tensors, or a tensor and a matrix."""
+    if len(steps.inputs) == 2:
+        left, right = steps.inputs
+        return matrix_product(steps, left, right)
+    return _product(steps, node)
+
+
 def _einsum(steps: Steps, node: FlatNode) -> Made:
-    """As `abc,cd->abd`: a tensor's last axis times a matrix."""
-    kernel = _kernel(node, 1, 2)
-    reads, _, writes = node.layer.subscripts.replace(" ", "").partition("->")
-    left, _, right = reads.partition(",")
-    if kernel is None or right[0] != left[-1] or writes != left[:-1] + right[1] or "." in left:
+    """Of two tensors, or a tensor and a kernel."""
+    letters = Letters.of(node.layer.subscripts, len(node.shapes[0]))
+    if letters is None or len(letters.writes) < 2:
         return None
-    return _dense(steps, steps.inputs[0], kernel)
+    if len(steps.inputs) == 2:
+        left, right = steps.inputs
+        return einsum(steps, left, right, letters)
+    kernel = _kernel(node, 1, len(letters.right))
+    if kernel is None:
+        return None
+    return dense(steps, steps.inputs[0], letters, kernel, owner=_owner(kernel))
+
+
+def _attention(steps: Steps, node: FlatNode) -> Made:
+    """Without bias and mask, which stand behind the three tensors."""
+    plain = not (node.layer.is_causal or node.layer.attn_logits_soft_cap)
+    bias, mask, scale = (*node.constants[3:], None, None, None)[:3]
+    if len(steps.inputs) != 3 or not plain or bias is not None or mask is not None:
+        return None
+    return attention(steps, scale)
 
 
 def _pairs(value: Any, count: int) -> tuple[int, ...]:
@@ -1089,28 +1113,57 @@ FAMILY = Family(
         ),
         # Weights
         _rule(
-            "matmul, dot and tensordot with a matrix",
-            _product,
+            "matmul",
+            _matmul,
             op.Matmul,
+            needs="a tensor and a matrix of fixed numbers or variables, or two tensors of fixed "
+            "sizes and rank 3 or 4, alike in all but the last two axes",
+            examples=(
+                lambda x: _ops.matmul(x, _constant(4, 5)),
+                lambda x: _ops.matmul(x, L.Conv2D(8, 1)(_ops.transpose(x, (0, 1, 3, 2)))),
+                lambda x: L.ReLU()(_ops.matmul(L.Reshape((64, 4))(x), L.Reshape((4, 64))(x))),
+                Example(build=lambda x: x @ _ops.relu(L.Permute((2, 1))(x)), shape=_SEQUENCE),
+                Example(
+                    build=lambda x: _ops.matmul(_ops.softmax(x), L.Dense(12)(x)[:, :4]),
+                    shape=_SEQUENCE,
+                ),
+            ),
+        ),
+        _rule(
+            "dot and tensordot with a matrix",
+            _product,
             op.Dot,
             op.Tensordot,
             needs="a tensor and a matrix of fixed numbers or variables",
             examples=(
-                lambda x: _ops.matmul(x, _constant(4, 5)),
                 lambda x: _ops.dot(L.Flatten()(x), _constant(256, 5)),
                 lambda x: _ops.tensordot(x, _constant(4, 5), 1),
             ),
         ),
         _rule(
-            "einsum as `abc,cd->abd`",
+            "einsum as `abc,cd->abd` or `abc,adc->abd`",
             _einsum,
             op.Einsum,
-            needs="a tensor and a matrix of fixed numbers or variables, as 'abc,cd->abd'",
+            needs="a tensor and a kernel of fixed numbers or variables, as 'abc,cd->abd', or two "
+            "tensors of the same batch, as 'abc,adc->abd', and no other sums than products",
             examples=(
+                lambda x: _ops.einsum("abcd,cde->aeb", x, _constant(8, 4, 3)),
+                lambda x: _ops.einsum("aecd,abcd->acbe", x, L.Dense(4)(x)),
+                Example(
+                    build=lambda x: _ops.einsum("abc,adc->adb", x, L.Dense(4)(x)), shape=_SEQUENCE
+                ),
                 Example(
                     build=lambda x: _ops.einsum("abc,cd->abd", x, _constant(4, 5)), shape=_SEQUENCE
                 ),
             ),
+        ),
+        _rule(
+            "dot_product_attention",
+            _attention,
+            nn.DotProductAttention,
+            needs="three tensors of fixed sizes (batch, length, heads, dim), no mask, no bias, no "
+            "soft cap, and is_causal=False",
+            examples=(lambda x: _ops.dot_product_attention(x, L.Dense(4)(x), x, scale=0.7),),
         ),
         _rule(
             "conv",

@@ -16,6 +16,7 @@ from ddq_tf.layers.in_float import (
     FloatLayer,
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
+from ddq_tf.layers.product import DDQMatmul
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQConv2DTranspose,
@@ -39,6 +40,7 @@ __all__ = [
     "DDQDepthwiseConv2D",
     "DDQFixedGrid",
     "DDQFunction",
+    "DDQMatmul",
     "DDQRescaling",
     "DDQSlice",
     "DDQSoftmax",

@@ -44,6 +44,8 @@ class DDQActivation(keras.layers.Layer):
         signed: whether the grid is symmetric about 0; None for signed if kind is "linear".
         learned: whether the range is trained.
         ceiling: where a clipped ReLU ends, > 0; None for 6 if kind is "relu6", else for no ceiling.
+        symmetric: whether a "linear" grid stays symmetric about 0 whatever the data, as that of the
+            second factor of a `DDQMatmul` does.
         model_config: of the `DDQModel` that it is the first quantizer of, None for others: Keras
             makes clones of models from what layers tell.
 
@@ -64,6 +66,7 @@ class DDQActivation(keras.layers.Layer):
         signed: bool | None = None,
         learned: bool = True,
         ceiling: float | None = None,
+        symmetric: bool = False,
         model_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,6 +93,7 @@ class DDQActivation(keras.layers.Layer):
             )
         self.kind = kind
         self.ceiling = ceiling
+        self.symmetric = symmetric
         self.quantizer = ActivationQuantizer(
             precisions, signed=signed, learned=learned, ceiling=ceiling, name="quantizer"
         )
@@ -127,6 +131,11 @@ class DDQActivation(keras.layers.Layer):
         outputs = ops.relu(inputs)
         return outputs if self.ceiling is None else ops.minimum(outputs, self.ceiling)
 
+    def see(self, *, negatives: bool) -> None:
+        """Gives a "linear" activation a signed grid where there are negatives."""
+        if self.kind == "linear":
+            self.quantizer.signed = negatives or self.symmetric
+
     @property
     def movable(self) -> ActivationQuantizer:
         """What the grid's step belongs to, and can be moved by."""
@@ -155,6 +164,7 @@ class DDQActivation(keras.layers.Layer):
             "signed": self.quantizer.signed,
             "learned": self.quantizer.learned,
             "ceiling": self.ceiling,
+            "symmetric": self.symmetric,
             "model_config": copy.deepcopy(self.model_config),
         }
 

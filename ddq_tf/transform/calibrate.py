@@ -194,8 +194,7 @@ def _set_activation_range(
     layer: DDQActivation, values: np.ndarray, arrived: float, method: str
 ) -> None:
     quantizer = layer.quantizer
-    if layer.kind == "linear":
-        quantizer.signed = bool(values.min() < 0)
+    layer.see(negatives=bool(values.min() < 0))
     if not values.any():
         # Nothing but zeros: of what arrived, should it live again.
         quantizer.set_range(min(arrived or 1.0, quantizer.ceiling or np.inf))

@@ -6,7 +6,7 @@ images of one row (`transform.sequences`). Then neighbours:
 1. Two Reshapes in a row, and Reshapes that change nothing: see `sequences.join_reshapes`.
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
 3. Rescalings in a row: one.
-4. A rescaling behind a convolution or dense layer: part of its weights.
+4. A rescaling behind a convolution or dense layer, moved or not: part of its weights.
 5. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
    for `grids.align` to move.
 6. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
@@ -15,6 +15,7 @@ images of one row (`transform.sequences`). Then neighbours:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -137,16 +138,24 @@ def _two_rescalings(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
 
 
 def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
-    """A rescaling behind a convolution or dense layer that it alone reads, and that runs once."""
-    before = to.graph.producer(node.inputs[0])
-    if not isinstance(node.layer, DDQRescaling) or before is None:
+    """A rescaling behind a convolution or dense layer that it alone reads, and that runs once.
+
+    One by the same number for all values may stand behind what moves them.
+    """
+    if not isinstance(node.layer, DDQRescaling):
+        return None
+    by = node.layer.get_config()
+    is_uniform = np.size(by["gain"]) == np.size(by["shift"]) == 1
+    moves = _moves_before(to.graph, node) if is_uniform else []
+    reader = moves[0] if moves else node
+    before = to.graph.producer(reader.inputs[0])
+    if before is None:
         return None
     layer = before.layer
     fits = type(layer) in (keras.layers.Conv2D, keras.layers.Dense)
-    alone = to.graph.sole_consumer(node.inputs[0]) is node and to.graph.calls(layer) == 1
+    alone = to.graph.sole_consumer(reader.inputs[0]) is reader and to.graph.calls(layer) == 1
     if not fits or not alone or activation_name(layer) != "linear":
         return None
-    by = node.layer.get_config()
 
     def make() -> Any:
         config = {**layer.get_config(), "name": before.name, "use_bias": True}
@@ -159,7 +168,30 @@ def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
         return scaled
 
     twin = to.layer(layer, f"scaled by {node.name}", make)
-    return _joined(to.graph, [before], node, before.calling(twin, outputs=node.outputs))
+    if not moves:
+        return _joined(to.graph, [before], node, before.calling(twin, outputs=node.outputs))
+    last = moves[-1]
+    changes: dict[int, list[FlatNode]] = {
+        node.outputs[0]: [],
+        last.outputs[0]: [dataclasses.replace(last, outputs=node.outputs)],
+        before.outputs[0]: [before.calling(twin)],
+    }
+    return to.graph.replaced(changes)
+
+
+_MOVERS = (keras.layers.Reshape, keras.layers.Permute)
+
+
+def _moves_before(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
+    """The Reshapes and Permutes before a node that nothing else reads, in order."""
+    found: list[FlatNode] = []
+    before = graph.producer(node.inputs[0])
+    while before is not None and isinstance(before.layer, _MOVERS):
+        if graph.sole_consumer(before.outputs[0]) is None:
+            break
+        found.insert(0, before)
+        before = graph.producer(before.inputs[0])
+    return found
 
 
 def _own_bias(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:

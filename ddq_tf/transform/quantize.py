@@ -22,6 +22,7 @@ from ddq_tf.search import DDQModel, own_attributes, weight_budget
 from ddq_tf.targets import Target
 from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels
 from ddq_tf.transform.canonical import canonical, origin_of
+from ddq_tf.transform.factors import separate_factors
 from ddq_tf.transform.ranges import KnownRanges, Ranges, as_ranges
 from ddq_tf.transform.rebuild import Rebuilt, blocks_of_own_precision, rebuild
 from ddq_tf.transform.separate import separate, separate_tied
@@ -198,7 +199,7 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> Rebuilt:
         config: of the DDQ model.
         model: the float model.
     """
-    graph = separate_tied(graph)
+    graph = separate_factors(separate_tied(graph))
     found = rebuild(graph, config, model)
     places = conflicts(flatten(found.model))
     return rebuild(separate(graph, places), config, model) if places else found

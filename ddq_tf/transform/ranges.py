@@ -206,8 +206,7 @@ def _refuse_unknown(given: Ranges, names: Mapping[str, set[str]]) -> None:
 
 def _set_activation(layer: DDQActivation, low: float, high: float) -> None:
     quantizer = layer.quantizer
-    if layer.kind == "linear":
-        quantizer.signed = low < 0
+    layer.see(negatives=low < 0)
     if quantizer.learned:
         largest = max(high, -low) if quantizer.signed else high
     else:

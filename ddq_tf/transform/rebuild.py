@@ -40,6 +40,7 @@ from ddq_tf.layers import (
 )
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, own_class
+from ddq_tf.transform.factors import symmetric
 from ddq_tf.transform.ties import Ties, block, fused_activation
 
 # An input may be called anything; a layer made for it may not.
@@ -83,6 +84,7 @@ class _Rebuilder:
         self.ties = Ties(graph)
         self._shared: dict[int, DDQActivation] = {}
         self._ends = _ends(graph)
+        self._symmetric = symmetric(graph, self.ties)
         self.done: set[int] = set()
 
     def run(self, float_model: keras.Model) -> DDQModel:
@@ -178,10 +180,13 @@ class _Rebuilder:
             quantizer = self._tied(tensor, label)
         else:
             precisions = self.config.activation_precisions_of([name])
-            precisions = (MAX_BITS,) if tensor in self._ends else precisions
+            is_symmetric = tensor in self._symmetric
+            precisions = (MAX_BITS,) if tensor in self._ends or is_symmetric else precisions
             if kind == "clipped_relu":
                 kind = "relu"
-            quantizer = self._quantizer(label, kind, precisions, ceiling=ceiling)
+            quantizer = self._quantizer(
+                label, kind, precisions, ceiling=ceiling, symmetric=is_symmetric
+            )
         self._put(tensor, quantizer(value), quantizer)
 
     def _tied(self, tensor: int, name: str) -> DDQActivation:
@@ -189,7 +194,13 @@ class _Rebuilder:
         root = self.ties.root(tensor)
         if root not in self._shared:
             precisions = self.config.activation_precisions_of(self._writers(root))
-            self._shared[root] = self._quantizer(f"{name}_shared", "linear", precisions)
+            is_symmetric = root in self._symmetric
+            self._shared[root] = self._quantizer(
+                f"{name}_shared",
+                "linear",
+                (MAX_BITS,) if is_symmetric else precisions,
+                symmetric=is_symmetric,
+            )
         return self._shared[root]
 
     def _writers(self, root: int) -> list[str]:
@@ -213,10 +224,17 @@ class _Rebuilder:
         *,
         learned: bool = True,
         ceiling: float | None = None,
+        symmetric: bool = False,
     ) -> DDQActivation:
         """A new activation quantizer, of 8 bits by default; one for each call of a layer."""
-        free = self._free_name(name)
-        return DDQActivation(kind, precisions, learned=learned, ceiling=ceiling, name=free)
+        return DDQActivation(
+            kind,
+            precisions,
+            learned=learned,
+            ceiling=ceiling,
+            symmetric=symmetric,
+            name=self._free_name(name),
+        )
 
     def _free_name(self, name: str) -> str:
         """A name that no layer has, of letters that TensorFlow allows in the scope of a layer."""
@@ -257,18 +275,21 @@ def _ends(graph: FlatGraph) -> set[int]:
 def blocks_of_own_precision(graph: FlatGraph) -> list[list[FlatNode]]:
     """Returns the nodes that compute each activation whose precision may be chosen.
 
-    Those of inputs and outputs may not, nor those of grids that TFLite fixes.
+    Those of inputs and outputs may not, nor those of grids that TFLite fixes, nor second factors.
 
     Args:
         graph: canonical, and supported.
     """
-    ends, done, found = _ends(graph), set(), []
+    ends, done, found, ties = _ends(graph), set(), [], Ties(graph)
+    fixed = symmetric(graph, ties)
     for node in graph.nodes:
         if id(node) in done or output_of(node) not in (Output.OWN, Output.SHARED):
             continue
         nodes = block(graph, node)
         done.update(id(each) for each in nodes)
-        if nodes[-1].outputs[0] not in ends:
+        written = nodes[-1].outputs[0]
+        grid = ties.root(written) if ties.is_tied(written) else written
+        if written not in ends and grid not in fixed:
             found.append(nodes)
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQWeightedLayer, FloatLayer
+from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQMatmul, DDQWeightedLayer, FloatLayer
 from ddq_tf.targets import Target
 
 
@@ -47,7 +47,6 @@ def _known(module: str) -> str:
 
 _NORMALIZATIONS = ("LayerNormalization", "GroupNormalization", "RMSNormalization")
 _RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
     **dict.fromkeys(
@@ -58,7 +57,7 @@ _CURES: dict[str, str] = {
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),
     "Masking": "a mask that varies has no integer form; give all sequences one length",
-    **dict.fromkeys(_ATTENTION, "choose a network of convolutions and dense layers"),
+    "AdditiveAttention": "choose MultiHeadAttention, whose scores are products",
 }
 
 
@@ -161,9 +160,12 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
 
 def _missing(node: FlatNode, target: Target) -> str | None:
     function = function_of(node.layer) if is_activation(node) else None
-    if function is None or function.operator not in target.missing_operators:
+    operator = "BATCH_MATMUL" if isinstance(node.layer, DDQMatmul) else ""
+    operator = operator if function is None else function.operator
+    if operator not in target.missing_operators:
         return None
+    other = "target" if function is None else "activation or target"
     return (
-        f"{target.runtime}, where the target {target.name!r} runs, has no {function.operator}. "
-        "Choose another activation or target"
+        f"{target.runtime}, where the target {target.name!r} runs, has no {operator} that is known "
+        f"to be exact. Choose another {other}"
     )

@@ -28,11 +28,11 @@ class Ties:
         for node in graph.nodes:
             if output_of(node) is Output.SHARED:
                 for tensor in (*node.inputs, *node.outputs):
-                    written = self._written(tensor)
+                    written = self.written(tensor)
                     if written is not None:
                         self._join(written, node.outputs[0])
         for calls in shared_calls(graph):
-            inputs = [self._written(node.inputs[0]) for node in calls]
+            inputs = [self.written(node.inputs[0]) for node in calls]
             self._join_all([tensor for tensor in inputs if tensor is not None])
             self._join_all([block(graph, node)[-1].outputs[0] for node in calls])
         for nodes in alike(graph):
@@ -40,7 +40,7 @@ class Ties:
 
     def is_free(self, tensor: int) -> bool:
         """Returns whether what writes a tensor, moved or not, can write any grid."""
-        return self._written(tensor) is not None
+        return self.written(tensor) is not None
 
     def is_tied(self, tensor: int) -> bool:
         """Returns whether a block's output shares its grid with others."""
@@ -54,7 +54,7 @@ class Ties:
 
     def same(self, tensor: int, other: int) -> bool:
         """Returns whether a tensor, moved or not, lies on another's grid."""
-        written = self._written(tensor)
+        written = self.written(tensor)
         return written is not None and self.root(written) == self.root(other)
 
     def _join_all(self, tensors: list[int]) -> None:
@@ -66,8 +66,8 @@ class Ties:
             self._parents.setdefault(each, each)
         self._parents[self.root(tensor)] = self.root(other)
 
-    def _written(self, tensor: int) -> int | None:
-        """The block's output that a tensor holds the values of; None if its grid is fixed."""
+    def written(self, tensor: int) -> int | None:
+        """Returns the block's output whose values a tensor holds; None if its grid is fixed."""
         node = self._graph.producer(tensor)
         while node is not None and output_of(node) in _PASSED and not is_activation(node):
             tensor = node.inputs[0]

@@ -18,6 +18,7 @@ from ddq_tf.export.operators import (
     grids,
     movers,
     pooling,
+    products,
     resizing,
     weighted,
 )
@@ -36,7 +37,7 @@ __all__ = [
     "weight_kind",
 ]
 
-_FAMILIES = (activations, elementwise, grids, movers, pooling, resizing, weighted)
+_FAMILIES = (activations, elementwise, grids, movers, pooling, products, resizing, weighted)
 OPERATORS: Mapping[str, Operator] = {
     operator.kind: operator for family in _FAMILIES for operator in family.OPERATORS
 }

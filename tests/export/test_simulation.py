@@ -156,6 +156,34 @@ def test_sums_and_products(kind, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("adj_x", "adj_y"), [(False, False), (False, True), (True, False)])
+def test_products_of_matrices(seed, adj_x, adj_y):
+    rng = np.random.default_rng(seed)
+    rows, terms, columns = (int(n) for n in rng.integers(1, 40, 3))
+    around = [(), (2,), (3, 2)][seed % 3]
+    left, right = (rows, terms), (terms, columns)
+    shapes = (left[::-1] if adj_x else left, right[::-1] if adj_y else right)
+    make = Builder(seed)
+    scales, zero_points = (scale_of(rng), scale_of(rng)), (code(rng), 0)
+    reads = [
+        make.tensor((-1, *around, *shape), scale=scale, zero_point=zero_point)
+        for shape, scale, zero_point in zip(shapes, scales, zero_points, strict=True)
+    ]
+    scale = 40 * scales[0] * scales[1] * np.sqrt(terms)
+    shape = (-1, *around, rows, columns)
+    output = make.op("BATCH_MATMUL", reads, shape, scale, code(rng), adj_x=adj_x, adj_y=adj_y)
+    graph = make.graph({"x": reads[0], "y": reads[1]}, {"z": output})
+    assert_equals_interpreter(graph, seed=seed, examples=8)
+
+
+def test_second_factors_with_a_zero_point_are_refused():
+    graph = one_op("BATCH_MATMUL", (-1, 4, 4), (-1, 4, 4), inputs=2)
+    codes = {name: np.zeros((1, 4, 4), np.int8) for name in graph.inputs}
+    with pytest.raises(DDQError, match="zero point must be 0"):
+        simulate(graph, codes)
+
+
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("keep", [False, True])
 def test_mean(seed, keep):
     size = 3 + 2 * seed

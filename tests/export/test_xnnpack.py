@@ -60,6 +60,14 @@ def elementwise(kind: str, *ratios: float, **attrs) -> Graph:
     return make.graph({f"x{i}": name for i, name in enumerate(reads)}, {"y": output})
 
 
+def matmul(multiplier: float, zero_point: int = 0) -> Graph:
+    make = Builder()
+    left = make.tensor((-1, 5, 8), scale=multiplier, zero_point=-3)
+    right = make.tensor((-1, 8, 16), scale=1, zero_point=zero_point)
+    output = make.op("BATCH_MATMUL", (left, right), (-1, 5, 16), 1, 5)
+    return make.graph({"a": left, "b": right}, {"y": output})
+
+
 def mean(ratio: float) -> Graph:
     make = Builder()
     image = make.tensor((-1, 4, 4, 8), scale=ratio, zero_point=-3)
@@ -97,6 +105,7 @@ def cases() -> dict[str, tuple[Graph, str]]:
     for value, taken in [*slopes, (above(128), False), (below(steepest), False)]:
         graph = elementwise("LEAKY_RELU", 1, alpha=float(value))
         found[f"slope-{value:.9g}"] = graph, "delegated" if taken else "built-in"
+    found |= {f"BATCH_MATMUL-{v:.9g}": (matmul(v), "delegated") for v in (2.0**-100, 2.0**60)}
     found |= {f"MEAN-{value}": (mean(value), "delegated") for value in (2.0**-40, 2.0**32)}
     return found
 
@@ -131,6 +140,11 @@ def test_limits(name, verdicts):
         codes = {key: np.resize(ALL_CODES, (4, *shape)) for key, shape in shapes.items()}
         expected_codes = Runner(tflite.write(graph)).run(codes)["y"]
         np.testing.assert_array_equal(simulate(graph, codes)["y"], expected_codes)
+
+
+def test_second_factors_have_no_zero_point():
+    assert delegation(tflite.write(matmul(0.01))).is_complete
+    assert not delegation(tflite.write(matmul(0.01, zero_point=3))).is_complete
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_every_layer_without_a_form_is_named() -> None:
     inputs = x = keras.Input((20, 8))
     for number in range(6):
         x = K.LayerNormalization(name=f"norm_{number}")(x)
-    x = K.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = K.AdditiveAttention(name="attention")([x, x])
     x = K.ConvLSTM1D(3, 1, return_sequences=True, name="cell")(K.Reshape((4, 5, 8))(x))
     x = K.Dense(3)(K.ConvLSTM2D(3, 1, name="memory")(K.Reshape((4, 5, 1, 3))(x)))
     diagnosis = jobs.diagnose(keras.Model(inputs, x))
@@ -178,7 +178,7 @@ def test_every_layer_without_a_form_is_named() -> None:
     named = {trouble.kind: trouble.layers for trouble in diagnosis.troubles}
     assert named == {
         "LayerNormalization": tuple(f"norm_{number}" for number in range(6)),
-        "MultiHeadAttention": ("attention",),
+        "AdditiveAttention": ("attention",),
         "ConvLSTM1D": ("cell",),
         "ConvLSTM2D": ("memory",),
     }
