@@ -51,6 +51,16 @@ def widen(graph: FlatGraph) -> None:
             _lower_inputs(graph, node, quantizer, kind)
         elif multiplier < _TAKEN[kind].least and _is_alone(graph, node):
             quantizer.rescale(multiplier / _LEAST_NARROWED[kind])
+        elif multiplier < _TAKEN[kind].least and kind == "product":
+            _raise_inputs(graph, node, _LEAST_NARROWED[kind] / multiplier)
+
+
+def _raise_inputs(graph: FlatGraph, node: FlatNode, factor: float) -> None:
+    """Raises one input of a product, where the output's grid is not its own."""
+    sources = [source_of(graph, tensor) for tensor in node.inputs]
+    movable = [source.movable for source in sources if source.movable is not None]
+    if movable:
+        movable[0].rescale(factor)
 
 
 def _raise_logits(graph: FlatGraph, node: FlatNode, least: float) -> None:

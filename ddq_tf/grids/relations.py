@@ -143,6 +143,7 @@ class Ratio(Relation):
         powers: of each scale in the multiplier.
         greatest: what the multiplier stays below.
         fractions: from multipliers to the nearest ones that will do.
+        nodes: all operators with this multiplier.
     """
 
     node: FlatNode
@@ -150,10 +151,18 @@ class Ratio(Relation):
     powers: dict[ActivationQuantizer, int]
     greatest: float = np.inf
     fractions: Callable[[np.ndarray], Any] = odd_fraction
+    nodes: list[FlatNode] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Lists what could move: outputs first."""
+        self.nodes = [self.node]
         self.members = tuple(sorted(self.powers, key=lambda q: self.powers[q]))
+
+    @property
+    def key(self) -> Any:
+        """What is the same for operators that ask the same of the same scales."""
+        powers = frozenset((id(quantizer), power) for quantizer, power in self.powers.items())
+        return self.factor, powers, self.greatest, self.fractions
 
     @property
     def multiplier(self) -> float:
@@ -264,8 +273,14 @@ class Table(Relation):
 def relations(graph: FlatGraph) -> list[Relation]:
     """Returns what the operators of a DDQ model without weights ask of its scales."""
     found: list[Relation] = [*_sums(graph), *_table_inputs(graph)]
+    ratios: dict[Any, Ratio] = {}
     for node in graph.nodes:
         relation = _table(graph, node) or _ratio(graph, node)
+        if isinstance(relation, Ratio):
+            known = ratios.setdefault(relation.key, relation)
+            if known is not relation:
+                known.nodes.append(node)
+                continue
         if relation is not None:
             found.append(relation)
     return found
@@ -299,7 +314,7 @@ def conflicts(graph: FlatGraph) -> list[tuple[str, int | None]]:
         )
         if broken is None:
             return found
-        nodes = broken.nodes if isinstance(broken, TableInputs) else [broken.node]
+        nodes = broken.nodes if isinstance(broken, TableInputs | Ratio) else [broken.node]
         found += [(node.name, broken.place) for node in nodes]
         _, left = _peeled([r for r in left if r is not broken])
     return found

@@ -183,7 +183,7 @@ def _glu(steps: Steps, node: FlatNode) -> Made:
     if axis == 0 or not _is_known(value.shape) or (size or 1) % 2:
         return None
     half, gate = (
-        _cut(steps, value, axis, start, (size or 0) // 2, role)
+        steps.cut(value, axis, start, (size or 0) // 2, role)
         for role, start in (("half", 0), ("gated", (size or 0) // 2))
     )
     gate = steps.call("gate", lambda name: L.Activation("sigmoid", name=name), gate)
@@ -748,16 +748,6 @@ def _zeros(border: Sequence[Any], name: str) -> Any:
 # Parts
 
 
-def _cut(steps: Steps, value: Value, axis: int, start: int, size: int, role: str = "") -> Value:
-    """Some of the values along an axis."""
-    begin = [0] * (len(value.shape) - 1)
-    sizes = [full or 0 for full in value.shape[1:]]
-    if start == 0 and size == sizes[axis - 1]:
-        return value
-    begin[axis - 1], sizes[axis - 1] = start, size
-    return steps.call(role, lambda name: DDQSlice(begin, sizes, name=name), value)
-
-
 def _split(steps: Steps, node: FlatNode) -> Made:
     (value,), sections = steps.inputs, node.layer.indices_or_sections
     axis = node.layer.axis % len(value.shape)
@@ -770,7 +760,7 @@ def _split(steps: Steps, node: FlatNode) -> Made:
         ends = [*(int(n) for n in sections), size]
     starts = [0, *ends[:-1]]
     return [
-        _cut(steps, value, axis, start, end - start, f"part_{number}")
+        steps.cut(value, axis, start, end - start, f"part_{number}")
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
 
@@ -782,7 +772,7 @@ def _unstacked(steps: Steps, node: FlatNode) -> Made:
         return None
     target = value.shape[1:axis] + value.shape[axis + 1 :]
     return [
-        steps.reshaped(f"at_{n}", _cut(steps, value, axis, n, 1, f"cut_{n}"), target)
+        steps.reshaped(f"at_{n}", steps.cut(value, axis, n, 1, f"cut_{n}"), target)
         for n in range(value.shape[axis] or 0)
     ]
 
@@ -810,7 +800,7 @@ def _item(steps: Steps, node: FlatNode) -> Made:
             target.append(value.shape[axis] or 0)
         else:
             place = int(entry) % (value.shape[axis] or 1)
-            value = _cut(steps, value, axis, place, 1, f"at_{axis}_{place}")
+            value = steps.cut(value, axis, place, 1, f"at_{axis}_{place}")
         axis += 1
     if entries[0] is None:  # before the batch
         return None
@@ -838,13 +828,13 @@ def _ranged(steps: Steps, value: Value, axis: int, entry: slice) -> Value | None
     if not places:
         return None
     if places.step == 1:
-        return _cut(steps, value, axis, places[0], len(places), f"cut_{axis}")
+        return steps.cut(value, axis, places[0], len(places), f"cut_{axis}")
     if places.step < 0:
         return _picked(steps, value, axis, list(places), f"turned_{axis}")
     rank = len(value.shape)
     if rank != 4 or axis == rank - 1:
         return _picked(steps, value, axis, list(places), f"picked_{axis}")
-    value = _cut(steps, value, axis, places[0], places[-1] + 1 - places[0], f"cut_{axis}")
+    value = steps.cut(value, axis, places[0], places[-1] + 1 - places[0], f"cut_{axis}")
     strides = (places.step, 1) if axis == 1 else (1, places.step)
     return steps.call(f"each_{axis}", lambda name: L.MaxPooling2D(1, strides, name=name), value)
 
@@ -855,7 +845,7 @@ def _picked(
     """Single values of an axis, in any order, cut and joined."""
     if len(places) > _MOST_PARTS:
         return None
-    parts = [_cut(steps, value, axis, place, 1, f"one_{axis}_{place}") for place in places]
+    parts = [steps.cut(value, axis, place, 1, f"one_{axis}_{place}") for place in places]
     if len(parts) == 1:
         return parts[0]
     return steps.call(role, lambda name: L.Concatenate(axis, name=name), *parts)
@@ -892,8 +882,8 @@ def _rolled(steps: Steps, node: FlatNode) -> Made:
 
 def _around(steps: Steps, value: Value, axis: int, start: int) -> Value:
     size = value.shape[axis] or 1
-    tail = _cut(steps, value, axis, start, size - start, f"tail_{axis}")
-    head = _cut(steps, value, axis, 0, start, f"head_{axis}")
+    tail = steps.cut(value, axis, start, size - start, f"tail_{axis}")
+    head = steps.cut(value, axis, 0, start, f"head_{axis}")
     return steps.call(f"roll_{axis}", lambda name: L.Concatenate(axis, name=name), tail, head)
 
 

@@ -10,9 +10,24 @@ import keras
 
 from ddq_tf.graph import FlatNode
 from ddq_tf.graph.flatten import Shape
+from ddq_tf.layers import DDQSlice
 
 if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
+
+
+_GRID = "_ddq_grid"
+
+
+def on_one_grid(layer: Any, key: Any) -> Any:
+    """Returns a sum or product, which will write on one grid with all others of the same key."""
+    object.__setattr__(layer, _GRID, key)
+    return layer
+
+
+def grid_key(layer: Any) -> Any:
+    """Returns the key that `on_one_grid` gave a layer, or None."""
+    return getattr(layer, _GRID, None)
 
 
 class Value(NamedTuple):
@@ -101,6 +116,15 @@ class Steps:
         if axes == tuple(range(1, len(value.shape))):
             return value
         return self.call(role, lambda name: keras.layers.Permute(axes, name=name), value)
+
+    def cut(self, value: Value, axis: int, start: int, size: int, role: str = "") -> Value:
+        """Returns some of the values along an axis; all of them as they are."""
+        begin = [0] * (len(value.shape) - 1)
+        sizes = [full or 0 for full in value.shape[1:]]
+        if start == 0 and size == sizes[axis - 1]:
+            return value
+        begin[axis - 1], sizes[axis - 1] = start, size
+        return self.call(role, lambda name: DDQSlice(begin, sizes, name=name), value)
 
     def writing(self, *results: Value) -> list[FlatNode]:
         """Returns the nodes; they write what the replaced node wrote.

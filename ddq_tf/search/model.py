@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,9 @@ class _Variables:
     variables: tuple[Any, ...]
 
 
+_DEPTH = 10_000
+
+
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQModel(keras.Model):
     """A functional Keras model of DDQ layers whose `fit` learns precisions within a budget.
@@ -56,6 +60,8 @@ class DDQModel(keras.Model):
     _read_by_losses: _Variables | None = None
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        # Keras walks a graph by recursion; unrolled recurrent layers make deep ones.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEPTH))
         # Not super(): a class of one's own may have other arguments.
         keras_base(type(self)).__init__(self, inputs, outputs, name=name, **kwargs)
         for layer in activation_layers(self):

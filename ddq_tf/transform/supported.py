@@ -45,12 +45,13 @@ def _known(module: str) -> str:
     return ", ".join(sorted(k.__name__ for k in kinds if k.__module__.startswith(module)))
 
 
-_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D")
+_RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 # By names of classes: what to do instead.
 _CURES: dict[str, str] = {
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),
+    "Masking": "a mask that varies has no integer form; give all sequences one length",
     "AdditiveAttention": "choose MultiHeadAttention, whose scores are products",
 }
 

@@ -8,10 +8,13 @@ their outputs do.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
 from ddq_tf.grids.affine import is_affine
 from ddq_tf.kinds import Output, function_of, is_activation, output_of
 from ddq_tf.kinds.checks import does_linear
+from ddq_tf.kinds.steps import grid_key
 
 _PASSED = (Output.KEEPS, Output.ROUNDS)
 
@@ -32,6 +35,8 @@ class Ties:
             inputs = [self.written(node.inputs[0]) for node in calls]
             self._join_all([tensor for tensor in inputs if tensor is not None])
             self._join_all([block(graph, node)[-1].outputs[0] for node in calls])
+        for nodes in alike(graph):
+            self._join_all([block(graph, node)[-1].outputs[0] for node in nodes])
 
     def is_free(self, tensor: int) -> bool:
         """Returns whether what writes a tensor, moved or not, can write any grid."""
@@ -84,6 +89,16 @@ class Ties:
         if producer is not None and self._graph.norm_of(producer) is before:
             before = producer
         return fused_activation(self._graph, before) is node
+
+
+def alike(graph: FlatGraph) -> list[list[FlatNode]]:
+    """Returns the sums and products whose outputs lie on one grid, as `kinds.steps` says."""
+    nodes: dict[Any, list[FlatNode]] = {}
+    for node in graph.nodes:
+        key = grid_key(node.layer)
+        if key is not None:
+            nodes.setdefault(key, []).append(node)
+    return [found for found in nodes.values() if len(found) > 1]
 
 
 def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:

@@ -170,7 +170,8 @@ def test_every_layer_without_a_form_is_named() -> None:
     for number in range(6):
         x = K.Softmax(axis=1, name=f"sum_{number}")(x)
     x = K.AdditiveAttention(name="attention")([x, x])
-    x = K.Dense(3)(K.GRU(3, name="memory")(K.LSTM(4, return_sequences=True, name="cell")(x)))
+    x = K.ConvLSTM1D(3, 1, return_sequences=True, name="cell")(K.Reshape((4, 5, 8))(x))
+    x = K.Dense(3)(K.ConvLSTM2D(3, 1, name="memory")(K.Reshape((4, 5, 1, 3))(x)))
     diagnosis = jobs.diagnose(keras.Model(inputs, x))
     assert not diagnosis.can_be_quantized
     assert diagnosis.quantized is None
@@ -178,12 +179,12 @@ def test_every_layer_without_a_form_is_named() -> None:
     assert named == {
         "Softmax": tuple(f"sum_{number}" for number in range(6)),
         "AdditiveAttention": ("attention",),
-        "LSTM": ("cell",),
-        "GRU": ("memory",),
+        "ConvLSTM1D": ("cell",),
+        "ConvLSTM2D": ("memory",),
     }
     text = _unwrapped(_printed(diagnosis))
     assert "6 layers, 'sum_0', 'sum_1', 'sum_2', 'sum_3' and 2 more" in text
-    assert text.count("in the place of recurrence") == 1  # for LSTM and GRU together
+    assert text.count("in the place of recurrence") == 1  # for both together
 
 
 def _broken() -> keras.Model:
