@@ -242,7 +242,9 @@ def _first_line(model: keras.Model) -> tuple[np.ndarray, np.ndarray, float] | No
         alike = factor.size == offset.size == 1
         return factor, offset, _SCALED_TO if alike else _NORMALIZED_TO
     if isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
-        mean, variance = (np.ravel(ops.convert_to_numpy(v)) for v in (layer.mean, layer.variance))
+        mean, variance = (
+            np.asarray(ops.convert_to_numpy(v)).ravel() for v in (layer.mean, layer.variance)
+        )
         if not layer.invert and (mean > 0).all() and (variance > 0).all():
             return 1 / np.sqrt(variance), -mean / np.sqrt(variance), _NORMALIZED_TO
     return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 L = keras.layers
 
-MOST_STEPS = 64
+MOST_STEPS = 32
 
 
 @dataclasses.dataclass

@@ -152,7 +152,7 @@ class DDQModel(keras.Model):
         """`keras.Model.compute_metrics`, of metrics that are built outside of what is traced."""
         metrics = self._compile_metrics
         if metrics is not None and not metrics.built:
-            like = keras.tree.map_structure(
+            like: Any = keras.tree.map_structure(
                 lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), (y, y_pred)
             )
             with outside_of_tracing():
