@@ -92,10 +92,21 @@ def compressed(data: bytes, plain: bytes | None = None) -> CompressedSizes:
     Raises:
         DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
     """
-    graph = tflite.read(plain or data)
+    return CompressedSizes(deflate=deflated(data), code_entropy=code_entropy(plain or data))
+
+
+def code_entropy(data: bytes) -> int:
+    """Returns the bytes of a .tflite file's weight codes at their entropy; see `CompressedSizes`.
+
+    Args:
+        data: the content of the file.
+
+    Raises:
+        DDQError: if it cannot be read; see `ddq_tf.export.tflite.read`.
+    """
+    graph = tflite.read(data)
     weights, _ = _roles(graph)
-    bits = sum(_entropy_bits(graph.tensors[name].data) for name in weights)
-    return CompressedSizes(deflate=deflated(data), code_entropy=math.ceil(bits / 8))
+    return math.ceil(sum(_entropy_bits(graph.tensors[name].data) for name in weights) / 8)
 
 
 def deflated(data: bytes) -> int:

@@ -12,7 +12,7 @@ import keras
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.exporter import export_tflite, min_runtime
-from ddq_tf.export.sizes import compressed, deflated, itemize
+from ddq_tf.export.sizes import code_entropy, deflated, itemize
 from ddq_tf.export.stock import stock_int8
 from ddq_tf.graph.flatten import functional_of
 from ddq_tf.jobs import collect
@@ -99,7 +99,6 @@ def make_report(
             f"from {theirs[0]} to {theirs[1]}"
         )
     sizes, runtime = itemize(content), min_runtime(content)
-    entropy = compressed(content).code_entropy
     target = get_target(subject.target) if subject.target else None
     return Report(
         title=title or f"{model.name}, quantized",
@@ -120,7 +119,7 @@ def make_report(
         min_runtime=runtime and f"LiteRT {runtime}",
         floor_bytes=sizes.floor,
         above_floor_bytes=sizes.above_floor,
-        code_entropy_bytes=entropy,
+        code_entropy_bytes=code_entropy(content),
         history=subject.history,
         bits_history=subject.bits_history,
         error_history=subject.error_history,

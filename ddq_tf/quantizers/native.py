@@ -65,8 +65,8 @@ def shared(function: Callable[..., Tensor], position: int) -> Callable[..., Tens
 def _spec(tensor: Tensor) -> Any:
     import tensorflow as tf
 
-    first, *others = tensor.shape if tensor.shape.rank else (None,)
-    shape = (first, *(1 if size == 1 else None for size in others)) if tensor.shape.rank else ()
+    sizes = enumerate(tensor.shape)
+    shape = tuple(size if axis == 0 or size == 1 else None for axis, size in sizes)
     return tf.TensorSpec(shape, tensor.dtype)
 
 

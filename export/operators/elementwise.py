@@ -29,6 +29,7 @@ from ddq_tf.export.operators.operator import (
     Requantization,
     int8_is_2,
 )
+from ddq_tf.export.operators.products import product_requantization
 
 
 def add(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray:
@@ -133,16 +134,6 @@ def _ratios(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantization]:
         )
 
 
-def _product(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantization]:
-    """The product of the inputs' scales by the output's."""
-    left, right, output = (scale(tensors[name]) for name in (*op.inputs, *op.outputs))
-    yield Requantization(
-        name="product of the input scales / output scale",
-        values=product_multiplier(left, right, output),
-        taken=xnnpack.PRODUCTS,
-    )
-
-
 def _mul_version(op: Op, tensors: Mapping[str, Tensor]) -> int:
     """2 for INT8; 3 if the product of the input scales reaches the output scale."""
     quantizations = [tensors[name].quantization for name in (*op.inputs, *op.outputs)]
@@ -186,7 +177,7 @@ OPERATORS = (
         options="MulOptions",
         attrs=FUSED,
         version=_mul_version,
-        requantizations=_product,
+        requantizations=product_requantization(xnnpack.PRODUCTS),
     ),
     Operator(
         kind="DIV",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -29,13 +29,24 @@ def batch_matmul(op: Op, reads: Sequence[Operand], output: Tensor) -> np.ndarray
     return round_to((rows @ columns).astype(F32) * multiplier, output)
 
 
-def _multiplier(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantization]:
-    left, right, output = (scale(tensors[name]) for name in (*op.inputs, *op.outputs))
-    yield Requantization(
-        name="product of the input scales / output scale",
-        values=product_multiplier(left, right, output),
-        taken=xnnpack.MATRIX_PRODUCTS,
-    )
+def product_requantization(
+    taken: xnnpack.Ratios,
+) -> Callable[[Op, Mapping[str, Tensor]], Iterator[Requantization]]:
+    """Returns what tells the multiplier of a product of two tensors.
+
+    Args:
+        taken: which multipliers XNNPACK takes there.
+    """
+
+    def found(op: Op, tensors: Mapping[str, Tensor]) -> Iterator[Requantization]:
+        left, right, output = (scale(tensors[name]) for name in (*op.inputs, *op.outputs))
+        yield Requantization(
+            name="product of the input scales / output scale",
+            values=product_multiplier(left, right, output),
+            taken=taken,
+        )
+
+    return found
 
 
 OPERATORS = (
@@ -45,6 +56,6 @@ OPERATORS = (
         options="BatchMatMulOptions",
         attrs={"adj_x": False, "adj_y": False},
         version=int8_is_2,
-        requantizations=_multiplier,
+        requantizations=product_requantization(xnnpack.MATRIX_PRODUCTS),
     ),
 )
