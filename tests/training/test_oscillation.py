@@ -175,10 +175,10 @@ class Interrupt(keras.callbacks.Callback):
 
 def test_a_resumed_training_goes_on_where_it_was(tmp_path) -> None:
     def train(folder, *callbacks):
-        model = compiled(quantized("uniform"), keras.optimizers.Adam(0.02), eager=False)
+        model = compiled(quantized("uniform"), keras.optimizers.Adam(0.02))
         aid = OscillationFreezing(0.01, momentum=0.05, every=2)
         given = [aid, Checkpoint(folder, [aid]), *callbacks]
-        model.fit(X, Y, batch_size=4, epochs=5, shuffle=False, callbacks=given, verbose=0)
+        model.fit(X, Y, batch_size=8, epochs=5, shuffle=False, callbacks=given, verbose=0)
         return model, aid
 
     whole, first = train(tmp_path / "whole")
