@@ -32,6 +32,8 @@ from ddq_tf.layers.weighted import (
     DDQWeightedLayer,
     activation_layers,
     operator_kind,
+    rounds_activations,
+    rounds_kernel,
     weighted_layers,
 )
 
@@ -65,5 +67,7 @@ __all__ = [
     "activation_layers",
     "elu",
     "operator_kind",
+    "rounds_activations",
+    "rounds_kernel",
     "weighted_layers",
 ]

@@ -40,8 +40,8 @@ x, y = images(32), labels(32)
 
 def trained(devices):
     names = [f"CPU:{n}" for n in range(devices)]
-    scope = tf.distribute.MirroredStrategy(names).scope() if devices > 1 else contextlib.nullcontext()
-    with scope:
+    several = tf.distribute.MirroredStrategy(names).scope if devices > 1 else contextlib.nullcontext
+    with several():
         config = ddq_tf.DDQConfig(target="litert-int8", precisions=(2, 4, 8), budget=0.7, **options)
         model, teacher = ddq_tf.quantize_model(net(), config, x), net()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
