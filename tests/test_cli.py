@@ -18,7 +18,7 @@ from ddq_tf.export.exporter import min_runtime
 from ddq_tf.report import load
 
 _DATA = ("--data=digits", "--limit=128", "--batch_size=32")
-_RECIPE = ("--epochs=2", "--learning_rate=0.01", "--noaugment")
+_RECIPE = ("--epochs=2", "--learning_rate=0.01", "--augment=none")
 
 
 @pytest.fixture(scope="module")

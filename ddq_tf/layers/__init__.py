@@ -31,6 +31,7 @@ from ddq_tf.layers.weighted import (
     DDQDepthwiseConv2D,
     DDQWeightedLayer,
     activation_layers,
+    examples_at_once,
     operator_kind,
     weighted_layers,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "RowNormalization",
     "activation_layers",
     "elu",
+    "examples_at_once",
     "operator_kind",
     "weighted_layers",
 ]
