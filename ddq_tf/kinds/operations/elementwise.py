@@ -11,21 +11,24 @@ import numpy as np
 from keras.src.ops import nn
 from keras.src.ops import numpy as op
 
-from ddq_tf.graph import FlatNode
+from ddq_tf.graph import MOST_MASKED, FlatNode, numbers
 from ddq_tf.graph.flatten import Shape
 from ddq_tf.kinds.operations.entry import (
     A_TENSOR,
+    SEQUENCE,
     TWO,
     Made,
     Make,
+    example_numbers,
     is_known,
     only_number,
     ops,
     rescaled,
     table_entry,
 )
-from ddq_tf.kinds.rule import LayerRule
+from ddq_tf.kinds.rule import Example, LayerRule
 from ddq_tf.kinds.steps import Steps, Value
+from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 
 L = keras.layers
 
@@ -140,6 +143,44 @@ def _minimum(steps: Steps, node: FlatNode) -> Made:
     return steps.call("", lambda name: L.ReLU(number, name=name), steps.inputs[0])
 
 
+def _chosen(steps: Steps, node: FlatNode) -> Made:
+    """By a mask that does not vary: x, or what a softmax does not see, or 0."""
+    condition, *others = (*node.constants, None, None)[:3]
+    mask = None if condition is None else numbers(condition, None, len(node.shapes[0]))
+    if mask is None:
+        return None
+    if len(steps.inputs) == 2 and others == [None, None]:
+        return _lowered(steps, mask.values > 0.5)
+    if len(steps.inputs) != 1 or others.count(None) != 1:
+        return None
+    (value,) = steps.inputs
+    other = next(each for each in others if each is not None)
+    if np.ndim(other):
+        return None
+    kept = (mask.values > 0.5) == (others[0] is None)
+    if float(other) <= MOST_MASKED:
+        return steps.call("", lambda name: DDQMask.keeping(kept, name), value)
+    if other:
+        return None
+    held = steps.call("mask", lambda name: DDQConstant.holding(kept, name, trainable=False), value)
+    return steps.call("", lambda name: L.Multiply(name=name), value, held)
+
+
+def _lowered(steps: Steps, first: np.ndarray) -> Value | None:
+    """Of x and x less a large number, chosen by a mask, as Keras's Attention does."""
+    for place, other in ((0, 1), (1, 0)):
+        low, value = steps.inputs[place], steps.inputs[other]
+        before = steps.writer(low)
+        if before is None or not isinstance(before.layer, DDQRescaling):
+            continue
+        by = before.layer.get_config()
+        is_lower = by["gain"] == [1.0] and max(by["shift"]) <= MOST_MASKED
+        if is_lower and before.inputs == (value.tensor,):
+            kept = first if place else ~first
+            return steps.call("", lambda name, kept=kept: DDQMask.keeping(kept, name), value)
+    return None
+
+
 _RELUS = (nn.Relu, nn.Relu6, L.ReLU)
 
 
@@ -206,6 +247,20 @@ RULES: tuple[LayerRule, ...] = (
         examples=(
             lambda x: ops.minimum(ops.relu(x), 6.0),
             lambda x: ops.minimum(x, L.Conv2D(4, 1)(x)),
+        ),
+    ),
+    table_entry(
+        "where, by a mask that does not vary",
+        _chosen,
+        op.Where,
+        needs="a mask of fixed numbers, a tensor, and 0 or, before a softmax, a number below "
+        f"{MOST_MASKED:g}",
+        examples=(
+            lambda x: ops.where(example_numbers(1, 8, 1, 4) > 0, x, 0.0),
+            lambda x: ops.softmax(ops.where(np.arange(4) < 3, x, -np.inf)),
+            Example(
+                build=lambda x: ops.softmax(ops.where(np.eye(12, 4) > 0, -1e9, x)), shape=SEQUENCE
+            ),
         ),
     ),
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.ops import nn
 from keras.src.ops import numpy as op
 
-from ddq_tf.graph import FlatNode
+from ddq_tf.graph import MOST_MASKED, FlatNode, numbers
 from ddq_tf.kinds.operations.entry import SEQUENCE, Made, example_numbers, ops, table_entry
 from ddq_tf.kinds.operations.weights import kernel_at, owner_of, weighted
 from ddq_tf.kinds.products import Letters, attention, dense, einsum, matrix_product
@@ -60,12 +61,23 @@ def _einsum(steps: Steps, node: FlatNode) -> Made:
 
 
 def _attention(steps: Steps, node: FlatNode) -> Made:
-    """Without bias and mask, which stand behind the three tensors."""
-    plain = not (node.layer.is_causal or node.layer.attn_logits_soft_cap)
-    bias, mask, scale = (*node.constants[3:], None, None, None)[:3]
-    if len(steps.inputs) != 3 or not plain or bias is not None or mask is not None:
+    """With a bias and a mask that do not vary, which stand behind the three tensors."""
+    operation = node.layer
+    given = (*node.constants[3:], None, None, None)[:3]
+    if len(steps.inputs) != 3 or operation.attn_logits_soft_cap:
         return None
-    return attention(steps, scale)
+    rank = len(node.shapes[0])
+    bias, mask = (None if each is None else numbers(each, None, rank) for each in given[:2])
+    if (bias is None, mask is None) != (given[0] is None, given[1] is None):
+        return None  # one that varies
+    rows, columns = (shape[1] or 0 for shape in node.shapes[:2])
+    kept = np.tri(rows, columns, dtype=bool) | (not operation.is_causal)
+    if mask is not None:
+        kept = kept & (mask.values > 0.5)
+    if bias is None:
+        return attention(steps, given[2], kept=kept)
+    is_bias = bias.values > MOST_MASKED
+    return attention(steps, given[2], np.where(is_bias, bias.values, 0.0), kept & is_bias)
 
 
 RULES: tuple[LayerRule, ...] = (
@@ -116,8 +128,13 @@ RULES: tuple[LayerRule, ...] = (
         "dot_product_attention",
         _attention,
         nn.DotProductAttention,
-        needs="three tensors of fixed sizes (batch, length, heads, dim), no mask, no bias, no "
-        "soft cap, and is_causal=False",
-        examples=(lambda x: ops.dot_product_attention(x, L.Dense(4)(x), x, scale=0.7),),
+        needs="three tensors of fixed sizes (batch, length, heads, dim), a mask and a bias that do "
+        "not vary, if any, and no soft cap",
+        examples=(
+            lambda x: ops.dot_product_attention(x, L.Dense(4)(x), x, scale=0.7),
+            lambda x: ops.dot_product_attention(
+                x, L.Dense(4)(x), x, bias=example_numbers(1, 8, 8, 8), is_causal=True
+            ),
+        ),
     ),
 )

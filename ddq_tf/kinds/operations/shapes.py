@@ -22,6 +22,7 @@ from ddq_tf.kinds.operations.entry import (
     table_entry,
 )
 from ddq_tf.kinds.rule import Example, LayerRule
+from ddq_tf.kinds.shapes import zero_padded
 from ddq_tf.kinds.steps import Steps
 
 L = keras.layers
@@ -129,29 +130,12 @@ def _padded(steps: Steps, node: FlatNode) -> Made:
     with_zeros = node.layer.mode == "constant" and not any(np.any(c) for c in given_constants(node))
     if not with_zeros or len(steps.inputs) > 1:
         return None
-    rows = [tuple(int(n) for n in row) for row in node.layer.pad_width]
+    rows = [(int(row[0]), int(row[1])) for row in node.layer.pad_width]
     rank = len(value.shape)
     rows = rows * rank if len(rows) == 1 else rows
     if any(rows[0]) or rank not in (3, 4) or (rank == 3 and not is_known(value.shape)):
         return None
-    inner, channels = rows[1:-1], rows[-1]
-    is_last = not any(channels)
-    if any(map(any, inner)) or is_last:
-        role = "" if is_last else "pixels"
-        value = steps.call(role, lambda name: _zeros(inner, name), value)
-    if is_last:
-        return value
-    # Channels in the place of rows.
-    value = steps.permuted("first", value, (rank - 1, *range(1, rank - 1)))
-    border = [channels, *([(0, 0)] * (rank - 3))]
-    value = steps.call("channels", lambda name: _zeros(border, name), value)
-    return steps.permuted("", value, (*range(2, rank), 1))
-
-
-def _zeros(border: Sequence[Any], name: str) -> Any:
-    if len(border) == 1:
-        return L.ZeroPadding1D(border[0], name=name)
-    return L.ZeroPadding2D(tuple(border), name=name)
+    return zero_padded(steps, value, rows)
 
 
 RULES: tuple[LayerRule, ...] = (
