@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.ops import nn
+from keras.src.ops import image, nn
 from keras.src.ops import numpy as op
 
 from ddq_tf.graph import FlatNode
@@ -17,8 +17,10 @@ from ddq_tf.kinds.operations.entry import (
     Made,
     Make,
     given_constants,
+    is_channels_last,
     is_known,
     ops,
+    pairs,
     table_entry,
 )
 from ddq_tf.kinds.rule import Example, LayerRule
@@ -124,6 +126,24 @@ def _blocks(steps: Steps, node: FlatNode, *, to_depth: bool) -> Made:
     return steps.reshaped("", value, target)
 
 
+def _patches(steps: Steps, node: FlatNode) -> Made:
+    """Blocks of pixels that do not overlap, each as the channels of one."""
+    (value,), operation = steps.inputs, node.layer
+    size = pairs(operation.size, 2)
+    strides = size if operation.strides is None else pairs(operation.strides, 2)
+    plain = strides == size and pairs(operation.dilation_rate, 2) == (1, 1)
+    if not plain or len(value.shape) != 4 or not is_known(value.shape):
+        return None
+    height, width, depth = (n or 0 for n in value.shape[1:])
+    (rows, top), (columns, left) = divmod(height, size[0]), divmod(width, size[1])
+    if top or left or not is_channels_last(node):
+        return None
+    inner = (rows, size[0], columns, size[1], depth)
+    value = steps.reshaped("blocks", value, inner)
+    value = steps.permuted("permute", value, (1, 3, 2, 4, 5))
+    return steps.reshaped("", value, (rows, columns, size[0] * size[1] * depth))
+
+
 def _padded(steps: Steps, node: FlatNode) -> Made:
     """With zeros: height and width of images, the length of sequences, or channels of either."""
     (value,) = steps.inputs[:1]
@@ -216,5 +236,12 @@ RULES: tuple[LayerRule, ...] = (
             lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 2))),
             Example(build=lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 0))), shape=SEQUENCE),
         ),
+    ),
+    table_entry(
+        "image.extract_patches that do not overlap",
+        _patches,
+        image.ExtractPatches,
+        needs="patches beside each other that cover images of a fixed size, channels last",
+        examples=(lambda x: ops.image.extract_patches(x, (2, 4)),),
     ),
 )
