@@ -529,16 +529,16 @@ class _Flattener:
 
     def _returned(self, given: Any, found: Trace, like: int, prefix: str) -> int:
         """The number of what a layer returned that does not depend on its inputs."""
+        name = prefix.rstrip("_")
+        called = _Called(layer=found.layer, args=(), kwargs={}, name=name, around=found.layer)
         beside = numbers_beside(given, found.batch, len(given.shape))
-        if beside is None:
-            raise DDQError(
-                f"layer {prefix.rstrip('_')!r} must return the same for each example where what it "
-                f"returns does not depend on its inputs. Received: shape {tuple(given.shape)}"
-            )
-        called = _Called(
-            layer=None, args=(), kwargs={}, name=prefix.rstrip("_"), around=found.layer
+        if beside is not None:
+            return self._constant(beside, called, like)
+        words = (
+            "must return the same for each example where what it returns does not depend on its "
+            f"inputs. Received: shape {tuple(given.shape)}"
         )
-        return self._constant(beside, called, like)
+        return self._node(called, [like], lambda _: [tuple(given.shape)], trouble=words)[0]
 
     def _constant(self, beside: Beside, called: _Called, like: int) -> int:
         """The number of a tensor that is the same for each example.
