@@ -55,7 +55,7 @@ def _tokens(x: Any) -> Any:
 def _with_class(x: Any) -> Any:
     """A class token and learned positions."""
     token = _ops.broadcast_to(_tokens(x[:, :1]), (_ops.shape(x)[0], 1, x.shape[-1]))
-    joined = _ops.concatenate([token, x], 1)
+    joined = _ops.concatenate([token, x, token, x * 0.5], 1)
     return joined + _tokens(joined)
 
 

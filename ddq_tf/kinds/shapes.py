@@ -74,36 +74,39 @@ def _check_center_crop(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _concatenate(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Tensors of weights before and behind others: zeros in their place, and a sum."""
+    """Tensors of weights between others: zeros in their place, and a sum."""
     axis = node.layer.axis % len(node.shapes[0])
     held = [_held_by(to.graph, tensor) for tensor in node.inputs]
     if not any(held) or all(held) or axis == 0 or len(node.shapes[0]) not in (3, 4):
         return [node]
-    first = held.index(None)
-    last = len(held) - held[::-1].index(None)
-    if any(held[first:last]):
-        return [node]  # joined as it is: one grid for all
     steps = Steps(to, node)
-    inner = steps.inputs[first:last]
-    value = inner[0]
-    if len(inner) > 1:
-        value = steps.call("tensors", lambda name: L.Concatenate(axis, name=name), *inner)
-    sizes = [shape[axis] or 0 for shape in node.shapes]
-    border = [(0, 0)] * len(node.shapes[0])
-    border[axis] = sum(sizes[:first]), sum(sizes[last:])
-    middle = np.zeros([size or 0 for size in value.shape[1:]])
-    values = [middle if layer is None else as_float64(layer.value) for layer in held]
-    values = [*values[:first], middle, *values[last:]]
-    padded = zero_padded(steps, value, border)
+    parts: list[Value] = []
+    values, before = [], 0
+    for place, (value, layer) in enumerate(zip(steps.inputs, held, strict=True)):
+        size = value.shape[axis] or 0
+        if layer is not None:
+            values.append(as_float64(layer.value))
+            before += size
+            continue
+        values.append(np.zeros([size or 0 for size in value.shape[1:]]))
+        is_last = not any(each is None for each in held[place + 1 :])
+        behind = [shape[axis] or 0 for shape in node.shapes[place + 1 :]] if is_last else []
+        border = [(0, 0)] * len(value.shape)
+        border[axis] = before, sum(behind)
+        parts.append(zero_padded(steps, value, border) if any(border[axis]) else value)
+        before = 0
+    joined = parts[0]
+    if len(parts) > 1:
+        joined = steps.call("tensors", lambda name: L.Concatenate(axis, name=name), *parts)
     owner = next(layer for layer in held if layer is not None)
     constant = steps.call(
-        f"{node.name} padded {border}",
+        f"{node.name} between zeros",
         lambda name: DDQConstant.holding(np.concatenate(values, axis - 1), name),
-        padded,
+        joined,
         owner=owner,
         label=owner.name,
     )
-    return steps.writing(steps.call("", lambda name: L.Add(name=name), padded, constant))
+    return steps.writing(steps.call("", lambda name: L.Add(name=name), joined, constant))
 
 
 def _held_by(graph: FlatGraph, tensor: int) -> DDQConstant | None:
@@ -123,13 +126,16 @@ def zero_padded(steps: Steps, value: Value, rows: Sequence[tuple[int, int]]) -> 
     is_last = not any(channels)
     if any(map(any, inner)) or is_last:
         role = "" if is_last else "pixels"
-        value = steps.call(role, lambda name: _zeros(inner, name), value, label="zeros")
+        label = role or "zeros"
+        value = steps.call(f"{role}{inner}", lambda name: _zeros(inner, name), value, label=label)
     if is_last:
         return value
     # Channels in the place of rows.
     value = steps.permuted("first", value, (rank - 1, *range(1, rank - 1)))
     border = [channels, *([(0, 0)] * (rank - 3))]
-    value = steps.call("channels", lambda name: _zeros(border, name), value)
+    value = steps.call(
+        f"channels {border}", lambda name: _zeros(border, name), value, label="channels"
+    )
     return steps.permuted("last", value, (*range(2, rank), 1))
 
 
