@@ -54,7 +54,7 @@ class Tokens(L.Layer):
 def vision_transformer() -> keras.Model:
     """Returns the float network."""
     inputs = keras.Input((SIDE, SIDE, 3), name="image")
-    x = L.Conv2D(DIM, PATCH, PATCH, name="patches")(L.Rescaling(1 / 127.5, -1)(inputs))
+    x = L.Conv2D(DIM, PATCH, PATCH, name="patches")(inputs)
     x = Tokens(name="tokens")(L.Reshape((-1, DIM))(x))
     for _ in range(DEPTH):
         y = L.LayerNormalization(epsilon=1e-6)(x)
