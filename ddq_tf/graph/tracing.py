@@ -35,7 +35,7 @@ _OPENED = (
 _OURS = "ddq_tf"
 _MACHINERY = ("keras", "tensorflow", "jax", "contextlib", "functools")
 # Tried where `call` reads the batch size. Any number that no shape of a network has will do.
-_BATCH = 31
+TRIED_BATCH = 31
 _LONGEST = 300
 
 
@@ -160,7 +160,7 @@ def trace(
     is_plain = isinstance(first, Trace) and not any(call.trouble for call in first.calls)
     if isinstance(first, Trace) and is_plain and first.has_sizes:
         return first
-    second = _traced(layer, args, kwargs, walk, _BATCH)
+    second = _traced(layer, args, kwargs, walk, TRIED_BATCH)
     if isinstance(second, Trace):
         return second
     if isinstance(first, Trace):

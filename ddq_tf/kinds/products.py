@@ -209,10 +209,18 @@ def matrix_product(steps: Steps, left: Value, right: Value, role: str = "") -> V
     """Returns the product of the last two axes of two tensors that are alike before these."""
     ranks = len(left.shape), len(right.shape)
     is_known = None not in (*left.shape[1:], *right.shape[1:])
-    if not is_known or ranks[0] != ranks[1] or ranks[0] not in (3, _HIGHEST_RANK):
+    if not is_known or ranks[0] != ranks[1] or ranks[0] < 3:
         return None
     if left.shape[:-2] != right.shape[:-2] or left.shape[-1] != right.shape[-2]:
         return None
+    if ranks[0] > _HIGHEST_RANK:
+        around = math.prod(size or 0 for size in left.shape[1:-2])
+        name = f"{role}_" if role else ""
+        rows = steps.reshaped(f"{name}left", left, (around, *left.shape[-2:]))
+        columns = steps.reshaped(f"{name}right", right, (around, *right.shape[-2:]))
+        made = steps.call(role, lambda name: DDQMatmul(name=name), rows, columns)
+        target = (*left.shape[1:-1], right.shape[-1])
+        return steps.reshaped(f"{name}axes", made, target)
     return steps.call(role, lambda name: DDQMatmul(name=name), left, right)
 
 

@@ -1,7 +1,8 @@
 """Rewrites a float graph to the few layers that the integer graph knows, before it is checked.
 
-First each node by the rule of its layer: to other layers (`LayerRule.expand`), or from sequences to
-images of one row (`transform.sequences`). Then neighbours:
+First the batch goes to the front of every tensor (`transform.batches`). Then each node by the rule
+of its layer: to other layers (`LayerRule.expand`), or from sequences to images of one row
+(`transform.sequences`). Then neighbours:
 
 1. Two Reshapes in a row, and Reshapes that change nothing: see `sequences.join_reshapes`.
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
@@ -11,13 +12,14 @@ images of one row (`transform.sequences`). Then neighbours:
    for `grids.align` to move.
 6. A tensor of weights, moved, or added behind another: one tensor of weights. A mask before what
    moves it: behind it.
-7. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
-   image of one pixel and back.
+7. A rescaling or BatchNormalization of vectors, or of rank 5 and more, that none of these takes up:
+   between Reshapes to an image and back.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,12 +29,13 @@ import numpy as np
 from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import activation_name, find_rule
 from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
+from ddq_tf.transform.batches import batch_first
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
 
 
 def canonical(graph: FlatGraph) -> FlatGraph:
     """Returns an equivalent graph of layers that the integer graph knows, as far as they are."""
-    return Canonicalizer(graph).run()
+    return Canonicalizer(batch_first(graph)).run()
 
 
 class Canonicalizer:
@@ -361,14 +364,16 @@ def _joined(graph: FlatGraph, gone: list[FlatNode], node: FlatNode, new: FlatNod
 
 
 def _flat_scale(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
-    """Gains and shifts of vectors that nothing takes up: of an image of one pixel."""
+    """Gains and shifts of vectors, or of rank 5 and more, that nothing takes up: of an image."""
     layer, shape = node.layer, node.shapes[0]
-    if not isinstance(layer, DDQRescaling | keras.layers.BatchNormalization) or len(shape) != 2:
+    if not isinstance(layer, DDQRescaling | keras.layers.BatchNormalization):
+        return None
+    if len(shape) in (3, 4) or None in shape[1:]:
         return None
     before = to.graph.producer(node.inputs[0])
     if before is not None and to.graph.norm_of(before) is node:
         return None
-    pixel = (shape[0], 1, 1, shape[1])
+    pixel = (shape[0], math.prod(size or 0 for size in shape[1:-1]), 1, shape[-1])
     there, back = to.new_tensor(), to.new_tensor()
     first, last = (
         to.layer(layer, role, lambda target=target, role=role: _reshape_to(target, node, role))
