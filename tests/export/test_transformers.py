@@ -13,7 +13,10 @@ from ddq_tf.export import export_tflite, first_difference, tflite, verify
 from ddq_tf.export.ir import DType
 from ddq_tf.graph import flatten
 from ddq_tf.layers import DDQConstant, constant_layers
+from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
+from ddq_tf.transform.quantize import rebuilt
+from tests.kinds.test_contract import without_grids
 from tests.toys import array, images
 
 L = keras.layers
@@ -75,7 +78,53 @@ def functional(x):
     return L.Add()([x, Fixed()(x)])
 
 
+class Windows(L.Layer):
+    """Attention in windows of 4 x 4, shifted by 2: Liu et al., 2021. The windows join the batch."""
+
+    def build(self, shape):
+        channels = shape[-1]
+        self.qkv, self.projection = L.Dense(3 * channels), L.Dense(channels)
+        self.qkv.build((None, 16, channels))
+        self.projection.build((None, 16, channels))
+        self.table = self.add_weight((49, 2), "random_normal", name="table")
+        rows, columns = np.divmod(np.arange(16), 4)
+        self.index = (rows[:, None] - rows + 3) * 7 + (columns[:, None] - columns + 3)
+        part = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+        parts = self._cut((part[:, None] * 3 + part)[None, :, :, None].astype(np.float32))
+        parts = array(parts).reshape(4, 16)
+        self.mask = np.where(parts[:, None] == parts[:, :, None], 0.0, -100.0).astype(np.float32)
+
+    def _cut(self, x):
+        x = ops.reshape(x, (-1, 2, 4, 2, 4, x.shape[-1]))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, x.shape[-1]))
+
+    def call(self, x):
+        channels = x.shape[-1]
+        windows = self._cut(ops.roll(x, (-2, -2), (1, 2)))
+        qkv = ops.reshape(self.qkv(windows), (-1, 16, 3, 2, channels // 2))
+        qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
+        query, key, value = qkv[0] * 0.3, qkv[1], qkv[2]
+        scores = query @ ops.transpose(key, (0, 1, 3, 2))
+        scores = scores + ops.transpose(ops.take(self.table, self.index, axis=0), (2, 0, 1))
+        scores = ops.reshape(scores, (-1, 4, 2, 16, 16)) + self.mask[None, :, None]
+        weights = ops.softmax(ops.reshape(scores, (-1, 2, 16, 16)))
+        y = ops.reshape(ops.transpose(weights @ value, (0, 2, 1, 3)), (-1, 16, channels))
+        y = ops.reshape(self.projection(y), (-1, 2, 2, 4, 4, channels))
+        y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, 8, 8, channels))
+        return ops.roll(y, (2, 2), (1, 2))
+
+
+def swin() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    x = L.Dense(8)(inputs)
+    x = x + Windows()(L.LayerNormalization()(x))
+    x = x + L.Dense(8)(L.Dense(16, "gelu")(L.LayerNormalization()(x)))
+    return keras.Model(inputs, L.Dense(10, "softmax")(L.GlobalAveragePooling2D()(x)))
+
+
 MODELS = {
+    "windows": swin,
     "class token": lambda: vit(Tokens(name="tokens")),
     "embedding": lambda: vit(Positions()),
     "functional, causal": lambda: vit(functional, use_causal_mask=True),
@@ -97,11 +146,21 @@ def held(graph, kind):
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_without_rounding_it_is_the_float_model(name):
+    model = MODELS[name]()
+    twin = rebuilt(canonical(flatten(model)), DDQConfig(budget=None), model).model
+    without_grids(twin)
+    with float_network(twin):
+        ours, theirs = (array(each(IMAGES[:4], training=False)) for each in (twin, model))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["class token", "functional, causal", "windows"])
 def test_the_whole_way(name, tmp_path):
     q = quantize_model(MODELS[name](), DDQConfig(target="litert"), calibration=IMAGES)
     before = [array(layer.value) for layer in constant_layers(q)]
     q.compile("adam", "sparse_categorical_crossentropy")
-    q.fit(IMAGES, LABELS, epochs=1, batch_size=8, verbose=0)
+    q.fit(IMAGES, LABELS, epochs=1, batch_size=32, verbose=0)
     for layer, values in zip(constant_layers(q), before, strict=True):
         assert (array(layer.value) != values).any()
     file = export_tflite(q, tmp_path / "net.tflite")
