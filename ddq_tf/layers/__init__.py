@@ -32,6 +32,7 @@ from ddq_tf.layers.weighted import (
     DDQDepthwiseConv2D,
     DDQWeightedLayer,
     activation_layers,
+    examples_at_once,
     operator_kind,
     weighted_layers,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "activation_layers",
     "constant_layers",
     "elu",
+    "examples_at_once",
     "operator_kind",
     "weighted_layers",
 ]

@@ -16,6 +16,8 @@ from ddq_tf.targets import OpKind
 
 Tensor = Any
 
+_VALUES_AT_ONCE = 1 << 24  # of all activations
+
 
 class DDQWeightedLayer:
     """What the weighted DDQ layers share: a kernel and its `WeightQuantizer`.
@@ -254,3 +256,9 @@ def weighted_layers(model: keras.Model) -> list[Any]:
 def activation_layers(model: keras.Model) -> list[DDQActivation]:
     """Returns the model's activation quantizers, in network order."""
     return [layer for layer in model.layers if isinstance(layer, DDQActivation)]
+
+
+def examples_at_once(model: keras.Model) -> int:
+    """Returns how many examples a pass should take at most, for its memory's sake."""
+    values = sum(layer.quantizer.num_values for layer in activation_layers(model))
+    return max(_VALUES_AT_ONCE // max(values, 1), 1)
