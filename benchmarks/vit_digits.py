@@ -65,9 +65,9 @@ def vision_transformer() -> keras.Model:
     return keras.Model(inputs, L.Dense(10, activation="softmax", name="answer")(x), name="vit")
 
 
-def _trained(model: keras.Model, data: Any, epochs: int, rate: float) -> None:
+def _trained(model: Any, data: Any, epochs: int, rate: float) -> None:
     steps = max(epochs * len(data), 1)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    schedule: Any = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(
         keras.optimizers.AdamW(schedule, weight_decay=1e-4),
         "sparse_categorical_crossentropy",
@@ -85,7 +85,7 @@ def main() -> None:
     keras.utils.set_random_seed(SEED)
     digits = ddq_tf.data.load("digits")
     train, test = (ddq_tf.data.batches(digits, split, batch_size=64) for split in ("train", "test"))
-    model = vision_transformer()
+    model: Any = vision_transformer()
     _trained(model, train, arguments.epochs, 1e-3)
     _, accuracy = model.evaluate(test, verbose=0)
     config = ddq_tf.DDQConfig(target="litert")

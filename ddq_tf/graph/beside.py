@@ -121,7 +121,8 @@ def numbers(given: Any, batch: int | None, rank: int) -> Beside | None:
         return None
     if values.ndim > rank:
         return None
-    values = values.reshape((1,) * (rank - values.ndim) + values.shape)
-    if values.shape[0] not in (1, batch) or not (values == values[:1]).all():
+    shape: tuple[int, ...] = (1,) * (rank - values.ndim) + values.shape
+    values = values.reshape(shape)
+    if shape[0] not in (1, batch) or not (values == values[:1]).all():
         return None
     return Beside(values=values[0], owner=given)

@@ -130,10 +130,6 @@ REFUSED = {
         lambda x: keras.ops.matmul(L.Reshape((3, 4, 8))(x), L.Reshape((1, 8, 12))(x)),
         "alike in all but the last two axes",
     ),
-    "rank 5": (
-        lambda x: keras.ops.matmul(L.Reshape((3, 4, 2, 4))(x), L.Reshape((3, 4, 4, 2))(x)),
-        "rank 3 or 4",
-    ),
     "normalized": (lambda x: L.Dot(2, normalize=True)([x, x]), "normalize=False"),
     "additive": (lambda x: L.AdditiveAttention()([x, x]), "choose MultiHeadAttention"),
 }

@@ -86,9 +86,10 @@ RULES: tuple[LayerRule, ...] = (
         _matmul,
         op.Matmul,
         needs="a tensor and a matrix of fixed numbers or variables, or two tensors of fixed "
-        "sizes and rank 3 or 4, alike in all but the last two axes",
+        "sizes and rank 3 or more, alike in all but the last two axes",
         examples=(
             lambda x: ops.matmul(x, example_numbers(4, 5)),
+            lambda x: L.Reshape((2, 4, 8, 4))(x) @ L.Reshape((2, 4, 4, 8))(x),
             lambda x: ops.matmul(x, L.Conv2D(8, 1)(ops.transpose(x, (0, 1, 3, 2)))),
             lambda x: L.ReLU()(ops.matmul(L.Reshape((64, 4))(x), L.Reshape((4, 64))(x))),
             Example(build=lambda x: x @ ops.relu(L.Permute((2, 1))(x)), shape=SEQUENCE),

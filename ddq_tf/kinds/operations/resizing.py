@@ -11,10 +11,10 @@ from ddq_tf.kinds.operations.entry import (
     SEQUENCE,
     Made,
     is_channels_last,
-    is_known,
     ops,
     table_entry,
 )
+from ddq_tf.kinds.pooling import resized
 from ddq_tf.kinds.rule import Example, LayerRule
 from ddq_tf.kinds.steps import Steps
 
@@ -36,21 +36,17 @@ def _repeat(steps: Steps, node: FlatNode) -> Made:
 
 
 def _resize(steps: Steps, node: FlatNode) -> Made:
-    """To whole multiples."""
-    (value,), operation = steps.inputs, node.layer
-    plain = not (
-        operation.crop_to_aspect_ratio or operation.pad_to_aspect_ratio or operation.antialias
-    )
-    known = len(value.shape) == 4 and is_known(value.shape) and is_channels_last(node)
-    if not plain or not known or operation.interpolation not in ("nearest", "bilinear"):
+    operation = node.layer
+    if operation.crop_to_aspect_ratio or operation.pad_to_aspect_ratio:
         return None
-    rows = list(zip(operation.size, value.shape[1:3], strict=True))
-    if any(new % (old or 1) for new, old in rows):
+    if not is_channels_last(node):
         return None
-    factors = tuple(new // (old or 1) for new, old in rows)
-    kind = operation.interpolation
-    return steps.call(
-        "", lambda name: L.UpSampling2D(factors, interpolation=kind, name=name), value
+    return resized(
+        steps,
+        steps.inputs[0],
+        operation.size,
+        operation.interpolation,
+        antialias=operation.antialias,
     )
 
 
@@ -66,13 +62,14 @@ RULES: tuple[LayerRule, ...] = (
         ),
     ),
     table_entry(
-        "image.resize to whole multiples",
+        "image.resize",
         _resize,
         image.Resize,
-        needs="whole multiples of a fixed size, 'nearest' or 'bilinear', nothing else",
+        needs="images of a fixed size, channels last, and no cropping and padding",
         examples=(
             lambda x: ops.image.resize(x, (16, 8)),
             lambda x: ops.image.resize(x, (24, 16), interpolation="nearest"),
+            lambda x: ops.image.resize(x, (12, 4)),
         ),
     ),
 )
