@@ -115,7 +115,7 @@ class DDQActivation(keras.layers.Layer):
         """
         if self.observer is None:
             if lift:
-                inputs = inputs + lift * self.quantizer.scale(self.quantizer.selection(False))
+                inputs = inputs + lift * self.current_step()
             outputs = self.quantizer(inputs, training=training)
             return outputs if self.probe is None else self.probe(inputs, outputs)
         outputs = self._float_activation(inputs)
@@ -145,6 +145,10 @@ class DDQActivation(keras.layers.Layer):
     def step(self) -> np.float32:
         """The grid's step."""
         return self.quantizer.export_scale()
+
+    def current_step(self) -> Tensor:
+        """Returns the grid's step in inference, as a tensor of what is being computed."""
+        return self.quantizer.scale(self.quantizer.selection(False))
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from keras import ops
 
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
-from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize
+from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize, shared
 from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range
 from ddq_tf.quantizers.selection import pick
@@ -170,7 +170,8 @@ class ActivationQuantizer(LearnedPrecision):
         """Returns the fake-quantized activations; float32, the same shape."""
         selection, tensors = self.selection(training), (inputs, *self._ranges())
         if not training:
-            return self._rounded.portable(selection, *tensors)
+            portable = dataclasses.replace(self._rounded, native=False)
+            return shared(portable, 1)(selection, *tensors)
         return self.with_gates(self._rounded, selection, tensors)
 
     @property

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
+from ddq_tf.quantizers.fake_quant import codes_of
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
-from ddq_tf.quantizers.native import recomputed
+from ddq_tf.quantizers.native import recomputed, shared
 from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
 from ddq_tf.quantizers.selection import pick
@@ -137,11 +138,27 @@ class WeightQuantizer(LearnedPrecision):
         selection = self.selection(training)
         tensors = (kernel, *self._parameters(training))
         if not training:
-            return self._rounded(selection, *tensors)
+            return shared(self._rounded, 1)(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
         if self.scheme.levels == "free":
             return self.with_gates(self._rounded, selection, tensors, recomputed)
         return self.with_gates(self._rounded, selection, tensors)
+
+    def codes_and_step(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `call` does in inference, as whole multiples of a step.
+
+        Args:
+            kernel: as `call` takes it.
+
+        Returns:
+            codes: float32, the kernel's shape; their gradient is that of the quantized kernel / s.
+            s: float32 > 0, broadcasts against the kernel's channel axes; without gradient.
+        """
+        selection, kernel, parameters = self.selection(False), ops.copy(kernel), self._parameters()
+        real = shared(self._rounded, 1)(selection, kernel, *parameters)
+        ranges, rounding = parameters[0], self.levels.rounding
+        step = ops.stop_gradient(rounding.scale(pick(selection, ranges), selection))
+        return codes_of(real, step), step
 
     @property
     def _rounded(self) -> RoundedKernel:
