@@ -1,7 +1,7 @@
 """Simulator, LiteRT and Keras code by code on many architectures; x86 against ARM.
 
     python benchmarks/exactness.py [--arm DIR] [MODEL ...]
-    python benchmarks/exactness.py --forms [--jax PYTHON] [MODEL ...]
+    python benchmarks/exactness.py --forms [--xla] [--jax PYTHON] [MODEL ...]
 
 Every model goes through quantize_model (pointwise and dense weights alternately at 4 and 8 bits),
 export and verify. Then every operator's result is compared between the integer simulator and
@@ -10,8 +10,9 @@ by tests/arm64/setup.sh). The networks of keras.applications are untrained, thei
 statistics measured on random images, at reduced resolution; those of MLPerf Tiny are the published
 ones. Writes benchmarks/results/exactness.json.
 
-With --forms, output codes of `model(x)`, of `predict`, of `predict` compiled by XLA and, where a
-Python has JAX, of JAX are compared with LiteRT's instead (`forward_forms`). Writes
+With --forms, output codes of `model(x)`, of `predict` and, where a Python has JAX, of JAX, which
+XLA compiles, are compared with LiteRT's instead (`forward_forms`); with --xla also of TensorFlow's
+`predict` compiled by XLA, which takes most of the time. Writes
 benchmarks/results/exactness_forms.json.
 """
 
@@ -202,7 +203,9 @@ def measure(q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, arm: Path | No
     return figures
 
 
-def forms(q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, jax: str | None) -> Any:
+def forms(
+    q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, jax: str | None, *, xla: bool
+) -> Any:
     """Returns how many output codes of each form differ from LiteRT's.
 
     Args:
@@ -210,9 +213,10 @@ def forms(q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, jax: str | None)
         images: its inputs.
         folder: for its file.
         jax: a Python with JAX, or None.
+        xla: whether TensorFlow's XLA is among them.
     """
     expected = codes_of_file(q, export_tflite(q, folder / "plain.tflite").path, images)
-    found = different_codes(q, images, expected)
+    found = different_codes(q, images, expected, but=() if xla else ("xla",))
     if jax is not None:
         found |= different_codes_on_jax(q, images, expected, jax)
     return {"output_codes": sum(codes.size for codes in expected), "forms": found}
@@ -295,6 +299,7 @@ def main() -> None:
     parser.add_argument("--models", default="../shared/models", help="folder of mlperf_tiny/")
     parser.add_argument("--arm", type=Path, help="folder that tests/arm64/setup.sh made")
     parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
+    parser.add_argument("--xla", action="store_true", help="also TensorFlow's XLA, with --forms")
     parser.add_argument("--jax", help="a Python that has JAX; without, this one if it has")
     options = parser.parse_args()
     jax, rows = python_with_jax(options.jax), {}
@@ -303,7 +308,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             q = quantized(model, images)
             if options.forms:
-                rows[name] = forms(q, images, Path(folder), jax)
+                rows[name] = forms(q, images, Path(folder), jax, xla=options.xla)
             else:
                 rows[name] = measure(q, images, Path(folder), options.arm)
         print(name, rows[name], flush=True)
