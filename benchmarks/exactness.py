@@ -295,7 +295,9 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="some models only, not written")
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL", help="some models only; not written without --forms"
+    )
     parser.add_argument("--models", default="../shared/models", help="folder of mlperf_tiny/")
     parser.add_argument("--arm", type=Path, help="folder that tests/arm64/setup.sh made")
     parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
@@ -313,11 +315,14 @@ def main() -> None:
                 rows[name] = measure(q, images, Path(folder), options.arm)
         print(name, rows[name], flush=True)
         keras.backend.clear_session()
-    total = summary_of_forms(rows) if options.forms else summary(rows)
-    print(total)
+        if options.forms:  # after each, for it takes long
+            results = {"summary": summary_of_forms(rows), "models": rows}
+            write_result("exactness_forms", results, seed=SEED)
+    if options.forms:
+        return
+    print(summary(rows))
     if not options.names:
-        file = "exactness_forms" if options.forms else "exactness"
-        write_result(file, {"summary": total, "models": rows}, seed=SEED)
+        write_result("exactness", {"summary": summary(rows), "models": rows}, seed=SEED)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class DDQActivation(keras.layers.Layer):
         """
         if self.observer is None:
             if lift:
-                inputs = inputs + lift * self.current_step()
+                inputs = inputs + lift * self.quantizer.scale(self.quantizer.selection(False))
             outputs = self.quantizer(inputs, training=training)
             return outputs if self.probe is None else self.probe(inputs, outputs)
         outputs = self._float_activation(inputs)
@@ -148,7 +148,7 @@ class DDQActivation(keras.layers.Layer):
 
     def current_step(self) -> Tensor:
         """Returns the grid's step in inference, as a tensor of what is being computed."""
-        return self.quantizer.scale(self.quantizer.selection(False))
+        return self.quantizer.current_step()
 
     @property
     def limits(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from ddq_tf.layers.activation import DDQActivation, Probe
 from ddq_tf.layers.codes import LARGEST_CODE, Grids, sums_of_codes, wide
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.quantizers.fake_quant import codes_of
+from ddq_tf.quantizers.native import shared
 from ddq_tf.scheme import WeightScheme
 from ddq_tf.targets import OpKind
 
@@ -148,7 +149,7 @@ class DDQWeightedLayer:
         (step,) = self.grids.steps()
         sums = sums_of_codes(
             self.multiply,
-            codes_of(inputs, step),
+            shared(codes_of, 0)(inputs, step),
             codes,
             largest=LARGEST_CODE * self.quantizer.levels.largest_code,
             terms=self._terms,

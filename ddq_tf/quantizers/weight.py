@@ -66,6 +66,19 @@ class RoundedKernel:
         return self.rounding.round(kernel, alpha, selection, *levels, inverse=inverse)
 
 
+@dataclasses.dataclass(frozen=True)
+class KernelCodes:
+    """From a kernel, its step, ranges and levels to its codes; else as `RoundedKernel`."""
+
+    rounding: UniformLevels | FreeRounding
+
+    def __call__(
+        self, selection: Tensor, kernel: Tensor, step: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        """Returns whole numbers in float32; their gradient is that of the kernel over the step."""
+        return codes_of(RoundedKernel(self.rounding)(selection, kernel, *parameters), step)
+
+
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class WeightQuantizer(LearnedPrecision):
     r"""Fake-quantizes a kernel at one of several precisions.
@@ -154,11 +167,14 @@ class WeightQuantizer(LearnedPrecision):
             codes: float32, the kernel's shape; their gradient is that of the quantized kernel / s.
             s: float32 > 0, broadcasts against the kernel's channel axes; without gradient.
         """
-        selection, kernel, parameters = self.selection(False), ops.copy(kernel), self._parameters()
-        real = shared(self._rounded, 1)(selection, kernel, *parameters)
-        ranges, rounding = parameters[0], self.levels.rounding
-        step = ops.stop_gradient(rounding.scale(pick(selection, ranges), selection))
-        return codes_of(real, step), step
+        selection, parameters, rounding = (
+            self.selection(False),
+            self._parameters(),
+            self.levels.rounding,
+        )
+        step = rounding.scale(pick(selection, parameters[0]), selection)
+        codes = shared(KernelCodes(rounding), 1)(selection, ops.copy(kernel), step, *parameters)
+        return codes, ops.stop_gradient(step)
 
     @property
     def _rounded(self) -> RoundedKernel:
