@@ -14,6 +14,7 @@ those of its file in LiteRT on the CPU. Writes benchmarks/results/accelerator.js
 from __future__ import annotations
 
 import argparse
+import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +41,7 @@ HALF = "float_mixed_bfloat16"
 def devices() -> list[str]:
     """Returns what the backend computes on: names of accelerators, or "cpu"."""
     if keras.backend.backend() == "jax":
-        import jax
-
+        jax: Any = importlib.import_module("jax")  # optional
         return sorted({device.device_kind for device in jax.devices()})
     import tensorflow as tf
 

@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         expected = codes_of_file(model, file.path, images)
     forms = different_codes(model, images, expected)
     model.compile(metrics=["sparse_categorical_accuracy"], loss="sparse_categorical_crossentropy")
-    evaluated = model.evaluate(images, labels, batch_size=BATCH, verbose=0, return_dict=True)
+    run: Any = model
+    evaluated = run.evaluate(images, labels, batch_size=BATCH, verbose=0, return_dict=True)
     python = python_with_jax(options.jax)
     if python is not None:
         forms |= different_codes_on_jax(model, images, expected, python)

@@ -249,7 +249,7 @@ def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
 
 def _settle_weights(layer: Any) -> None:
     """Moves weights that a last bit would round otherwise a little towards the level they have."""
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
     below, above = (
         _on_levels(layer, kernel * factor) for factor in (1 - _LAST_BITS, 1 + _LAST_BITS)
     )
@@ -262,7 +262,8 @@ def _settle_weights(layer: Any) -> None:
 
 def _on_levels(layer: Any, kernel: np.ndarray) -> np.ndarray:
     """What a kernel is rounded to."""
-    return keras.ops.convert_to_numpy(layer.quantizer(keras.ops.convert_to_tensor(kernel)))
+    rounded = layer.quantizer(keras.ops.convert_to_tensor(kernel))
+    return np.asarray(keras.ops.convert_to_numpy(rounded))
 
 
 def _shift_bias(graph: FlatGraph, folded: FoldedLayer, shift: np.ndarray) -> None:
