@@ -28,11 +28,12 @@ NETWORKS = {
     "mobilenet_v2": "MobileNetV2 alpha 0.5, CIFAR-10-JPEG",
     "dog_breeds": "Pretrained MobileNetV2 1.0 at 160 px (dog breeds), without labels",
     "vww": "Pretrained MobileNetV1 0.25 at 96 px (MLPerf Tiny, visual wake words), without labels",
+    "efficientnet_lite0": "Pretrained EfficientNet-Lite0 at 224 px (ImageNet), without labels",
 }
 ACCURACY = ("litert_accuracy", "keras_accuracy")
-UNLABELED = ("dog_breeds", "vww")
+UNLABELED = ("dog_breeds", "vww", "efficientnet_lite0")
 # Shares of right answers; what lies lower is drawn at the edge.
-PLOT_SPANS = {"dog_breeds": 1.0, "vww": 1.0}
+PLOT_SPANS = dict.fromkeys(UNLABELED, 1.0)
 _PLOT_SPAN = 0.12
 _COLOURS = {"peer": "#76818f", "ours": "#3b72e0", "float": "#1a2230"}
 _INK, _GRID, _FRONT = "#1a2230", "#e1e5eb", "#b4bdc9"
@@ -200,7 +201,27 @@ def fidelity_table(lines: list[dict[str, Any]]) -> list[str]:
         "has seen: mean KL divergence, equal top-1 answers, and equal ones among the "
         f"{one['confident_images']:.0f} images of which float is confident (above one half).",
     ]
-    return text
+    return text + [sentence for line in lines for sentence in _with_labels(line)]
+
+
+def _with_labels(line: dict[str, Any]) -> list[str]:
+    """What a row with labels says of the images that its file did not learn from."""
+    ours, stock = line.get("unseen", {}), line.get("stock_unseen", {})
+    if "top1" not in ours:
+        return []
+
+    def told(found: dict[str, Any]) -> str:
+        return (
+            f"{100 * found['top1']:.2f} % right, {100 * found['top1_agreement']:.2f} % float's "
+            f"answers, mean KL {found['mean_kl']:.4f}"
+        )
+
+    return [
+        "",
+        f"{line['title']}: on the {ours['images']} images that it did not learn from, "
+        f"{told(ours)}; the stock int8 file {told(stock)}; float {100 * ours['float_top1']:.2f} % "
+        "right.",
+    ]
 
 
 def _head(*scores: str) -> list[str]:

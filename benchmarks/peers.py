@@ -207,8 +207,14 @@ def dog_breeds(options: argparse.Namespace) -> Subject:
     )
 
 
-def sample_images(path: Path, side: int) -> np.ndarray:
-    """Returns the images of a TFRecord, centre-cropped and resized, RGB/127.5 - 1, float32."""
+def sample_images(path: Path, side: int, crop: float = 1.0) -> np.ndarray:
+    """Returns the images of a TFRecord, RGB/127.5 - 1, float32, (images, side, side, 3).
+
+    Args:
+        path: of the file.
+        side: of the images, px.
+        crop: share of the shorter side that the central square takes, before it is resized.
+    """
     import tensorflow as tf
 
     features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
@@ -217,7 +223,7 @@ def sample_images(path: Path, side: int) -> np.ndarray:
         encoded = tf.io.parse_single_example(record, features)["image/encoded"]
         image: Any = tf.cast(tf.io.decode_jpeg(encoded, channels=3), tf.float32)
         height, width, _ = image.shape
-        short = min(height, width)
+        short = round(crop * min(height, width))
         top, left = (height - short) // 2, (width - short) // 2
         square = image[top : top + short, left : left + short]
         images.append(tf.image.resize(square, (side, side)).numpy() / 127.5 - 1)
@@ -242,6 +248,12 @@ def fidelity(expected: np.ndarray, outputs: np.ndarray) -> dict[str, Any]:
         "images": every.num_samples,
         "confident_images": confident.num_samples,
     }
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns probabilities, float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def prepare(subject: Subject, common: Path) -> None:

@@ -3,9 +3,11 @@
     python benchmarks/reconstruction.py dog_breeds --data=../shared/data --models=../shared/models
     python benchmarks/reconstruction.py vww --rows=half
     python benchmarks/reconstruction.py dog_breeds --rows=channels4 --images=400
+    python benchmarks/reconstruction.py efficientnet_lite0 --rows=half --images=200
 
 Learns from the sample images with index % 5 != 0, or fewer of them, and measures the fidelity to
-the float outputs on the 200 others, in LiteRT. Each row is a file
+the float outputs on the 200 others, in LiteRT; where it learns from fewer, also on all that it did
+not learn from, as "unseen". Each row is a file
 benchmarks/results/ours_NETWORK_ROW_sSEED.json, with fewer images ROW_IMAGESimages; rows whose file
 is there are skipped. Latency: one thread, in turns with the stock int8 file.
 """
@@ -25,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import fidelity, latency, sample_images
+from peers import fidelity, latency, sample_images, softmax
 from provenance import RESULTS, write_result
 
 import ddq_tf
 from ddq_tf.export.interpreter import Runner
 from ddq_tf.jobs.loading import load_float_model
 from ddq_tf.layers import weighted_layers
+from ddq_tf.training import output_activation
 
 STOCK_CALIBRATION_IMAGES = 100
 
@@ -45,17 +48,34 @@ class Network:
         side: of its input images, px.
         scale: of RGB/127.5 - 1, then `offset` is added.
         offset: see scale.
+        crop: share of an image's shorter side that it sees.
+        labels: whether class i is that of sample image i.
     """
 
     path: str
     side: int
     scale: float = 1.0
     offset: float = 0.0
+    crop: float = 1.0
+    labels: bool = False
+
+    def images(self, data: Path) -> np.ndarray:
+        """Returns the sample images as the network takes them."""
+        images = sample_images(data / "imagenet-sample-256.tfrecord", self.side, self.crop)
+        return images * np.float32(self.scale) + np.float32(self.offset)
 
 
 NETWORKS = {
     "dog_breeds": Network(path="dog_breeds/dog_breed_mobilenetv2.h5", side=160),
     "vww": Network(path="mlperf_tiny/vww_96.h5", side=96, scale=0.5, offset=0.5),
+    "efficientnet_lite0": Network(
+        path="efficientnet_lite0/efficientnet_lite0.keras",
+        side=224,
+        scale=127.5 / 128,  # to (RGB - 127) / 128
+        offset=0.5 / 128,
+        crop=224 / 256,
+        labels=True,
+    ),
 }
 # Code bits count against a budget in bits; the files store them as INT4 and INT8, 6 bits as 8.
 CODES: dict[str, Any] = {"target": "litert-int8", "precisions": (3, 4, 8)}
@@ -93,10 +113,11 @@ def run_row(name: str, options: argparse.Namespace) -> None:
     """Reconstructs, exports, measures and writes one row."""
     network, (title, fields) = NETWORKS[options.network], ROWS[name]
     model: Any = load_float_model(Path(options.models) / network.path)
-    images = sample_images(Path(options.data) / "imagenet-sample-256.tfrecord", network.side)
-    images = images * np.float32(network.scale) + np.float32(network.offset)
+    images = network.images(Path(options.data))
     held = np.arange(len(images)) % 5 == 0
-    learned = thinned(images[~held], options.images)
+    chosen = thinned(np.flatnonzero(~held), options.images)
+    unseen = np.setdiff1d(np.arange(len(images)), chosen)
+    learned = images[chosen]
     config = ddq_tf.DDQConfig(seed=options.seed, narrow_range=False, **fields)
     recipe = ddq_tf.ReconstructionConfig(seed=options.seed)
     start = time.monotonic()
@@ -107,9 +128,12 @@ def run_row(name: str, options: argparse.Namespace) -> None:
     quantized.save(folder / "ddq.keras")
     ddq_tf.export.export_tflite(quantized, folder / "ddq.tflite", target="litert")
     content = (folder / "ddq.tflite").read_bytes()
-    stock = ddq_tf.export.stock_int8(model, [images[~held][:STOCK_CALIBRATION_IMAGES]])
+    calibration = images[chosen[:STOCK_CALIBRATION_IMAGES]]
+    stock = ddq_tf.export.stock_int8(model, [calibration])
     check = ddq_tf.export.verify(quantized, content, [images[held]], target="litert")
-    stock_fidelity = measured(model, stock, images[held])
+    both = Measured.of(model, images, network.labels)
+    ours, theirs = both.answers(content), both.answers(stock)
+    stock_fidelity = both.fidelity(theirs, np.flatnonzero(held))
     layers = weighted_layers(quantized)
     weights = sum(layer.quantizer.num_weights for layer in layers)
     results = {
@@ -128,8 +152,10 @@ def run_row(name: str, options: argparse.Namespace) -> None:
         "training_s": wall_s,
         "file_bytes": len(content),
         "stock_file_bytes": len(stock),
-        **measured(model, content, images[held]),
+        **both.fidelity(ours, np.flatnonzero(held)),
         "stock": stock_fidelity,
+        "unseen": both.fidelity(ours, unseen),
+        "stock_unseen": both.fidelity(theirs, unseen),
         **latency(content, stock),
         "note": f"the stock int8 file has {len(stock):,} bytes, a mean KL of "
         f"{stock_fidelity['mean_kl']:.3f} and {100 * stock_fidelity['top1_agreement']:.1f} % "
@@ -146,11 +172,44 @@ def run_row(name: str, options: argparse.Namespace) -> None:
     print(name, {key: results[key] for key in shown}, f"{wall_s:.0f} s", flush=True)
 
 
-def measured(model: Any, content: bytes, images: np.ndarray) -> dict[str, float]:
-    """Returns a file's fidelity to the float model."""
-    runner = Runner(content, num_threads=2)
-    (codes,) = runner.run(runner.quantize_input(images)).values()
-    return fidelity(model.predict(images, verbose=0), runner.dequantize(codes))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The sample images, and what the float network says of them.
+
+    Attributes:
+        images: as the network takes them.
+        expected: the float probabilities, float64.
+        gives_logits: whether the network's own outputs are no probabilities yet.
+        labels: whether class i is that of image i.
+    """
+
+    images: np.ndarray
+    expected: np.ndarray
+    gives_logits: bool
+    labels: bool
+
+    @classmethod
+    def of(cls, model: Any, images: np.ndarray, labels: bool) -> Measured:
+        """Asks the float network."""
+        gives_logits = output_activation(model) != "softmax"
+        outputs = model.predict(images, verbose=0)
+        expected = softmax(outputs) if gives_logits else outputs
+        return cls(images=images, expected=expected, gives_logits=gives_logits, labels=labels)
+
+    def answers(self, content: bytes) -> np.ndarray:
+        """Returns a file's probabilities of all images, in LiteRT."""
+        runner = Runner(content, num_threads=2)
+        (codes,) = runner.run(runner.quantize_input(self.images)).values()
+        outputs = runner.dequantize(codes)
+        return softmax(outputs) if self.gives_logits else outputs
+
+    def fidelity(self, answers: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+        """Returns how near answers are to the float network's on some images, by their numbers."""
+        found = fidelity(self.expected[chosen], answers[chosen])
+        if self.labels:
+            for name, given in (("top1", answers), ("float_top1", self.expected)):
+                found[name] = float(np.mean(given[chosen].argmax(axis=-1) == chosen))
+        return found
 
 
 def label(name: str, options: argparse.Namespace) -> str:
@@ -159,9 +218,9 @@ def label(name: str, options: argparse.Namespace) -> str:
     return f"ours_{options.network}_{name}{images}_s{options.seed}"
 
 
-def thinned(images: np.ndarray, count: int | None) -> np.ndarray:
-    """Returns `count` of the images, evenly spaced; all, if None."""
-    return images if count is None else images[np.arange(count) * len(images) // count]
+def thinned(numbers: np.ndarray, count: int | None) -> np.ndarray:
+    """Returns `count` of the numbers, evenly spaced; all, if None."""
+    return numbers if count is None else numbers[np.arange(count) * len(numbers) // count]
 
 
 def main() -> None:

@@ -25,27 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peers import sample_images
+from peers import softmax
 from provenance import write_result
-from reconstruction import NETWORKS, ROWS, Network
+from reconstruction import NETWORKS, ROWS
 
 import ddq_tf
 from ddq_tf.jobs.loading import load_float_model
 from ddq_tf.training import output_activation
 
 TINY = 1e-6
-# Network, and what its DDQ model may take.
-CASES: dict[str, tuple[Network, dict[str, Any]]] = {
-    "dog_breeds": (NETWORKS["dog_breeds"], ROWS["int4_int8_small"][1]),
-    "efficientnet_lite0": (
-        Network(
-            path="efficientnet_lite0/efficientnet_lite0.keras",
-            side=224,
-            scale=127.5 / 128,  # to (RGB - 127) / 128
-            offset=0.5 / 128,
-        ),
-        ROWS["half"][1],
-    ),
+# What the DDQ model of a network may take.
+CASES: dict[str, dict[str, Any]] = {
+    "dog_breeds": ROWS["int4_int8_small"][1],
+    "efficientnet_lite0": ROWS["half"][1],
 }
 
 
@@ -61,12 +53,6 @@ def start_over() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns probabilities, float64."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
 def main() -> None:
     """Measures one network."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -76,10 +62,9 @@ def main() -> None:
     parser.add_argument("--name", help="of the result file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    network, fields = CASES[options.network]
+    network, fields = NETWORKS[options.network], CASES[options.network]
     model: Any = load_float_model(Path(options.models) / network.path)
-    images = sample_images(Path(options.data) / "imagenet-sample-256.tfrecord", network.side)
-    images = images * np.float32(network.scale) + np.float32(network.offset)
+    images = network.images(Path(options.data))
     is_held = np.arange(len(images)) % 5 == 0
     learned, held = images[~is_held], images[is_held]
     del images

@@ -27,9 +27,9 @@ from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, sums_floats, with_all_outputs
 from ddq_tf.graph import flatten
-from ddq_tf.graph.inputs import Interface, batches_of, checked
+from ddq_tf.graph.inputs import Interface, batches_of, checked, in_parts
 from ddq_tf.grids import Grid, grid_of
-from ddq_tf.layers import DDQActivation
+from ddq_tf.layers import examples_at_once, rounds_activations
 from ddq_tf.targets import Target
 
 
@@ -99,7 +99,7 @@ def verify(
 
 def _interface_of_ddq(model: keras.Model) -> Interface:
     interface = Interface(model)
-    if not any(isinstance(node.layer, DDQActivation) for node in flatten(model).nodes):
+    if not any(rounds_activations(node.layer) for node in flatten(model).nodes):
         raise DDQError(
             "a comparison with a file needs a DDQ model, as quantize_model returns it. "
             f"Received: {model.name!r}, a model without quantizers"
@@ -114,6 +114,7 @@ class _Agreement:
         self.model = model
         self.runner = runner
         self.interface = interface
+        self.at_once = examples_at_once(model)
         graph = flatten(model)
         self.grids = [grid_of(graph, tensor) for tensor in graph.outputs]
         self.samples = self.equal = self.total = self.max_lsb = 0
@@ -122,7 +123,12 @@ class _Agreement:
     def add(self, batch: Any) -> None:
         """Compares the outputs for a batch of inputs."""
         label = f"the batch behind {self.samples} examples"
-        arrays = checked(self.interface.arrays(batch), self.interface, label)
+        for part in in_parts(
+            checked(self.interface.arrays(batch), self.interface, label), self.at_once
+        ):
+            self._add(part)
+
+    def _add(self, arrays: list[np.ndarray]) -> None:
         expected = keras.tree.flatten(self.model(self.interface.packed(arrays), training=False))
         inputs = dict(zip(self.interface.names, arrays, strict=True))
         received = self._from_file(inputs, len(expected))

@@ -18,7 +18,7 @@ from ddq_tf.export.exporter import min_runtime
 from ddq_tf.report import load
 
 _DATA = ("--data=digits", "--limit=128", "--batch_size=32")
-_RECIPE = ("--epochs=2", "--learning_rate=0.01", "--noaugment")
+_RECIPE = ("--epochs=2", "--learning_rate=0.01", "--augment=none")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,9 @@ def test_verify_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.run(["verify", *files, *_DATA, "--min_agreement=0.9", f"--json={out}"]) == 0
     assert "exactly the weight codes" in capsys.readouterr().out
     assert json.loads(out.read_text())["results"]["passed"] is True
+    noted = folder / "noted.json"  # on the data that the model's file notes
+    assert cli.run(["verify", *files, *_DATA[1:], "--min_agreement=0.9", f"--json={noted}"]) == 0
+    assert json.loads(noted.read_text())["results"] == json.loads(out.read_text())["results"]
 
 
 def test_verify_fails_on_a_file_with_another_weight(
@@ -85,6 +88,8 @@ def test_verify_fails_on_a_file_with_another_weight(
     files = [str(tmp_path / "other.keras"), str(folder / "ddq.tflite")]
     assert cli.run(["verify", *files, *_DATA]) == 1
     assert "FAILED" in capsys.readouterr().out
+    assert cli.run(["verify", *files]) == 2
+    assert "notes none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["float.keras", "ddq.keras", "ddq.tflite"])

@@ -222,7 +222,7 @@ def check_command(words: list[str], *, is_run: bool) -> None:
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
     elif program in ("bash", "python"):
-        files = [word for word in rest if "/" in word]
+        files = [word for word in rest if "/" in word and not word.startswith("-")]
         assert files, words
         assert all((ROOT / file).exists() for file in files), words
     else:

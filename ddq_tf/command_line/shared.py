@@ -40,8 +40,13 @@ SEED = next(flag for flag in Settings(kind=TrainConfig).flags if flag.name == "s
 NUM_THREADS = flags.integer("num_threads", "N", "threads of each operator", 1)
 OUT_MODEL = flags.text("out", "FILE.keras", "the file to write", required=True)
 SPLIT = flags.choice("split", "which images", ("train", "val", "test"), "test")
-AUGMENT = flags.switch(
-    "augment", "whether training images are shifted, and mirrored unless digits", True
+AUGMENT = flags.text(
+    "augment",
+    "auto|none|CHANGES",
+    "random changes to training images: auto shifts them by up to 4 px and mirrors them (digits: "
+    "2 px, not mirrored). Or name them: flip, pad_crop=PIXELS, cutout=PIXELS, least_area=SHARE (a "
+    "random part instead of the centre; 0.08 for ImageNet), as in flip,least_area=0.08",
+    "auto",
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
-from ddq_tf.command_line.shared import OUTPUT, SPLIT, data_group, target_flag
+from ddq_tf.command_line.shared import OUTPUT, SPLIT, data_settings, target_flag
 from ddq_tf.command_line.words import percent
 from ddq_tf.pictures import DataOptions
 
@@ -75,12 +75,13 @@ COMMAND = Command(
     summary="Check that a .tflite file computes what was trained.",
     files=("DDQ.keras", "FILE.tflite"),
     notes=(
-        "Exit code 1 if a weight code differs from the trained one, or if file and model give the "
-        "same answer for too few images. A file for TFLite Micro runs there, and must compute what "
-        "the plain int8 file does."
+        "Without --data on what the model's file says that it was trained on. Exit code 1 if a "
+        "weight code differs from the trained one, or if file and model give the same answer for "
+        "too few images. A file for TFLite Micro runs there, and must compute what the plain int8 "
+        "file does."
     ),
     groups=(
-        data_group(batch_size=64),
+        Group(title="Data", of=(data_settings(batch_size=64, optional={"spec": ""}),)),
         Group(
             title="Check",
             of=(
@@ -93,7 +94,7 @@ COMMAND = Command(
         ),
         OUTPUT,
     ),
-    example="ddq verify ddq.keras ddq.tflite --data=digits",
+    example="ddq verify ddq.keras ddq.tflite",
     job="ddq_tf.jobs.verify_file",
     run=_run,
 )

@@ -7,7 +7,7 @@ need_tensorflow("ddq_tf.data, which decodes images,", "Give fit and calibration 
 
 from ddq_tf.data.dataset import Dataset
 from ddq_tf.data.loading import load
-from ddq_tf.data.pipeline import batches, calibration_batches, default_augment
+from ddq_tf.data.pipeline import augment_for, batches, calibration_batches, default_augment
 from ddq_tf.data.pixels import as_range, published, range_of
 from ddq_tf.data.sources import Fit
 from ddq_tf.pictures import Augment, Range
@@ -18,6 +18,7 @@ __all__ = [
     "Fit",
     "Range",
     "as_range",
+    "augment_for",
     "batches",
     "calibration_batches",
     "default_augment",

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from ddq_tf.errors import DDQError
 
+Cut = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""From a uint8 image of any size and an int64 seed (2,) to one of the split's size."""
+
 SPLITS = ("train", "val", "test")
 _STREAM_SHUFFLE_BUFFER = 2048  # items: read from disk, but not yet decoded
 
@@ -36,9 +39,24 @@ class Split(Protocol):
         ...
 
     def batched(
-        self, batch_size: int, *, shuffle_seed: int | None, drop_remainder: bool
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None,
+        drop_remainder: bool,
+        cut: Cut | None = None,
+        cut_seed: int = 0,
     ) -> tf.data.Dataset:
-        """Returns (uint8 images (batch, height, width, 3), int64 labels (batch,))."""
+        """Returns (uint8 images (batch, height, width, 3), int64 labels (batch,)).
+
+        Args:
+            batch_size: images per batch.
+            shuffle_seed: as of `stream`.
+            drop_remainder: whether an incomplete last batch is left out.
+            cut: what takes a random part of each image, of all that it shows, anew in each
+                iteration; None for none.
+            cut_seed: of that.
+        """
         ...
 
 
@@ -68,7 +86,13 @@ class ArraySplit:
         return self.batched(1, shuffle_seed=shuffle_seed, drop_remainder=False).unbatch()
 
     def batched(
-        self, batch_size: int, *, shuffle_seed: int | None, drop_remainder: bool
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None,
+        drop_remainder: bool,
+        cut: Cut | None = None,
+        cut_seed: int = 0,
     ) -> tf.data.Dataset:
         """See `Split.batched`; shuffles over the whole split."""
         with tf.device("cpu"):
@@ -76,10 +100,16 @@ class ArraySplit:
         order = tf.data.Dataset.range(self.size)
         if shuffle_seed is not None:
             order = order.shuffle(max(self.size, 1), seed=shuffle_seed)
+
+        def gathered(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return tf.gather(images, indices), tf.gather(labels, indices)
+
+        if cut is not None:
+            one_by_one = order.map(gathered, num_parallel_calls=tf.data.AUTOTUNE)
+            return _with_cut(one_by_one, cut, cut_seed).batch(batch_size, drop_remainder)
         # Shuffling and batching indices, then gathering once, beats doing it image by image.
         return order.batch(batch_size, drop_remainder).map(
-            lambda indices: (tf.gather(images, indices), tf.gather(labels, indices)),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            gathered, num_parallel_calls=tf.data.AUTOTUNE
         )
 
 
@@ -89,36 +119,61 @@ class StreamSplit:
 
     Attributes:
         items: (item, int64 label) in a fixed order; an item is what `decode` takes.
-        decode: from an item to a uint8 image (height, width, 3).
+        decode: from an item to a uint8 image (any height, any width, 3).
+        fit: from that to one of the split's size.
         size: number of items.
     """
 
     items: tf.data.Dataset
     decode: Callable[[tf.Tensor], tf.Tensor]
+    fit: Callable[[tf.Tensor], tf.Tensor]
     size: int
 
     def select(self, indices: np.ndarray) -> StreamSplit:
         """See `Split.select`; the others are skipped before they are decoded."""
-        return StreamSplit(
-            items=select_items(self.items, indices, self.size),
-            decode=self.decode,
-            size=len(indices),
-        )
+        items = select_items(self.items, indices, self.size)
+        return dataclasses.replace(self, items=items, size=len(indices))
 
     def stream(self, shuffle_seed: int | None = None) -> tf.data.Dataset:
         """See `Split.stream`; shuffles within a window of 2048 images."""
-        items = self.items
-        if shuffle_seed is not None:
-            items = items.shuffle(min(max(self.size, 1), _STREAM_SHUFFLE_BUFFER), shuffle_seed)
-        return items.map(
-            lambda item, label: (self.decode(item), label), num_parallel_calls=tf.data.AUTOTUNE
+        return self._shuffled(shuffle_seed).map(
+            lambda item, label: (self.fit(self.decode(item)), label),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
 
     def batched(
-        self, batch_size: int, *, shuffle_seed: int | None, drop_remainder: bool
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None,
+        drop_remainder: bool,
+        cut: Cut | None = None,
+        cut_seed: int = 0,
     ) -> tf.data.Dataset:
         """See `Split.batched`."""
-        return self.stream(shuffle_seed).batch(batch_size, drop_remainder)
+        if cut is None:
+            return self.stream(shuffle_seed).batch(batch_size, drop_remainder)
+        whole: Cut = lambda item, seed: cut(self.decode(item), seed)  # noqa: E731
+        return _with_cut(self._shuffled(shuffle_seed), whole, cut_seed).batch(
+            batch_size, drop_remainder
+        )
+
+    def _shuffled(self, seed: int | None) -> tf.data.Dataset:
+        if seed is None:
+            return self.items
+        return self.items.shuffle(min(max(self.size, 1), _STREAM_SHUFFLE_BUFFER), seed)
+
+
+def _with_cut(items: tf.data.Dataset, cut: Cut, seed: int) -> tf.data.Dataset:
+    """Makes images of (item, label), by what cuts them, with seeds of their own."""
+    # As data: stateful random operations in a parallel map depend on timing.
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
+
+    def made(element: tuple[tf.Tensor, tf.Tensor], own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        item, label = element
+        return cut(item, own), label
+
+    return tf.data.Dataset.zip((items, seeds)).map(made, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def select_items(items: tf.data.Dataset, indices: np.ndarray, size: int) -> tf.data.Dataset:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ddq_tf.data.dataset import Dataset, Split
+from ddq_tf.data.dataset import Cut, Dataset, Split
 from ddq_tf.data.pixels import as_range, check_channels
 from ddq_tf.errors import DDQError
 from ddq_tf.pictures import Augment, Range
 
+_ASPECTS = (3 / 4, 4 / 3)  # of random parts, as in the trainings of most ImageNet networks
 _UPRIGHT = ("digits", "mnist")  # mirrored digits are no digits
 
 
@@ -25,6 +26,24 @@ def default_augment(dataset_name: str) -> Augment:
     if name.startswith(_UPRIGHT):
         return Augment(pad_crop=2)
     return Augment(flip=True, pad_crop=4)
+
+
+def augment_for(dataset_name: str, changes: Augment | str | None) -> Augment | None:
+    """Returns the random changes to a data set's training images, None for none.
+
+    Args:
+        dataset_name: a `Dataset.name`.
+        changes: "auto" for `default_augment`, "none" or None, text for `Augment.parse`, or what
+            they are.
+
+    Raises:
+        DDQError: if the text has another form.
+    """
+    if changes == "auto":
+        return default_augment(dataset_name)
+    if changes == "none" or changes is None:
+        return None
+    return changes if isinstance(changes, Augment) else Augment.parse(changes)
 
 
 def batches(
@@ -170,7 +189,14 @@ def _pipeline(
     drop_remainder: bool,
     size: tuple[int, int],
 ) -> tf.data.Dataset:
-    images = source.batched(batch_size, shuffle_seed=shuffle_seed, drop_remainder=drop_remainder)
+    least_area = None if augment is None else augment.least_area
+    images = source.batched(
+        batch_size,
+        shuffle_seed=shuffle_seed,
+        drop_remainder=drop_remainder,
+        cut=None if least_area is None else _random_part(least_area, size),
+        cut_seed=seed + 1,  # other than that of the other changes
+    )
 
     def finish(x: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x = pixels.scaled(x)
@@ -194,6 +220,26 @@ def _pipeline(
         .map(change, num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def _random_part(least_area: float, size: tuple[int, int]) -> Cut:
+    """Returns what takes a part of random area, proportions and place, and resizes it to `size`."""
+
+    def cut(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        start, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.zeros((1, 0, 4)),
+            seed,
+            min_object_covered=0.0,
+            aspect_ratio_range=_ASPECTS,
+            area_range=(least_area, 1.0),
+            use_image_if_no_bounding_boxes=True,
+        )
+        part = tf.slice(image, start, extent)
+        resized = tf.image.resize(tf.ensure_shape(part, (None, None, 3)), size, antialias=True)
+        return tf.cast(tf.round(resized), tf.uint8)
+
+    return cut
 
 
 def _augment(images: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:

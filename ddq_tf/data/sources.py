@@ -145,11 +145,15 @@ class Encoded:
             DDQError: if an image cannot be decoded or has another shape (only if decoded now).
         """
 
-        def decode(item: tf.Tensor) -> tf.Tensor:
-            image = _decode(self.read(item))
+        def fitted(image: tf.Tensor) -> tf.Tensor:
             return tf.ensure_shape(image, shape) if fit is None else _fit(image, shape, fit)
 
-        stream = StreamSplit(items=self.items, decode=decode, size=len(self.labels))
+        stream = StreamSplit(
+            items=self.items,
+            decode=lambda item: _decode(self.read(item)),
+            fit=fitted,
+            size=len(self.labels),
+        )
         if not in_memory:
             return stream
         images = np.empty((stream.size, *shape), np.uint8)
@@ -382,6 +386,9 @@ def _files(path: Path, files: list[str], labels: list[int]) -> Encoded:
 def read_tfds(name: str) -> tuple[dict[str, Source], tuple[str, ...]]:
     """Reads an image classification set of TensorFlow Datasets.
 
+    What lacks labels is left out, as the test images of imagenet2012. Where no test images remain,
+    the set's validation images are those to test on, for these are what others report.
+
     Raises:
         DDQError: if the package is not installed, or the set has no images and labels.
     """
@@ -398,17 +405,24 @@ def read_tfds(name: str) -> tuple[dict[str, Source], tuple[str, ...]]:
             f"classification set. Received: {builder.info.supervised_keys!r}"
         )
     builder.download_and_prepare()
-    sources: dict[str, Source] = {}
-    for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
+    found: dict[str, Source] = {}
+    for split in ("train", "validation", "test"):
         if split not in builder.info.splits:
             continue
         items = builder.as_dataset(
             split=split, as_supervised=True, decoders={"image": tfds.decode.SkipDecoding()}
         )
         labels = np.asarray(list(items.map(lambda _, label: label).as_numpy_iterator()), np.int64)
-        sources[ours] = Encoded(
-            origin=f"tfds:{name}/{split}", items=items, read=tf.identity, labels=labels
+        if labels.min(initial=0) >= 0:
+            origin = f"tfds:{name}/{split}"
+            found[split] = Encoded(origin=origin, items=items, read=tf.identity, labels=labels)
+    if "train" not in found:
+        raise DDQError(
+            f"tfds:{name} must have a split 'train' with labels. Received: the splits "
+            f"{sorted(builder.info.splits)}, labels in {sorted(found)}"
         )
+    names = {"validation": "val" if "test" in found else "test"}
+    sources = {names.get(split, split): source for split, source in found.items()}
     return sources, tuple(builder.info.features["label"].names)
 
 

@@ -180,6 +180,12 @@ def _sliced(columns: Sequence[Any], interface: Interface) -> Iterator[list[np.nd
         yield rows if len(interface.names) > 1 else rows[0]  # type: ignore[misc]
 
 
+def in_parts(batch: Any, size: int) -> Iterator[Any]:
+    """Yields a batch, of any structure, in parts of `size` examples; the last may have fewer."""
+    for start in range(0, len(keras.tree.flatten(batch)[0]), size):
+        yield keras.tree.map_structure(lambda x, start=start: x[start : start + size], batch)
+
+
 def checked(columns: Sequence[Any], interface: Interface, label: str) -> list[np.ndarray]:
     """Returns the inputs of a batch as float32 arrays.
 

@@ -32,12 +32,13 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
-from ddq_tf.grids.affine import batch_norm_affine, continues_chain, is_affine
+from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import BIAS_MAX, FoldedLayer, fold, grid_of, is_finite, quantizer_after
 from ddq_tf.grids.fractions import odd_fraction
 from ddq_tf.grids.limits import widen
 from ddq_tf.grids.relations import GREATEST, meet
-from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
+from ddq_tf.kinds.scales import batch_norm_affine
+from ddq_tf.layers import DDQRescaling, rounds_kernel
 
 _SMALL = 1e-4
 _CLEAR = 2e-3
@@ -73,7 +74,7 @@ def align(model: keras.Model) -> None:
                 break
         for node in nodes:
             _keep_from_middles(graph, node)
-        if isinstance(nodes[0].layer, DDQWeightedLayer):
+        if rounds_kernel(nodes[0].layer):
             _settle_weights(nodes[0].layer)
     aligned: Any = model
     aligned.aligned_digest = _digest(model)
@@ -81,7 +82,7 @@ def align(model: keras.Model) -> None:
 
 def _codes(graph: FlatGraph, nodes: list[FlatNode]) -> list[int | None]:
     """Of affine layers the code that their bias asks for, which may change with what moves."""
-    if isinstance(nodes[0].layer, DDQWeightedLayer):
+    if rounds_kernel(nodes[0].layer):
         return [None] * len(nodes)
     return [int(np.abs(fold(graph, node).codes).max()) or 1 for node in nodes]
 
@@ -121,18 +122,18 @@ def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
             different = {0 if norm is None else id(norm): node for norm, node in norms}
             # One without a BatchNorm has only the kernel to move: it comes first.
             layers[key] = [different[norm] for norm in sorted(different)]
-    return sorted(layers.values(), key=lambda calls: isinstance(calls[0].layer, DDQWeightedLayer))
+    return sorted(layers.values(), key=lambda calls: rounds_kernel(calls[0].layer))
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
-    if isinstance(node.layer, DDQWeightedLayer):
+    if rounds_kernel(node.layer):
         return True
     return is_affine(graph, node) and not continues_chain(graph, node)
 
 
 def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
     """Raises weights' ranges, not the weights, until biases fit: codes of dead channels vanish."""
-    if not isinstance(node.layer, DDQWeightedLayer):
+    if not rounds_kernel(node.layer):
         return
     folded = fold(graph, node)
     needed = np.abs(folded.bias) / (float(grid_of(graph, node.inputs[0]).scale) * BIAS_MAX) * 1.001
@@ -157,7 +158,7 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode, code: int | None, *, sh
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
     factor[live] = odd_fraction(np.minimum(multiplier[live], GREATEST)) / multiplier[live]
-    is_kernel = isinstance(node.layer, DDQWeightedLayer)
+    is_kernel = rounds_kernel(node.layer)
     shares_range = is_kernel and not node.layer.quantizer.per_channel
     if shares_range and folded.batch_norm is None:
         factor[:] = factor[0]  # as all multipliers are

@@ -171,7 +171,7 @@ def open_for_model(
     """Opens a data set for a Keras model.
 
     Args:
-        options: what the user said.
+        options: what the user said; a spec of "" stands for the data that the notes tell.
         model: with one input and one output.
         notes: those of the model's file (`loading.read_notes`).
 
@@ -181,6 +181,12 @@ def open_for_model(
     takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and takes and gives):
         raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    if not options.spec:
+        if not (notes or {}).get("data"):
+            raise DDQError(
+                f"the data must be told (--data): the file of model {model.name!r} notes none"
+            )
+        options = dataclasses.replace(options, spec=str((notes or {})["data"]))
     return open_images(
         options,
         input_shape=takes,

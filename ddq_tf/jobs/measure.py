@@ -27,7 +27,7 @@ from ddq_tf.jobs.screen import Screen
 from ddq_tf.pictures import DataOptions
 from ddq_tf.quiet import silenced
 from ddq_tf.search import DDQModel
-from ddq_tf.training import accuracy, output_activation
+from ddq_tf.training import accuracy, answers_of, output_activation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,10 +218,9 @@ def _measured(model: keras.Model, batches: Any, metrics: Sequence[Any]) -> dict[
     """What metrics say of a Keras model, which need not be compiled."""
     threshold = threshold_of(output_activation(model))
     meters = [meter_of(metric, threshold) for metric in metrics]
-    for images, labels in batches:
-        outputs = model.predict_on_batch(images)
+    for labels, outputs in answers_of(model, batches):
         for _, meter in meters:
-            meter.update_state(np.asarray(labels), np.asarray(outputs))
+            meter.update_state(np.asarray(labels), outputs)
     return {name: float(meter.result()) for name, meter in meters}
 
 

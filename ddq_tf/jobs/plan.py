@@ -15,7 +15,7 @@ from ddq_tf.jobs.collect import budget_text
 from ddq_tf.jobs.images import Images
 from ddq_tf.jobs.pixels import BY_DEFAULT
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.pictures import range_words
+from ddq_tf.pictures import Augment, range_words
 from ddq_tf.recipes import TrainConfig
 from ddq_tf.report import wording
 from ddq_tf.search import DDQModel, weight_budget
@@ -89,12 +89,15 @@ def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:
     ]
 
 
-def training_rows(config: TrainConfig, steps_per_epoch: int) -> list[Row]:
-    """Returns how long a training is, in steps.
+def training_rows(
+    config: TrainConfig, steps_per_epoch: int, changes: Augment | None = None
+) -> list[Row]:
+    """Returns how long a training is, in steps, and how its images are changed.
 
     Args:
         config: the recipe.
         steps_per_epoch: batches per epoch.
+        changes: random ones, None for none.
     """
     steps = config.epochs * steps_per_epoch
     words = (
@@ -102,7 +105,8 @@ def training_rows(config: TrainConfig, steps_per_epoch: int) -> list[Row]:
         f"{counted(config.batch_size, 'image')}: {counted(steps, 'step')}, {config.optimizer}"
     )
     more = [("time", "told once a few steps are timed; the first takes longest")]
-    return [("training", words), *(more if steps > _TIMED_STEPS else [])]
+    augment = ("augmentation", "none" if changes is None else changes.words)
+    return [("training", words), augment, *(more if steps > _TIMED_STEPS else [])]
 
 
 class Forecast(keras.callbacks.Callback):

@@ -19,7 +19,7 @@ from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
 from ddq_tf.jobs.measure import DDQOutcome, keras_accuracy
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.pictures import DataOptions
+from ddq_tf.pictures import Augment, DataOptions
 from ddq_tf.report import codec
 from ddq_tf.search import DDQModel
 from ddq_tf.training import QuantizerLogger, TrainConfig, fit_classifier
@@ -76,7 +76,7 @@ def quantize_float(
     config: TrainConfig,
     *,
     out: str | os.PathLike[str],
-    augment: bool = True,
+    augment: Augment | str | None = "auto",
     checkpoint_dir: str | os.PathLike[str] | None = None,
     screen: Screen | None = None,
 ) -> Quantized:
@@ -91,7 +91,7 @@ def quantize_float(
         ddq: target, budget and the rest.
         config: the recipe; its batch size must be that of `options`.
         out: the .keras file to write.
-        augment: whether training images are shifted and, where that makes sense, mirrored.
+        augment: random changes to training images; see `ddq_tf.data.augment_for`.
         checkpoint_dir: see `fit_classifier`.
         screen: where to tell what is going on.
 
@@ -103,7 +103,7 @@ def quantize_float(
     model, notes = _opened(source)
     images = open_for_model(options, model, notes)
     quantized = quantize_model(model, ddq, images.calibration(ddq.calibration_images, ddq.seed))
-    changes = data.default_augment(images.dataset.name) if augment else None
+    changes = data.augment_for(images.dataset.name, augment)
     train, steps = images.training(changes, config.seed)
     screen.heading(
         f"DDQ on {model.name}: {images.count('train'):,} images of {images.dataset.name}, "
@@ -114,7 +114,7 @@ def quantize_float(
             *plan.data_rows(images),
             *plan.float_rows(keras_accuracy(model, images, "val", screen), images),
             *plan.quantization_rows(quantized, ddq),
-            *plan.training_rows(config, steps),
+            *plan.training_rows(config, steps, changes),
         ]
     )
     logger = QuantizerLogger()

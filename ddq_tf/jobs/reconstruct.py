@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from typing import Any
 
@@ -26,7 +27,7 @@ from ddq_tf.reconstruction import (
     reconstruct_model,
 )
 from ddq_tf.search import DDQModel
-from ddq_tf.training import output_activation
+from ddq_tf.training import answers_of, output_activation
 from ddq_tf.transform.quantize import examine, in_float32, rebuilt
 
 _TINY = 1e-6
@@ -181,10 +182,9 @@ def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Im
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:
-    wanted, given = [], []
-    for split in ("val", "test"):
-        for batch, _ in images.batches(split):
-            wanted.append(np.asarray(model.predict_on_batch(batch)))
-            given.append(np.asarray(quantized.predict_on_batch(batch)))
+    def answers(asked: keras.Model) -> np.ndarray:
+        batches = itertools.chain.from_iterable(map(images.batches, ("val", "test")))
+        return np.concatenate([outputs for _, outputs in answers_of(asked, batches)])
+
     probabilities = output_activation(model) == "softmax"
-    return fidelity_of(np.concatenate(wanted), np.concatenate(given), probabilities=probabilities)
+    return fidelity_of(answers(model), answers(quantized), probabilities=probabilities)

@@ -17,7 +17,7 @@ from ddq_tf.jobs.loading import check_output, save_model
 from ddq_tf.jobs.measure import ModelOutcome, keras_accuracy
 from ddq_tf.jobs.pixels import pixels_of_builder
 from ddq_tf.jobs.screen import Screen
-from ddq_tf.pictures import DataOptions
+from ddq_tf.pictures import Augment, DataOptions
 from ddq_tf.recipes import TrainConfig
 from ddq_tf.training import fit_classifier
 
@@ -59,7 +59,7 @@ def train_float(
     out: str | os.PathLike[str],
     image_size: int | None = None,
     model_options: dict[str, Any] | None = None,
-    augment: bool = True,
+    augment: Augment | str | None = "auto",
     checkpoint_dir: str | os.PathLike[str] | None = None,
     screen: Screen | None = None,
 ) -> Trained:
@@ -72,7 +72,7 @@ def train_float(
         out: the .keras file to write.
         image_size: side in pixels; None for that of the data.
         model_options: for the builder, such as alpha.
-        augment: whether training images are shifted and, where that makes sense, mirrored.
+        augment: random changes to training images; see `ddq_tf.data.augment_for`.
         checkpoint_dir: see `fit_classifier`.
         screen: where to tell what is going on.
 
@@ -84,14 +84,14 @@ def train_float(
     _check_options(name, model_options or {})
     images = as_pictured(options, pixels_of_builder(options, name), image_size=image_size)
     dataset = images.dataset
-    changes = data.default_augment(dataset.name) if augment else None
+    changes = data.augment_for(dataset.name, augment)
     train, steps = images.training(changes, config.seed)
     model = _build(name, images, config, steps, model_options or {})
     screen.heading(
         f"Training {model.name}: {images.count('train'):,} images of {dataset.name}, "
         f"{config.epochs} epochs"
     )
-    screen.table([*plan.data_rows(images), *plan.training_rows(config, steps)])
+    screen.table([*plan.data_rows(images), *plan.training_rows(config, steps, changes)])
     history = fit_classifier(
         model,
         train,

@@ -31,7 +31,11 @@ from ddq_tf.layers.weighted import (
     DDQDepthwiseConv2D,
     DDQWeightedLayer,
     activation_layers,
+    examples_at_once,
+    multiplies_codes,
     operator_kind,
+    rounds_activations,
+    rounds_kernel,
     weighted_layers,
 )
 
@@ -64,6 +68,10 @@ __all__ = [
     "RowNormalization",
     "activation_layers",
     "elu",
+    "examples_at_once",
+    "multiplies_codes",
     "operator_kind",
+    "rounds_activations",
+    "rounds_kernel",
     "weighted_layers",
 ]

@@ -10,6 +10,7 @@ from keras import ops
 
 from ddq_tf.layers.activation import DDQActivation, Probe
 from ddq_tf.layers.codes import LARGEST_CODE, Grids, sums_of_codes, wide
+from ddq_tf.layers.product import DDQMatmul
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.quantizers.fake_quant import codes_of
 from ddq_tf.quantizers.native import shared
@@ -17,6 +18,8 @@ from ddq_tf.scheme import WeightScheme
 from ddq_tf.targets import OpKind
 
 Tensor = Any
+
+_VALUES_AT_ONCE = 1 << 24  # of all activations
 
 
 class DDQWeightedLayer:
@@ -250,27 +253,52 @@ class DDQConv2DTranspose(DDQWeightedLayer, keras.layers.Conv2DTranspose):
         )
 
 
+_KINDS = {
+    OpKind.DEPTHWISE: keras.layers.DepthwiseConv2D,
+    OpKind.DENSE: keras.layers.Dense,
+    OpKind.TRANSPOSED: keras.layers.Conv2DTranspose,
+}
+
+
 def operator_kind(layer: Any) -> OpKind:
     """Returns which kind of operator a convolution or dense layer, float or DDQ, becomes.
 
     POINTWISE is a 1x1 convolution without stride, dilation or groups.
     """
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return OpKind.DEPTHWISE
-    if isinstance(layer, keras.layers.Dense):
-        return OpKind.DENSE
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        return OpKind.TRANSPOSED
+    for kind, layers in _KINDS.items():
+        if isinstance(layer, layers):
+            return kind
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate)
     pointwise = layer.groups == 1 and all(tuple(g) == (1, 1) for g in geometry)
     return OpKind.POINTWISE if pointwise else OpKind.CONV
 
 
+def rounds_kernel(layer: Any) -> bool:
+    """Returns whether a layer has a kernel that a quantizer of its own rounds."""
+    return isinstance(layer, DDQWeightedLayer)
+
+
+def multiplies_codes(layer: Any) -> bool:
+    """Returns whether a layer multiplies codes in inference, and asks its `grids` for steps."""
+    return rounds_kernel(layer) or isinstance(layer, DDQMatmul)
+
+
+def rounds_activations(layer: Any) -> bool:
+    """Returns whether a layer is a quantizer of activations, whose range can move."""
+    return isinstance(layer, DDQActivation)
+
+
 def weighted_layers(model: keras.Model) -> list[Any]:
     """Returns the model's layers with quantized weights, in network order."""
-    return [layer for layer in model.layers if isinstance(layer, DDQWeightedLayer)]
+    return [layer for layer in model.layers if rounds_kernel(layer)]
 
 
 def activation_layers(model: keras.Model) -> list[DDQActivation]:
     """Returns the model's activation quantizers, in network order."""
-    return [layer for layer in model.layers if isinstance(layer, DDQActivation)]
+    return [layer for layer in model.layers if rounds_activations(layer)]
+
+
+def examples_at_once(model: keras.Model) -> int:
+    """Returns how many examples a pass should take at most, for its memory's sake."""
+    values = sum(layer.quantizer.num_values for layer in activation_layers(model))
+    return max(_VALUES_AT_ONCE // max(values, 1), 1)

@@ -11,7 +11,7 @@ from ddq_tf.training.checkpoint import Checkpoint, epochs_kept, forget_training
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
-from ddq_tf.training.outputs import output_activation, outputs_logits
+from ddq_tf.training.outputs import answers_of, output_activation, outputs_logits
 from ddq_tf.training.recipe import accuracy, fit_classifier, make_optimizer
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "QuantizerLogger",
     "TrainConfig",
     "accuracy",
+    "answers_of",
     "epochs_kept",
     "fit_classifier",
     "fixed_statistics",

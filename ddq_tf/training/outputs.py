@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
+from ddq_tf.backend import compiled
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatNode, flatten
 
@@ -19,6 +22,20 @@ def outputs_logits(model: keras.Model) -> bool:
         DDQError: if what the model does cannot be read, or it has several outputs.
     """
     return output_activation(model) is None
+
+
+def answers_of(model: keras.Model, batches: Iterable[Any]) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields (labels, outputs as an array) of each batch.
+
+    Under a `tf.distribute` strategy too, where `predict_on_batch` answers once for each replica.
+
+    Args:
+        model: of one output; need not be compiled.
+        batches: (inputs, labels).
+    """
+    run = compiled(lambda inputs: model(inputs, training=False), model.variables)
+    for inputs, labels in batches:
+        yield labels, np.asarray(keras.ops.convert_to_numpy(run(inputs)))
 
 
 def output_activation(model: keras.Model) -> str | None:

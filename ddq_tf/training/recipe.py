@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
 from ddq_tf.answers import right_answers, threshold_of
 from ddq_tf.backend import need_tensorflow
@@ -21,7 +20,7 @@ from ddq_tf.training.checkpoint import Checkpoint, Resumable
 from ddq_tf.training.distillation import Distillation
 from ddq_tf.training.optimizer import QuantizerLearningRate
 from ddq_tf.training.oscillation import OscillationDampening, OscillationFreezing
-from ddq_tf.training.outputs import output_activation, outputs_logits
+from ddq_tf.training.outputs import answers_of, output_activation, outputs_logits
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -158,8 +157,7 @@ def accuracy(model: keras.Model, batches: tf.data.Dataset) -> float:
     """
     threshold = threshold_of(output_activation(model))
     correct, count = 0.0, 0
-    for images, labels in batches:
-        outputs = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(images)))
+    for labels, outputs in answers_of(model, batches):
         correct += float(right_answers(labels, outputs, threshold).mean(axis=1).sum())
         count += len(outputs)
     if not count:

@@ -12,13 +12,12 @@ from keras import ops
 
 from ddq_tf.backend import compiled
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.inputs import as_array
-from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
+from ddq_tf.graph.inputs import as_array, in_parts
+from ddq_tf.layers import DDQActivation, activation_layers, examples_at_once, weighted_layers
 from ddq_tf.layers.activation import Observer
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _VALUES_KEPT = 1 << 17
-_VALUES_AT_ONCE = 1 << 24  # of all activations
 _LEAST_SHARE = 2.0**-14  # of what arrives at a ReLU, that its range spans
 
 
@@ -151,13 +150,8 @@ def observed(
 
 def _in_parts(model: keras.Model, batches: Sequence[Any]) -> list[Any]:
     """Cuts batches into smaller ones."""
-    values = sum(layer.quantizer.num_values for layer in activation_layers(model))
-    size = max(_VALUES_AT_ONCE // max(values, 1), 1)
-    return [
-        keras.tree.map_structure(lambda array, start=start: array[start : start + size], batch)
-        for batch in batches
-        for start in range(0, len(keras.tree.flatten(batch)[0]), size)
-    ]
+    size = examples_at_once(model)
+    return [part for batch in batches for part in in_parts(batch, size)]
 
 
 @contextlib.contextmanager

@@ -377,18 +377,22 @@ def test_tfds_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         data.load("tfds:cifar10")
 
 
-def fake_tfds(supervised_keys: tuple[str, str]) -> types.SimpleNamespace:
-    """The few names of tensorflow_datasets that are used: 30 images, no validation split."""
+_LABELS = np.arange(30) % 3
+
+
+def fake_tfds(
+    supervised_keys: tuple[str, str] = ("image", "label"), **labels: np.ndarray
+) -> types.SimpleNamespace:
+    """The few names of tensorflow_datasets that are used, with splits of such labels."""
 
     def as_dataset(split: str, **options: object) -> tf.data.Dataset:
         assert options == {"as_supervised": True, "decoders": {"image": "skip"}}
-        count = {"train": 30, "test": 6}[split]
-        images = [png(i) for i in range(count)]
-        return tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 3))
+        images = [png(i) for i in range(len(labels[split]))]
+        return tf.data.Dataset.from_tensor_slices((images, labels[split]))
 
     info = types.SimpleNamespace(
         supervised_keys=supervised_keys,
-        splits={"train": None, "test": None},
+        splits=dict.fromkeys(labels),
         features={"label": types.SimpleNamespace(names=["a", "b", "c"])},
     )
     builder = types.SimpleNamespace(
@@ -398,16 +402,38 @@ def fake_tfds(supervised_keys: tuple[str, str]) -> types.SimpleNamespace:
     return types.SimpleNamespace(builder=lambda name: builder, decode=decode)
 
 
-def test_tfds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake_tfds(("image", "label")))
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        ({"test": _LABELS[:6]}, {"train": 27, "val": 3, "test": 6}),
+        ({"validation": _LABELS[:5], "test": _LABELS[:6]}, {"train": 30, "val": 5, "test": 6}),
+        # As of imagenet2012, whose test images have no labels.
+        ({"validation": _LABELS[:6], "test": _LABELS - 9}, {"train": 27, "val": 3, "test": 6}),
+        ({"validation": _LABELS[:6]}, {"train": 27, "val": 3, "test": 6}),
+    ],
+)
+def test_tfds(
+    monkeypatch: pytest.MonkeyPatch, splits: dict[str, np.ndarray], sizes: dict[str, int]
+) -> None:
+    fake = fake_tfds(train=_LABELS, **splits)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
     dataset = data.load("tfds:toy")
-    assert dataset.sizes == {"train": 27, "val": 3, "test": 6}
+    assert dataset.sizes == sizes
     assert dataset.class_names == ("a", "b", "c")
     assert values(dataset, "test") == list(range(6))
 
 
+def test_tfds_without_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_tfds(train=_LABELS - 9, test=_LABELS)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
+    with pytest.raises(DDQError, match="must have a split 'train' with labels"):
+        data.load("tfds:toy")
+
+
 def test_tfds_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake_tfds(("text", "label")))
+    monkeypatch.setitem(
+        sys.modules, "tensorflow_datasets", fake_tfds(("text", "label"), train=_LABELS)
+    )
     with pytest.raises(DDQError, match="choose an image classification set"):
         data.load("tfds:toy")
 

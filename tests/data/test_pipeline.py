@@ -138,6 +138,88 @@ def test_cutout_greys_one_square() -> None:
         assert np.ptp(rows) == len(rows) - 1
 
 
+def corners() -> np.ndarray:
+    """30 pictures, 40 x 20 px: red tells the row, green the column, blue the picture."""
+    rows, columns = np.mgrid[:40, :20]
+    return np.stack(
+        [np.stack([6 * rows, 12 * columns, np.full_like(rows, 8 * n)], -1) for n in range(30)]
+    ).astype(np.uint8)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_random_parts(in_memory: bool) -> None:
+    """Seen by the colours of their corners, each part is one of the picture, as large as asked."""
+    images = corners()
+    labels = np.arange(30)
+    split = data.dataset.StreamSplit(
+        items=tf.data.Dataset.from_tensor_slices((images, labels)),
+        decode=tf.identity,
+        fit=lambda image: image[8:32, :12],  # what is cut is the whole picture, not this
+        size=30,
+    )
+    dataset = (
+        make(images)
+        if in_memory
+        else data.Dataset(
+            name="stream",
+            image_shape=(24, 12, 3),
+            class_names=tuple(map(str, range(30))),
+            splits={"train": split},
+        )
+    )
+    height, width, _ = dataset.image_shape
+
+    def drawn(seed: int) -> np.ndarray:
+        return gather(
+            data.batches(
+                dataset,
+                "train",
+                batch_size=10,
+                input_range=(0, 255),
+                augment=data.Augment(least_area=0.25),
+                seed=seed,
+            )
+        )[0]
+
+    x = drawn(0)
+    assert x.shape == (30, height, width, 3)
+    np.testing.assert_array_equal(x[:, 0, 0, 2], 8 * labels)
+    # Half a pixel is lost at each edge by resizing, and colours are rounded.
+    tall = (x[:, -1, 0, 0] - x[:, 0, 0, 0]) / 6 * height / (height - 1)
+    wide = (x[:, 0, -1, 1] - x[:, 0, 0, 1]) / 12 * width / (width - 1)
+    assert np.all(tall * wide >= 0.25 * 800 * 0.75)
+    assert np.all((wide / tall > 0.6) & (wide / tall < 1.6))
+    assert len({(a, b) for a, b in zip(tall.round(), wide.round(), strict=True)}) > 5
+    np.testing.assert_array_equal(x, drawn(0))
+    assert not np.array_equal(x, drawn(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "changes"),
+    [
+        ("flip", data.Augment(flip=True)),
+        ("flip, pad_crop=4,cutout=8", data.Augment(flip=True, pad_crop=4, cutout=8)),
+        ("least_area=0.08", data.Augment(least_area=0.08)),
+        ("none", None),
+        ("auto", data.default_augment("cifar10")),
+    ],
+)
+def test_changes_as_text(text: str, changes: data.Augment | None) -> None:
+    assert data.augment_for("cifar10", text) == changes
+    assert data.augment_for("cifar10", changes) == changes
+
+
+@pytest.mark.parametrize("text", ["", "flop", "flip=1", "pad_crop", "pad_crop=x", "flip,flip"])
+def test_changes_that_are_none(text: str) -> None:
+    with pytest.raises(DDQError, match="must read like 'flip,pad_crop=4,cutout=8'"):
+        data.Augment.parse(text)
+
+
+def test_changes_of_a_wrong_type() -> None:
+    with pytest.raises(DDQError, match="Received: bool"):
+        data.augment_for("cifar10", False)  # pyright: ignore[reportArgumentType]
+
+
 def test_default_augment_never_mirrors_digits() -> None:
     assert not data.default_augment("digits").flip
     assert not data.default_augment("tfds:mnist").flip
@@ -171,7 +253,7 @@ def test_rejects(ramp: data.Dataset, arguments: dict, message: str) -> None:
         data.batches(ramp, "train", **{"batch_size": 2, **arguments})
 
 
-@pytest.mark.parametrize("arguments", [{"pad_crop": -1}, {"cutout": 0}])
+@pytest.mark.parametrize("arguments", [{"pad_crop": -1}, {"cutout": 0}, {"least_area": 1.5}])
 def test_augment_rejects(arguments: dict) -> None:
     with pytest.raises(DDQError, match=next(iter(arguments))):
         data.Augment(**arguments)

@@ -41,6 +41,21 @@ def test_an_honest_file_passes(model, content):
     assert proof.delegation.is_complete
 
 
+def test_a_large_batch_is_looked_at_in_parts(model, content, monkeypatch):
+    whole = verify(model, content, [X])
+    sizes = []
+    call = type(model).__call__
+
+    def seen(self, inputs, **options):
+        sizes.append(len(inputs))
+        return call(self, inputs, **options)
+
+    monkeypatch.setattr(verification, "examples_at_once", lambda model: 12)
+    monkeypatch.setattr(type(model), "__call__", seen)
+    assert verify(model, content, [X]) == whole
+    assert sizes == [12, 12, 8]
+
+
 @pytest.mark.parametrize("layer", range(4))
 def test_one_flipped_code_is_found(model, content, layer):
     tensor = weights_of(content)[layer]

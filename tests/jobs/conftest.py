@@ -18,7 +18,7 @@ RECIPE = TrainConfig(epochs=2, batch_size=32, learning_rate=0.01)
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("trained")
     return jobs.train_float(
-        "resnet8", OPTIONS, RECIPE, out=folder / "float.keras", image_size=8, augment=False
+        "resnet8", OPTIONS, RECIPE, out=folder / "float.keras", image_size=8, augment=None
     )
 
 
@@ -30,5 +30,5 @@ def quantized(trained: Any) -> Any:
         DDQConfig(target="litert-compact", budget=0.7),
         RECIPE,
         out=trained.path.with_name("ddq.keras"),
-        augment=False,
+        augment=None,
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from ddq_tf import DDQConfig, cli, quantize_model
 from ddq_tf.jobs import plan
 from ddq_tf.jobs.screen import Screen
+from ddq_tf.pictures import Augment
 from ddq_tf.recipes import TrainConfig
 from tests.toys import images, mixed_net
 
@@ -56,6 +57,10 @@ def test_what_is_quantized() -> None:
 def test_steps_of_a_training() -> None:
     rows = dict(plan.training_rows(TrainConfig(epochs=3, batch_size=32), 40))
     assert rows["training"] == "3 epochs of 40 steps of 32 images: 120 steps, sgd"
+    assert rows["augmentation"] == "none"
+    changes = Augment(flip=True, pad_crop=4, least_area=0.08)
+    rows = dict(plan.training_rows(TrainConfig(), 40, changes))
+    assert rows["augmentation"] == ("mirrored, a random part of at least 8%, shifted by up to 4 px")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_the_float_model_teaches_and_all_aids_join(trained: Any, tmp_path: Path)
         DDQConfig(target="litert-compact", budget=0.7),
         config,
         out=tmp_path / "ddq.keras",
-        augment=False,
+        augment=None,
     )
     assert len(done.history["frozen_weights"]) == 2
     loaded = jobs.load_ddq_model(done.path)
