@@ -1,7 +1,7 @@
 """Simulator, LiteRT and Keras code by code on many architectures; x86 against ARM.
 
     python benchmarks/exactness.py [--arm DIR] [MODEL ...]
-    python benchmarks/exactness.py --forms [--xla] [--jax PYTHON] [MODEL ...]
+    python benchmarks/exactness.py --forms [--xla] [--jax PYTHON] [--go_on] [MODEL ...]
 
 Every model goes through quantize_model (pointwise and dense weights alternately at 4 and 8 bits),
 export and verify. Then every operator's result is compared between the integer simulator and
@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import argparse
 import collections
 import dataclasses
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from typing import Any
 import keras
 import numpy as np
 from forward_forms import codes_of_file, different_codes, different_codes_on_jax, python_with_jax
-from provenance import write_result
+from provenance import RESULTS, write_result
 
 import ddq_tf
 from ddq_tf import jobs
@@ -292,6 +293,11 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
     return total
 
 
+def rows_of(name: str) -> dict[str, Any]:
+    """Returns the models' rows of a result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]["models"]
+
+
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -303,8 +309,10 @@ def main() -> None:
     parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
     parser.add_argument("--xla", action="store_true", help="also TensorFlow's XLA, with --forms")
     parser.add_argument("--jax", help="a Python that has JAX; without, this one if it has")
+    parser.add_argument("--go_on", action="store_true", help="keep the rows that --forms wrote")
     options = parser.parse_args()
-    jax, rows = python_with_jax(options.jax), {}
+    jax = python_with_jax(options.jax)
+    rows = rows_of("exactness_forms") if options.forms and options.go_on else {}
     for name in options.names or NAMES:
         model, images = network(name, Path(options.models))
         with tempfile.TemporaryDirectory() as folder:
