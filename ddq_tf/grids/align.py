@@ -14,6 +14,9 @@ where no value comes near a middle:
 4. **Biases** are int32 in units of input scale times weight scale; they become integers. Where one
    would not fit, the weights' range is raised until it does.
 
+5. **Weights** keep away from the middle of two levels: compiled code may divide by a step, or
+   multiply by its reciprocal, and a last bit would choose the code.
+
 `grids.relations` tells which scales move for which operator, `grids.limits` how far apart they may
 be.
 
@@ -39,6 +42,8 @@ from ddq_tf.layers import DDQRescaling, rounds_kernel
 
 _SMALL = 1e-4
 _CLEAR = 2e-3
+_LAST_BITS = np.float32(2.0**-18)
+_TOWARDS_LEVEL = np.float32(2.0**-10)
 _MOST_ROUNDS = 10
 _PASSES = 3
 
@@ -69,6 +74,8 @@ def align(model: keras.Model) -> None:
                 break
         for node in nodes:
             _keep_from_middles(graph, node)
+        if rounds_kernel(nodes[0].layer):
+            _settle_weights(nodes[0].layer)
     aligned: Any = model
     aligned.aligned_digest = _digest(model)
 
@@ -239,6 +246,25 @@ def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
     shift = np.zeros(small.size)
     shift[small] = np.where(reach < 0.5, steps * unit, 0.0)
     _shift_bias(graph, folded, shift)
+
+
+def _settle_weights(layer: Any) -> None:
+    """Moves weights that a last bit would round otherwise a little towards the level they have."""
+    kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
+    below, above = (
+        _on_levels(layer, kernel * factor) for factor in (1 - _LAST_BITS, 1 + _LAST_BITS)
+    )
+    # Levels do not depend on the kernel: where both are the same, so is what lies between.
+    near = below != above
+    if near.any():
+        moved = kernel + _TOWARDS_LEVEL * (_on_levels(layer, kernel) - kernel)
+        layer.kernel.assign(np.where(near, moved, kernel))
+
+
+def _on_levels(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """What a kernel is rounded to."""
+    rounded = layer.quantizer(keras.ops.convert_to_tensor(kernel))
+    return np.asarray(keras.ops.convert_to_numpy(rounded))
 
 
 def _shift_bias(graph: FlatGraph, folded: FoldedLayer, shift: np.ndarray) -> None:

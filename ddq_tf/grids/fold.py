@@ -17,11 +17,19 @@ import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
 from ddq_tf.grids.affine import affine_chain, best_code, compose, is_affine
 from ddq_tf.kinds import Output, find_rule, output_of
 from ddq_tf.kinds.scales import batch_norm_affine
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQSoftmax, operator_kind, rounds_activations
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQFixedGrid,
+    DDQSoftmax,
+    multiplies_codes,
+    operator_kind,
+    rounds_activations,
+)
+from ddq_tf.layers.codes import Grids
 from ddq_tf.targets import OpKind
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
@@ -140,6 +148,32 @@ def grid_of(graph: FlatGraph, tensor: int) -> Grid:
     if any(map(_cuts, between)):
         return dataclasses.replace(grid, qmin=0, cut=grid.qmin < 0)
     return grid
+
+
+def tell_grids(model: keras.Model) -> None:
+    """Tells layers that multiply codes in inference which grids their inputs lie on.
+
+    A layer that stands on different grids, or on none, is told None.
+
+    Args:
+        model: a DDQ model.
+    """
+    graph = flatten(model)
+    seen: dict[int, tuple[Any, set[tuple[Source, ...] | None]]] = {}
+    for node in graph.nodes:
+        if multiplies_codes(node.layer):
+            seen.setdefault(id(node.layer), (node.layer, set()))[1].add(_sources(graph, node))
+    for layer, found in seen.values():
+        sources = found.pop() if len(found) == 1 else None
+        layer.grids = None if sources is None else Grids(sources)
+
+
+def _sources(graph: FlatGraph, node: FlatNode) -> tuple[Source, ...] | None:
+    """The layers on whose grids a node's inputs lie; None if there are none."""
+    try:
+        return tuple(source_of(graph, tensor) for tensor in node.inputs)
+    except DDQError:  # built by hand, and not to be exported
+        return None
 
 
 def quantizer_after(graph: FlatGraph, tensor: int) -> FlatNode | None:
