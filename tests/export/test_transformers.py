@@ -171,8 +171,12 @@ def test_the_whole_way(name, tmp_path):
     graph = tflite.read(file.path.read_bytes())
     assert len(held(graph, "ADD")) == len(constant_layers(q)) == 1
     q.save(tmp_path / "net.keras")
-    arguments = [str(tmp_path / "net.keras"), str(tmp_path / "again.tflite")]
-    subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True)
+    if name == "windows":  # which has all there is, in a fresh process
+        arguments = [str(tmp_path / "net.keras"), str(tmp_path / "again.tflite")]
+        subprocess.run([sys.executable, "-c", FRESH, *arguments], check=True)
+    else:
+        loaded = keras.models.load_model(tmp_path / "net.keras")
+        export_tflite(loaded, tmp_path / "again.tflite")
     assert (tmp_path / "again.tflite").read_bytes() == file.path.read_bytes()
 
 
