@@ -33,7 +33,7 @@ ROOMS = {
     "backend": set(),
     "quantizers": set(),
     "layers": {"quantizers"},
-    "graph": set(),
+    "graph": {"layers"},
     "kinds": {"graph", "layers", "quantizers"},
     "grids": {"kinds", "graph", "layers", "quantizers"},
     "search": {"backend", "grids", "graph", "layers", "quantizers"},

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,8 @@ import numpy as np
 from keras.src.utils.naming import to_snake_case
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph.beside import Beside, operands
+from ddq_tf.graph.beside import numbers as numbers_beside
 from ddq_tf.graph.tracing import (
     Call,
     NotReadableError,
@@ -28,6 +30,7 @@ from ddq_tf.graph.tracing import (
     trace,
     written_spec,
 )
+from ddq_tf.layers import DDQConstant, DDQMask
 
 # Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
 # are subclasses.
@@ -331,12 +334,37 @@ def defines(kind: type, name: str) -> bool:
     return definer is not None and not is_keras(definer)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Called:
+    """A call that becomes a node.
+
+    Attributes:
+        layer: what is called.
+        args, kwargs: with what.
+        name: of the node.
+        inference, trouble, place: as of `FlatNode`.
+        batch: the size at which it was read; None for any.
+        around: the user's layer that calls it; None where a graph does.
+    """
+
+    layer: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    name: str
+    inference: bool = False
+    trouble: str = ""
+    place: str = ""
+    batch: int | None = None
+    around: Any = None
+
+
 class _Flattener:
     """Numbers tensors and collects nodes while walking nested models."""
 
     def __init__(self) -> None:
         self.nodes: list[FlatNode] = []
         self._names: dict[int, str] = {}
+        self._held: dict[tuple[int, Shape], DDQConstant] = {}
         self._shapes: list[Shape] = []
 
     def new_tensor(self, shape: Shape) -> int:
@@ -372,24 +400,22 @@ class _Flattener:
         found, trouble = self._opened(node, reads) if is_opened(layer) else (None, "")
         if found is not None:
             writes = self._play(found, reads, f"{prefix}{layer.name}_", fixed)
-        else:
-            shapes = tuple(self._shapes[number] for number in reads)
-            name = self._unique(layer, prefix)
-            writes = [self.new_tensor(shape) for shape in _written_shapes(node, shapes, name)]
-            self.nodes.append(
-                FlatNode(
-                    layer=layer,
-                    name=name,
-                    inputs=tuple(reads),
-                    outputs=tuple(writes),
-                    shapes=shapes,
-                    inference=fixed,
-                    constants=_constants(
-                        node.operation, node.arguments.args, node.arguments.kwargs
-                    ),
-                    trouble=trouble or _arrays_beside(layer, node.arguments),
-                )
-            )
+            numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
+            return
+        name = self._unique(layer, prefix)
+        called = _Called(
+            layer=layer,
+            args=node.arguments.args,
+            kwargs=node.arguments.kwargs,
+            name=name,
+            inference=fixed,
+            trouble=trouble,
+        )
+
+        def shapes_of(shapes: tuple[Shape, ...]) -> list[Shape]:
+            return _written_shapes(node, shapes, name)
+
+        writes = self._append(called, numbers, shapes_of)
         numbers.update({id(t): n for t, n in zip(node.outputs, writes, strict=True)})
 
     def _opened(self, node: Any, reads: Sequence[int]) -> tuple[Trace | None, str]:
@@ -414,28 +440,135 @@ class _Flattener:
             if not isinstance(layer, keras.layers.Layer):  # numbered by Keras, in each process
                 where = f"{call.within[-1].name}_" if around else ""
                 name, around = f"{where}{to_snake_case(type(layer).__name__)}", ""
-            reads = tuple(numbers[id(tensor)] for tensor in call.tensors)
-            writes = tuple(
-                self.new_tensor(_any_batch(tensor.shape, found.batch)) for tensor in call.outputs
+            name = self._unique(layer, around, name)
+            written = [_any_batch(tensor.shape, found.batch) for tensor in call.outputs]
+            called = _Called(
+                layer=layer,
+                args=call.args,
+                kwargs=call.kwargs,
+                name=name,
+                inference=inference or _says_inference(call.kwargs),
+                trouble=call.trouble,
+                place=_place(call),
+                batch=found.batch,
+                around=call.within[-1] if call.within else None,
             )
+            writes = self._append(called, numbers, lambda _, written=written: written)
             numbers.update({id(t): n for t, n in zip(call.outputs, writes, strict=True)})
-            self.nodes.append(
-                FlatNode(
-                    layer=layer,
-                    name=self._unique(layer, around, name),
-                    inputs=reads,
-                    outputs=writes,
-                    shapes=tuple(self._shapes[number] for number in reads),
-                    inference=inference or _says_inference(call.kwargs),
-                    constants=tuple(
-                        _of_one(constant, found.batch)
-                        for constant in _constants(layer, call.args, call.kwargs)
-                    ),
-                    place=_place(call),
-                    trouble=call.trouble or _arrays_beside(layer, call),
-                )
+        return [
+            numbers[id(leaf)]
+            if isinstance(leaf, keras.KerasTensor)
+            else self._returned(leaf, found, inputs[0], prefix)
+            for leaf in found.outputs
+        ]
+
+    def _append(
+        self,
+        called: _Called,
+        numbers: Mapping[int, int],
+        written: Callable[[tuple[Shape, ...]], list[Shape]],
+    ) -> list[int]:
+        """Appends a call; returns the numbers of its outputs.
+
+        Args:
+            called: the call.
+            numbers: of the symbolic tensors.
+            written: the shapes of its outputs, from those of what it reads.
+        """
+        layer, name = called.layer, called.name
+        found = operands(layer, called.args, called.kwargs, called.batch)
+        if found is None:
+            leaves = keras.tree.flatten((called.args, dict(called.kwargs)))
+            reads = [numbers[id(t)] for t in leaves if isinstance(t, keras.KerasTensor)]
+            return self._node(
+                called,
+                reads,
+                written,
+                constants=_constants(layer, called),
+                trouble=called.trouble or _arrays_beside(layer, called),
             )
-        return [numbers[id(tensor)] for tensor in found.outputs]
+        first = next(t for t in found.places if isinstance(t, keras.KerasTensor))
+        reads = [
+            numbers[id(place)]
+            if isinstance(place, keras.KerasTensor)
+            else self._constant(place, called, numbers[id(first)])
+            for place in found.places
+        ]
+        if found.kept is None:
+            return self._node(called, reads, written)
+        # First what is added, if anything is, then the mask, then the softmax if it is its own.
+        is_softmax = isinstance(layer, keras.layers.Softmax)
+        if len(reads) > 1:
+            reads = self._node(called, reads, written)
+        mask = DDQMask.keeping(found.kept, unused(f"{name}_mask", self._names.values()))
+        self._names[id(mask)] = mask.name
+        masking = dataclasses.replace(called, layer=mask, name=mask.name)
+        reads = self._node(masking, reads, lambda shapes: [shapes[0]])
+        return self._node(called, reads, written) if is_softmax else reads
+
+    def _node(
+        self,
+        called: _Called,
+        reads: Sequence[int],
+        written: Callable[[tuple[Shape, ...]], list[Shape]],
+        *,
+        constants: tuple[Any, ...] = (),
+        trouble: str = "",
+    ) -> list[int]:
+        shapes = tuple(self._shapes[number] for number in reads)
+        writes = [self.new_tensor(shape) for shape in written(shapes)]
+        self.nodes.append(
+            FlatNode(
+                layer=called.layer,
+                name=called.name,
+                inputs=tuple(reads),
+                outputs=tuple(writes),
+                shapes=shapes,
+                inference=called.inference,
+                constants=constants,
+                place=called.place,
+                trouble=trouble or called.trouble,
+            )
+        )
+        return writes
+
+    def _returned(self, given: Any, found: Trace, like: int, prefix: str) -> int:
+        """The number of what a layer returned that does not depend on its inputs."""
+        name = prefix.rstrip("_")
+        called = _Called(layer=found.layer, args=(), kwargs={}, name=name, around=found.layer)
+        beside = numbers_beside(given, found.batch, len(given.shape))
+        if beside is not None:
+            return self._constant(beside, called, like)
+        words = (
+            "must return the same for each example where what it returns does not depend on its "
+            f"inputs. Received: shape {tuple(given.shape)}"
+        )
+        return self._node(called, [like], lambda _: [tuple(given.shape)], trouble=words)[0]
+
+    def _constant(self, beside: Beside, called: _Called, like: int) -> int:
+        """The number of a tensor that is the same for each example.
+
+        Args:
+            beside: what it holds.
+            called: what reads it.
+            like: a tensor that tells how many examples there are.
+        """
+        owner = beside.owner
+        is_variable = isinstance(owner, keras.Variable)
+        key = (id(owner), beside.values.shape)
+        layer = self._held.get(key) if is_variable else None
+        if layer is None:
+            name = unused(f"{called.name}_{beside.label}", self._names.values())
+            layer = DDQConstant.holding(beside.values, name)
+            self._names[id(layer)] = name
+            # Arrays may be made of weights, as what an Embedding gives for fixed positions.
+            within = getattr(called.around, "trainable_variables", ())
+            layer.trainable = bool(owner.trainable if is_variable else within)
+            self._held[key] = layer
+        reader = dataclasses.replace(called, layer=layer, name=layer.name, trouble="")
+        constants = (owner,) if is_variable else ()
+        shape = (self._shapes[like][0], *beside.values.shape)
+        return self._node(reader, [like], lambda _: [shape], constants=constants)[0]
 
     def _unique(self, layer: Any, prefix: str, own: str = "") -> str:
         """The layer's own name; prefixed, then numbered, where another layer has it already."""
@@ -505,6 +638,8 @@ def _check_fits(model: Any, functional: Any, shapes: Sequence[Shape]) -> None:
 def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Shape]:
     """What a node writes where it reads these shapes; an inner model may leave sizes open."""
     tensors = node.arguments.keras_tensors
+    if len(tensors) < len(shapes):  # with numbers beside them, of a fixed size
+        return [tuple(tensor.shape) for tensor in node.outputs]
     as_built = shapes == tuple(tuple(tensor.shape) for tensor in tensors)
     if as_built and not is_misread(node.operation):
         return [tuple(tensor.shape) for tensor in node.outputs]
@@ -542,11 +677,12 @@ def output_names(functional: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _constants(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+def _constants(layer: Any, called: _Called) -> tuple[Any, ...]:
     """What an operation, not a layer, was called with beside tensors."""
     if isinstance(layer, keras.layers.Layer):
         return ()
-    return tuple(_without_tensors(value) for value in (*args, *kwargs.values()))
+    given = (_without_tensors(value) for value in (*called.args, *called.kwargs.values()))
+    return tuple(_of_one(constant, called.batch) for constant in given)
 
 
 def _arrays_beside(layer: Any, call: Any) -> str:

@@ -35,7 +35,7 @@ _OPENED = (
 _OURS = "ddq_tf"
 _MACHINERY = ("keras", "tensorflow", "jax", "contextlib", "functools")
 # Tried where `call` reads the batch size. Any number that no shape of a network has will do.
-_BATCH = 31
+TRIED_BATCH = 31
 _LONGEST = 300
 
 
@@ -76,12 +76,15 @@ class Trace:
     """What a layer or model does, as it was seen on symbolic tensors.
 
     Attributes:
+        layer: what was called.
         inputs: the symbolic tensors that it was called with, in order.
-        output: what it returned: a structure of symbolic tensors.
+        output: what it returned: a structure of symbolic tensors, and arrays or variables where it
+            does not depend on the inputs.
         calls: in the order in which they ran.
         batch: the batch size that it was called with; None for any.
     """
 
+    layer: Any
     inputs: tuple[Any, ...]
     output: Any
     calls: tuple[Call, ...]
@@ -89,7 +92,7 @@ class Trace:
 
     @property
     def outputs(self) -> list[Any]:
-        """The symbolic tensors in `output`, in order."""
+        """What is in `output`, in order."""
         return keras.tree.flatten(self.output)
 
     @property
@@ -157,7 +160,7 @@ def trace(
     is_plain = isinstance(first, Trace) and not any(call.trouble for call in first.calls)
     if isinstance(first, Trace) and is_plain and first.has_sizes:
         return first
-    second = _traced(layer, args, kwargs, walk, _BATCH)
+    second = _traced(layer, args, kwargs, walk, TRIED_BATCH)
     if isinstance(second, Trace):
         return second
     if isinstance(first, Trace):
@@ -192,12 +195,14 @@ def _traced(
         return error
     except Exception as error:  # of whatever a user's code raises
         return NotReadableError(_words(error))
-    if not all(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(output)):
+    if not all(len(getattr(leaf, "shape", ())) > 0 for leaf in keras.tree.flatten(output)):
         return NotReadableError(
-            "its call() must return tensors that depend on its inputs. Received: "
+            "its call() must return tensors. Received: "
             f"{', '.join(type(leaf).__name__ for leaf in keras.tree.flatten(output))}"
         )
-    return Trace(inputs=tuple(inputs), output=output, calls=tuple(tape.calls), batch=batch)
+    return Trace(
+        layer=layer, inputs=tuple(inputs), output=output, calls=tuple(tape.calls), batch=batch
+    )
 
 
 class _Tape:

@@ -7,6 +7,8 @@ import numpy as np
 
 from ddq_tf.graph.flatten import FlatNode
 
+EXACT_FACTORS = (1, 2, 4, 8, 16)  # by which LiteRT interpolates without rounding weights
+
 
 def covers_input(node: FlatNode) -> bool:
     """Returns whether an average pooling takes the mean of its whole input."""
@@ -34,7 +36,7 @@ def upsampling_fractions(node: FlatNode) -> int | None:
     powers of 2. None for other factors, and where float32 could not tell the parts apart.
     """
     factors = [int(factor) for factor in node.layer.size]
-    if any(factor not in (1, 2, 4, 8, 16) for factor in factors):
+    if any(factor not in EXACT_FACTORS for factor in factors):
         return None
     return int(np.prod([2 * factor for factor in factors if factor > 1]))
 

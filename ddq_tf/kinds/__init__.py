@@ -5,6 +5,7 @@ To add a layer, add its rule to the file of its family, with examples.
 
 from ddq_tf.kinds import (
     activations,
+    constants,
     normalizations,
     operations,
     pooling,
@@ -28,6 +29,7 @@ RULES = Registry(
         activations.FAMILY,
         sums.FAMILY,
         products.FAMILY,
+        constants.FAMILY,
         pooling.FAMILY,
         shapes.FAMILY,
         scales.FAMILY,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.windows import (
+    EXACT_FACTORS,
     covers_input,
     same_padding,
     stays_inside,
@@ -18,6 +19,7 @@ from ddq_tf.graph.windows import (
 )
 from ddq_tf.kinds import checks
 from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output
+from ddq_tf.kinds.steps import Steps, Value
 from ddq_tf.layers import DDQBorderGain
 
 if TYPE_CHECKING:
@@ -88,20 +90,92 @@ def _upsampling_row(layer: Any, name: str) -> Any:
     return L.UpSampling2D((1, layer.size), name=name)
 
 
+def resized(
+    steps: Steps, value: Value, size: Sequence[int], interpolation: str, *, antialias: bool = False
+) -> Value | None:
+    """Returns images of another size, None where theirs is not fixed.
+
+    Larger by whole factors, "nearest", or "bilinear" by such as LiteRT computes exactly: an
+    UpSampling2D. All else is linear along each axis, so it is a dense layer of fixed weights.
+
+    Args:
+        steps: where it is written down.
+        value: images, channels last.
+        size: wanted height and width.
+        interpolation: Keras's name.
+        antialias: as in Keras.
+    """
+    shape = value.shape
+    if len(shape) != 4 or None in shape[1:] or min(size) < 1:
+        return None
+    rows = [(new, old or 1) for new, old in zip(size, shape[1:3], strict=True)]
+    factors = tuple(new // old for new, old in rows)
+    is_whole = not any(new % old for new, old in rows)
+    is_exact = interpolation == "nearest" or all(factor in EXACT_FACTORS for factor in factors)
+    if is_whole and is_exact and interpolation in ("nearest", "bilinear"):
+        kind = {"interpolation": interpolation}
+        return steps.call("", lambda name: L.UpSampling2D(factors, name=name, **kind), value)
+    for axis, (new, old) in enumerate(rows, 1):
+        if new != old:
+            matrix = _resizing_matrix(old, new, interpolation, antialias)
+            value = _along(steps, value, axis, matrix)
+    return value
+
+
+def _resizing_matrix(old: int, new: int, interpolation: str, antialias: bool) -> np.ndarray:
+    """What each of the old pixels of an axis adds to each of the new ones: (old, new)."""
+    each: Any = keras.ops.image.resize(
+        np.eye(old, dtype=np.float32)[:, None, :, None],
+        (1, new),
+        interpolation=interpolation,
+        antialias=antialias,
+        data_format="channels_last",
+    )
+    return as_float64(each)[:, 0, :, 0]
+
+
+def _along(steps: Steps, value: Value, axis: int, matrix: np.ndarray) -> Value:
+    """An axis times a matrix."""
+    last = {1: (2, 3, 1), 2: (1, 3, 2)}[axis]
+    back = {1: (3, 1, 2), 2: (1, 3, 2)}[axis]
+    value = steps.permuted(f"last_{axis}", value, last)
+
+    def built(name: str) -> Any:
+        layer: Any = L.Dense(matrix.shape[1], use_bias=False, trainable=False, name=name)
+        layer.build(value.shape)
+        layer.kernel.assign(matrix)
+        return layer
+
+    value = steps.call(f"resized_{axis}", built, value)
+    return steps.permuted(f"back_{axis}", value, back)
+
+
 def _resizing(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """An UpSampling2D, where the image becomes a whole multiple of its size, or stays."""
-    layer = node.layer
-    sizes = [size or 0 for size in node.shapes[0][1:3]]
-    wanted = (layer.height, layer.width)
-    plain = not (layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias)
-    if not plain or layer.data_format != "channels_last" or 0 in sizes:
+    layer, steps = node.layer, Steps(to, node)
+    plain = not (layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio)
+    if not plain or layer.data_format != "channels_last":
         return [node]
-    factors = tuple(new // old for new, old in zip(wanted, sizes, strict=True))
-    if any(new % old for new, old in zip(wanted, sizes, strict=True)) or 0 in factors:
+    made = resized(
+        steps,
+        steps.inputs[0],
+        (layer.height, layer.width),
+        layer.interpolation,
+        antialias=layer.antialias,
+    )
+    return [node] if made is None else steps.writing(made)
+
+
+def _any_upsampling(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """By other factors than LiteRT interpolates exactly: a Resizing."""
+    layer, shape = node.layer, node.shapes[0]
+    known = layer.interpolation in ("nearest", "bilinear")
+    is_exact = layer.interpolation == "nearest" or all(n in EXACT_FACTORS for n in layer.size)
+    if (known and is_exact) or layer.data_format != "channels_last" or None in shape[1:]:
         return [node]
-    kind = layer.interpolation
-    make = functools.partial(L.UpSampling2D, factors, interpolation=kind, name=node.name)
-    return [node.calling(to.layer(layer, f"upsampling{factors}", make))]
+    steps = Steps(to, node)
+    size = [(old or 1) * factor for old, factor in zip(shape[1:3], layer.size, strict=True)]
+    made = resized(steps, steps.inputs[0], size, layer.interpolation)
+    return [node] if made is None else steps.writing(made)
 
 
 # Checks
@@ -110,25 +184,9 @@ def _resizing(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
 def _check_resizing(graph: FlatGraph, node: FlatNode) -> str | None:
     wanted = (node.layer.height, node.layer.width)
     return (
-        "makes images larger by whole factors alone, without cropping, padding or antialias. "
-        f"Received: to {wanted} px from {node.shapes[0]}. At the front of a model, leave it out "
-        "and build the model for images of that size: apps, and ddq's --data, resize pictures"
+        "needs images of a fixed size, channels last, and no cropping and padding. "
+        f"Received: to {wanted} px from {node.shapes[0]}"
     )
-
-
-def _check_upsampling(graph: FlatGraph, node: FlatNode) -> str | None:
-    layer = node.layer
-    if layer.interpolation not in ("nearest", "bilinear"):
-        return (
-            "needs interpolation 'nearest' or 'bilinear'. "
-            f"Received: interpolation={layer.interpolation!r}"
-        )
-    if layer.interpolation == "bilinear" and upsampling_fractions(node) is None:
-        return (
-            "needs factors of 1, 2, 4, 8 or 16 to be bilinear: LiteRT rounds the weights of others."
-            f" Received: size={layer.size}"
-        )
-    return checks.fixed_size(graph, node)
 
 
 # What the integer graph sees
@@ -338,8 +396,9 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(L.UpSampling2D,),
-            words="UpSampling2D (nearest; bilinear by 2, 4, 8, 16)",
-            problem=_check_upsampling,
+            words="UpSampling2D",
+            expand=_any_upsampling,
+            problem=checks.fixed_size,
             output=_upsampling_output,
             lift=_upsampling_lift,
             lower=_lower_upsampling,
@@ -349,17 +408,20 @@ FAMILY = Family(
                 Example(build=lambda x: L.UpSampling2D(2, interpolation="bilinear")(x)),
                 Example(build=lambda x: L.UpSampling2D((1, 4), interpolation="bilinear")(x)),
                 Example(build=lambda x: L.UpSampling2D(1, interpolation="bilinear")(x)),
+                Example(build=lambda x: L.UpSampling2D((3, 2), interpolation="bilinear")(x)),
             ),
         ),
         LayerRule(
             layers=(L.Resizing,),
-            words="Resizing (to whole multiples)",
+            words="Resizing",
             expand=_resizing,
             problem=_check_resizing,
             examples=(
                 Example(build=lambda x: L.Resizing(16, 24, interpolation="nearest")(x)),
                 Example(build=lambda x: L.Resizing(16, 16)(x)),
                 Example(build=lambda x: L.Resizing(8, 8)(x)),
+                Example(build=lambda x: L.Resizing(11, 5)(x)),
+                Example(build=lambda x: L.Resizing(3, 8, "bicubic", antialias=True)(x)),
             ),
         ),
         _on_row(L.MaxPooling1D, _pool_row(L.MaxPooling2D), lambda x: L.MaxPooling1D()(x)),

@@ -18,7 +18,7 @@ from ddq_tf.kinds import checks
 from ddq_tf.kinds.functions import activation_name
 from ddq_tf.kinds.rule import Example, Family, LayerRule, Output
 from ddq_tf.kinds.steps import Steps, Value
-from ddq_tf.layers import DDQMatmul, DDQRescaling
+from ddq_tf.layers import DDQConstant, DDQMask, DDQMatmul, DDQRescaling
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -209,10 +209,18 @@ def matrix_product(steps: Steps, left: Value, right: Value, role: str = "") -> V
     """Returns the product of the last two axes of two tensors that are alike before these."""
     ranks = len(left.shape), len(right.shape)
     is_known = None not in (*left.shape[1:], *right.shape[1:])
-    if not is_known or ranks[0] != ranks[1] or ranks[0] not in (3, _HIGHEST_RANK):
+    if not is_known or ranks[0] != ranks[1] or ranks[0] < 3:
         return None
     if left.shape[:-2] != right.shape[:-2] or left.shape[-1] != right.shape[-2]:
         return None
+    if ranks[0] > _HIGHEST_RANK:
+        around = math.prod(size or 0 for size in left.shape[1:-2])
+        name = f"{role}_" if role else ""
+        rows = steps.reshaped(f"{name}left", left, (around, *left.shape[-2:]))
+        columns = steps.reshaped(f"{name}right", right, (around, *right.shape[-2:]))
+        made = steps.call(role, lambda name: DDQMatmul(name=name), rows, columns)
+        target = (*left.shape[1:-1], right.shape[-1])
+        return steps.reshaped(f"{name}axes", made, target)
     return steps.call(role, lambda name: DDQMatmul(name=name), left, right)
 
 
@@ -256,8 +264,20 @@ def einsum(
     return _ordered(steps, f"{name}written", made, order, letters.writes)
 
 
-def attention(steps: Steps, scale: float | None) -> Value | None:
-    """Returns softmax(scale q k^T) v of tensors of shape (batch, length, heads, dim)."""
+def attention(
+    steps: Steps,
+    scale: float | None,
+    bias: np.ndarray | None = None,
+    kept: np.ndarray | None = None,
+) -> Value | None:
+    """Returns softmax(scale q k^T + bias) v of tensors of shape (batch, length, heads, dim).
+
+    Args:
+        steps: where it is written down; reads query, key and value.
+        scale: None for 1 / sqrt(dim).
+        bias: broadcasts to (heads, length of the query, length of the key); None for none.
+        kept: likewise: what the softmax sees; None for all.
+    """
     query, key, value = steps.inputs
     if len(query.shape) != _HIGHEST_RANK or None in query.shape[1:]:
         return None
@@ -266,6 +286,12 @@ def attention(steps: Steps, scale: float | None) -> Value | None:
     scores = einsum(steps, query, key, Letters("btnh", "bsnh", "bnts"), "scores")
     if scores is None:
         return None
+    if bias is not None:
+        constant = steps.call("bias", lambda name: DDQConstant.holding(bias, name), scores)
+        scores = steps.call("biased", lambda name: L.Add(name=name), scores, constant)
+    if kept is not None and not kept.all():
+        kept = kept.reshape((1,) * (3 - kept.ndim) + kept.shape)
+        scores = steps.call("mask", lambda name: DDQMask.keeping(kept, name), scores)
     weights = steps.call("weights", lambda name: L.Softmax(name=name), scores)
     return einsum(steps, weights, value, Letters("bnts", "bsnh", "btnh"))
 
@@ -354,13 +380,16 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(DDQMatmul,),
-            words="MultiHeadAttention, GroupQueryAttention and Attention (without masks)",
+            words="MultiHeadAttention, GroupQueryAttention and Attention (masks must not vary)",
             problem=_check_terms,
             output=Output.OWN,
             lower=_lower,
             factor=lambda node: 1.0,
             examples=(
-                Example(build=lambda x: L.MultiHeadAttention(2, 3)(x, x), shape=_SEQUENCE),
+                Example(
+                    build=lambda x: L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True),
+                    shape=_SEQUENCE,
+                ),
                 Example(
                     build=lambda x: L.MultiHeadAttention(2, 3, 2, output_shape=5)(
                         x, x[:, :7], return_attention_scores=True

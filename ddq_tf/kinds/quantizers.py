@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ddq_tf.graph import FlatNode
 from ddq_tf.kinds.rule import Family, LayerRule, Output
 from ddq_tf.kinds.training_only import lower_alias
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQMask, DDQSoftmax
 from ddq_tf.layers.formulas import softmax
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def _lower_softmax(into: Lowering, node: FlatNode) -> None:
     if not (into.float_islands and node.layer.rounds_powers):
         into.emit("SOFTMAX", (reads,), into.fixed(node), source=node.name, beta=1.0)
         return
-    into.island(node, softmax, writes=into.fixed(node))
+    before = into.graph.producer(node.inputs[0])
+    mask = None if before is None else before.layer
+    below = mask.below() if isinstance(mask, DDQMask) else None
+    into.island(node, lambda x: softmax(x, below), writes=into.fixed(node))
 
 
 FAMILY = Family(

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
-from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
 from ddq_tf.kinds.rule import Example, Family, LayerRule, Output
-from ddq_tf.layers import DDQSlice
+from ddq_tf.kinds.steps import Steps, Value
+from ddq_tf.layers import DDQConstant, DDQSlice
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -69,6 +71,78 @@ def _center_crop(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
 def _check_center_crop(graph: FlatGraph, node: FlatNode) -> str | None:
     wanted = (node.layer.height, node.layer.width)
     return f"needs images of {wanted} px at least, channels last. Received: {node.shapes[0]}"
+
+
+def _concatenate(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Tensors of weights between others: zeros in their place, and a sum."""
+    axis = node.layer.axis % len(node.shapes[0])
+    held = [_held_by(to.graph, tensor) for tensor in node.inputs]
+    if not any(held) or all(held) or axis == 0 or len(node.shapes[0]) not in (3, 4):
+        return [node]
+    steps = Steps(to, node)
+    parts: list[Value] = []
+    values, before = [], 0
+    for place, (value, layer) in enumerate(zip(steps.inputs, held, strict=True)):
+        size = value.shape[axis] or 0
+        if layer is not None:
+            values.append(as_float64(layer.value))
+            before += size
+            continue
+        values.append(np.zeros([size or 0 for size in value.shape[1:]]))
+        is_last = not any(each is None for each in held[place + 1 :])
+        behind = [shape[axis] or 0 for shape in node.shapes[place + 1 :]] if is_last else []
+        border = [(0, 0)] * len(value.shape)
+        border[axis] = before, sum(behind)
+        parts.append(zero_padded(steps, value, border) if any(border[axis]) else value)
+        before = 0
+    joined = parts[0]
+    if len(parts) > 1:
+        joined = steps.call("tensors", lambda name: L.Concatenate(axis, name=name), *parts)
+    owner = next(layer for layer in held if layer is not None)
+    constant = steps.call(
+        f"{node.name} between zeros",
+        lambda name: DDQConstant.holding(np.concatenate(values, axis - 1), name),
+        joined,
+        owner=owner,
+        label=owner.name,
+    )
+    return steps.writing(steps.call("", lambda name: L.Add(name=name), joined, constant))
+
+
+def _held_by(graph: FlatGraph, tensor: int) -> DDQConstant | None:
+    before = graph.producer(tensor)
+    return before.layer if before is not None and isinstance(before.layer, DDQConstant) else None
+
+
+def zero_padded(steps: Steps, value: Value, rows: Sequence[tuple[int, int]]) -> Value:
+    """Returns a value of rank 3 or 4 with zeros before and behind it along each axis.
+
+    Args:
+        steps: where it is written down.
+        value: the value.
+        rows: how many, for each axis; none for the batch.
+    """
+    rank, inner, channels = len(value.shape), rows[1:-1], rows[-1]
+    is_last = not any(channels)
+    if any(map(any, inner)) or is_last:
+        role = "" if is_last else "pixels"
+        label = role or "zeros"
+        value = steps.call(f"{role}{inner}", lambda name: _zeros(inner, name), value, label=label)
+    if is_last:
+        return value
+    # Channels in the place of rows.
+    value = steps.permuted("first", value, (rank - 1, *range(1, rank - 1)))
+    border = [channels, *([(0, 0)] * (rank - 3))]
+    value = steps.call(
+        f"channels {border}", lambda name: _zeros(border, name), value, label="channels"
+    )
+    return steps.permuted("last", value, (*range(2, rank), 1))
+
+
+def _zeros(border: Sequence[Any], name: str) -> Any:
+    if len(border) == 1:
+        return L.ZeroPadding1D(border[0], name=name)
+    return L.ZeroPadding2D(tuple(border), name=name)
 
 
 # Integer operators
@@ -182,6 +256,7 @@ FAMILY = Family(
         LayerRule(
             layers=(L.Concatenate,),
             words="Concatenate",
+            expand=_concatenate,
             on_row=_concatenate_row,
             problem=_check_concatenate,
             output=Output.SHARED,

@@ -100,9 +100,13 @@ class Steps:
         )
         return result
 
+    def writer(self, value: Value) -> FlatNode | None:
+        """Returns the node that writes what the node reads; None for an input of the model."""
+        return self._to.graph.producer(value.tensor)
+
     def is_behind(self, kinds: tuple[type, ...]) -> bool:
         """Returns whether a layer or operation of these kinds writes what the node reads."""
-        before = self._to.graph.producer(self._node.inputs[0])
+        before = self.writer(self.inputs[0])
         return before is not None and isinstance(before.layer, kinds)
 
     def reshaped(self, role: str, value: Value, target: tuple[int | None, ...]) -> Value:

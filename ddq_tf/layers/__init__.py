@@ -6,6 +6,7 @@ from ddq_tf.layers.activation import (
     DDQActivation,
     elu,
 )
+from ddq_tf.layers.constant import DDQConstant, DDQMask, constant_layers
 from ddq_tf.layers.fixed import DDQBorderGain, DDQFixedGrid, DDQRescaling, DDQSlice
 from ddq_tf.layers.function import DDQFunction, DDQSoftmax
 from ddq_tf.layers.in_float import (
@@ -45,6 +46,7 @@ __all__ = [
     "DDQActivation",
     "DDQBatchNormalization",
     "DDQBorderGain",
+    "DDQConstant",
     "DDQConv2D",
     "DDQConv2DTranspose",
     "DDQDense",
@@ -53,6 +55,7 @@ __all__ = [
     "DDQFunction",
     "DDQGroupNormalization",
     "DDQLayerNormalization",
+    "DDQMask",
     "DDQMatmul",
     "DDQRMSNormalization",
     "DDQRescaling",
@@ -67,6 +70,7 @@ __all__ = [
     "FloatLayer",
     "RowNormalization",
     "activation_layers",
+    "constant_layers",
     "elu",
     "examples_at_once",
     "multiplies_codes",

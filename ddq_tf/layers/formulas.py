@@ -31,6 +31,7 @@ Step = Callable[..., Any]
 
 ROWS = ("log_softmax",)  # formulas of a whole row; all others are of one value
 POWER_STEP = 2.0**-14
+MASKED = -(2.0**60)  # far below all that a softmax sees
 MOST_POWERS = 1024  # sums of so many of them, each at most 1, are exact
 
 
@@ -105,9 +106,15 @@ def _powers(x: Value) -> tuple[Value, Value]:
     return below, below.exp().of("ROUND", POWER_STEP)
 
 
-def softmax(x: Value) -> Value:
-    """Returns e^x / sum(e^x) along the last axis."""
-    _, powers = _powers(x)
+def softmax(x: Value, below: Any = None) -> Value:
+    """Returns e^x / sum(e^x) along the last axis.
+
+    Args:
+        x: the rows.
+        below: 0 for what counts and `MASKED` for what does not, which broadcasts to x; None if all
+            counts. Of each row something must.
+    """
+    _, powers = _powers(x if below is None else x.of("ADD", below))
     return powers / powers.of("TOTAL")
 
 

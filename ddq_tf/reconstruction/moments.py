@@ -131,12 +131,15 @@ def input_moments(
     """
     outputs = block.stored(of_float=False)
     inner = [layer for layer in layers if layer.input is not block.start]
-    whole: Any = keras.Model(block.start, [*(layer.input for layer in inner), block.output])
+    # Each tensor once: Keras loses those that a model is to give twice.
+    tensors = list({id(layer.input): layer.input for layer in inner}.values())
+    places = {id(tensor): place for place, tensor in enumerate(tensors)}
+    whole: Any = keras.Model(block.start, [*tensors, block.output])
     every = {layer.name: _thinning(layer, len(inputs)) for layer in layers}
 
     def columns_and_outputs(x: Tensor) -> tuple[list[Tensor], Tensor]:
         *read, given = keras.tree.flatten(whole(x, training=True))
-        reads = dict(zip([layer.name for layer in inner], read, strict=True))
+        reads = {layer.name: read[places[id(layer.input)]] for layer in inner}
         columns = [_turned(layer, reads.get(layer.name, x), every[layer.name]) for layer in layers]
         return columns, given
 

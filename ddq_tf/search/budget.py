@@ -12,7 +12,8 @@ import numpy as np
 
 from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.layers import activation_layers, weighted_layers
+from ddq_tf.layers import activation_layers, constant_layers, weighted_layers
+from ddq_tf.scheme import MAX_BITS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class PrecisionBudget:
 
 
 def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
-    """Returns the budget of a DDQ model's weights.
+    """Returns the budget of a DDQ model's kernels: what its constants, at 8 bits, leave of it all.
 
     Raises:
         DDQError: if the budget lies below what the lowest precisions take.
@@ -128,7 +129,9 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
         counts_codes=target.counts_codes,
         code_capacity_bits=None if config.code_bits is None else config.code_bits * num_weights,
     )
-    least = budget.least_bits
+    held = sum(np.prod(layer.shape, dtype=int) for layer in constant_layers(model))
+    num_weights, fixed = num_weights + int(held), float(MAX_BITS * held)
+    least = budget.least_bits + fixed
     capacity = _capacity_bits(config, num_weights, least)
     if capacity is not None and least > capacity:
         raise DDQError(
@@ -139,14 +142,15 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
             f"budget='{math.ceil(least / 8)}bytes' or budget='auto' for the least that is "
             f"possible, or choose {_lower_than(config)}."
         )
-    least_codes = budget.least_code_bits / num_weights
+    least_codes = budget.least_code_bits / budget.num_values
     if config.code_bits is not None and least_codes > config.code_bits:
         raise DDQError(
             f"code_bits is impossible: the lowest precisions of model {model.name!r} have "
             f"{least_codes:.2f} bits on average. Received: code_bits={config.code_bits!r}. Raise "
             "it, or choose precisions that go lower."
         )
-    return dataclasses.replace(budget, capacity_bits=capacity)
+    left = None if capacity is None else capacity - fixed
+    return dataclasses.replace(budget, capacity_bits=left)
 
 
 def _lower_than(config: DDQConfig) -> str:

@@ -75,8 +75,10 @@ _SET_BY_KERAS = ("loss", "stop_training", "history", "output_names", "input_spec
 
 def _layers_of(model: Any) -> list[Any]:
     """The operations of a model's graph, also of the models within."""
-    inner = [m for m in model.operations if isinstance(m, keras.Model)]
-    return [*model.operations, *(layer for m in inner for layer in _layers_of(m))]
+    # One that a `call` calls may have no graph of its own.
+    own = getattr(model, "operations", model.layers)
+    inner = [m for m in own if isinstance(m, keras.Model)]
+    return [*own, *(layer for m in inner for layer in _layers_of(m))]
 
 
 def ddq_class(base: type, own: type | None) -> type:

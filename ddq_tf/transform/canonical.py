@@ -1,7 +1,8 @@
 """Rewrites a float graph to the few layers that the integer graph knows, before it is checked.
 
-First each node by the rule of its layer: to other layers (`LayerRule.expand`), or from sequences to
-images of one row (`transform.sequences`). Then neighbours:
+First the batch goes to the front of every tensor (`transform.batches`). Then each node by the rule
+of its layer: to other layers (`LayerRule.expand`), or from sequences to images of one row
+(`transform.sequences`). Then neighbours:
 
 1. Two Reshapes in a row, and Reshapes that change nothing: see `sequences.join_reshapes`.
 2. relu6(x + 3) / 6 written out: the activation hard_sigmoid.
@@ -9,13 +10,16 @@ images of one row (`transform.sequences`). Then neighbours:
 4. A rescaling behind a convolution or dense layer, moved or not: part of its weights.
 5. A layer without bias before a BatchNormalization that stands elsewhere too: gets a bias of zeros,
    for `grids.align` to move.
-6. A rescaling or BatchNormalization of vectors that none of these takes up: between Reshapes to an
-   image of one pixel and back.
+6. A tensor of weights, moved, or added behind another: one tensor of weights. A mask before what
+   moves it: behind it.
+7. A rescaling or BatchNormalization of vectors, or of rank 5 and more, that none of these takes up:
+   between Reshapes to an image and back.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,13 +29,14 @@ import numpy as np
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.grids.affine import multiplies
 from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
-from ddq_tf.layers import DDQRescaling
+from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
+from ddq_tf.transform.batches import batch_first
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
 
 
 def canonical(graph: FlatGraph) -> FlatGraph:
     """Returns an equivalent graph of layers that the integer graph knows, as far as they are."""
-    return Canonicalizer(graph).run()
+    return Canonicalizer(batch_first(graph)).run()
 
 
 class Canonicalizer:
@@ -68,7 +73,8 @@ class Canonicalizer:
         if key not in self._layers:
             self._layers[key] = made = make()
             if made is not original:
-                made.trainable = getattr(original, "trainable", True)  # operations have none
+                # Operations have none.
+                made.trainable = made.trainable and getattr(original, "trainable", True)
                 # Not by setattr: Keras would take the original for a part of the layer.
                 object.__setattr__(made, _ORIGIN, origin_of(original))
         return self._layers[key]
@@ -184,6 +190,116 @@ def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     return to.graph.replaced(changes)
 
 
+def _held_values(node: FlatNode | None) -> np.ndarray | None:
+    """The weights of a `DDQConstant`; None for other nodes."""
+    if node is None or not isinstance(node.layer, DDQConstant):
+        return None
+    return as_float64(node.layer.value)
+
+
+def _constants(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
+    """A tensor of weights that is moved, or added behind another; and what nothing reads."""
+    before = to.graph.producer(node.inputs[0])
+    values = _held_values(before)
+    if isinstance(node.layer, DDQConstant | DDQRescaling):
+        is_read = to.graph.consumers(node.outputs[0]) or node.outputs[0] in to.graph.outputs
+        if not is_read:
+            return to.graph.replaced({node.outputs[0]: []})
+        return _read_earlier(to.graph, node) if isinstance(node.layer, DDQConstant) else None
+    if before is None or values is None or not isinstance(node.layer, _MOVERS):
+        return _summed(to, node)
+    shape: Any = node.layer.compute_output_shape((None, *values.shape))
+    if isinstance(node.layer, keras.layers.Permute):
+        values = values.transpose([axis - 1 for axis in node.layer.dims])
+    moved = values.reshape(shape[1:])
+    layer = to.layer(
+        before.layer, f"moved by {node.name}", lambda: DDQConstant.holding(moved, before.name)
+    )
+    new = before.calling(layer, outputs=node.outputs)
+    return to.graph.replaced({node.outputs[0]: [new]})
+
+
+def _read_earlier(graph: FlatGraph, node: FlatNode) -> FlatGraph | None:
+    """Weights that read, for the number of examples, what was moved, or a sum with weights."""
+    before = graph.producer(node.inputs[0])
+    if before is None:
+        return None
+    tensor, held = _parts(graph, before)
+    if held is None:
+        if not isinstance(before.layer, (*_MOVERS, keras.layers.ZeroPadding2D)):
+            return None
+        tensor = before.inputs[0]
+    shape = before.shapes[before.inputs.index(tensor)]
+    earlier = dataclasses.replace(node, inputs=(tensor,), shapes=(shape,))
+    return graph.replaced({node.outputs[0]: [earlier]})
+
+
+def _summed(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
+    """Weights that are added to a sum with weights that it alone reads."""
+    first, other = _parts(to.graph, node)
+    if first is None or other is None:
+        return None
+    inner = to.graph.producer(first)
+    alone = to.graph.sole_consumer(first) is node
+    if inner is None or not alone:
+        return None
+    rest, before = _parts(to.graph, inner)
+    if rest is None or before is None or before.layer.trainable != other.layer.trainable:
+        return None
+    values = as_float64(before.layer.value) + as_float64(other.layer.value)
+    layer = to.layer(
+        before.layer, f"and {other.name}", lambda: DDQConstant.holding(values, before.name)
+    )
+    held = to.new_tensor()
+    shape = inner.shapes[inner.inputs.index(rest)]
+    changes: dict[int, list[FlatNode]] = {
+        inner.outputs[0]: [],
+        node.outputs[0]: [
+            before.calling(layer, inputs=(rest,), shapes=(shape,), outputs=(held,)),
+            dataclasses.replace(
+                node, inputs=(rest, held), shapes=(shape, (shape[0], *values.shape))
+            ),
+        ],
+    }
+    return to.graph.replaced(changes)
+
+
+def _parts(graph: FlatGraph, node: FlatNode) -> tuple[int | None, FlatNode | None]:
+    """Of a sum of something and weights: the tensor, and what holds the weights."""
+    if not isinstance(node.layer, keras.layers.Add) or len(node.inputs) != 2:
+        return None, None
+    writers = [graph.producer(tensor) for tensor in node.inputs]
+    held = [writer is not None and isinstance(writer.layer, DDQConstant) for writer in writers]
+    if sum(held) != 1:
+        return None, None
+    return node.inputs[held.index(False)], writers[held.index(True)]
+
+
+def _moved_mask(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
+    """A mask, which stands right before its softmax."""
+    before = to.graph.producer(node.inputs[0])
+    if before is None or not isinstance(before.layer, DDQMask):
+        return None
+    if not isinstance(node.layer, _MOVERS) or to.graph.sole_consumer(node.inputs[0]) is not node:
+        return None
+    kept = np.asarray(keras.ops.convert_to_numpy(before.layer.kept))
+    kept = np.broadcast_to(kept, [size or 0 for size in node.shapes[0][1:]])
+    shape: Any = node.layer.compute_output_shape(node.shapes[0])
+    if isinstance(node.layer, keras.layers.Permute):
+        kept = kept.transpose([axis - 1 for axis in node.layer.dims])
+    kept = kept.reshape(shape[1:])
+    mask = to.layer(before.layer, "moved", lambda: DDQMask.keeping(kept, before.name))
+    moved = to.new_tensor()
+    changes: dict[int, list[FlatNode]] = {
+        before.outputs[0]: [],
+        node.outputs[0]: [
+            dataclasses.replace(node, inputs=before.inputs, outputs=(moved,)),
+            before.calling(mask, inputs=(moved,), outputs=node.outputs, shapes=(tuple(shape),)),
+        ],
+    }
+    return to.graph.replaced(changes)
+
+
 _MOVERS = (keras.layers.Reshape, keras.layers.Permute)
 
 
@@ -254,14 +370,16 @@ def _joined(graph: FlatGraph, gone: list[FlatNode], node: FlatNode, new: FlatNod
 
 
 def _flat_scale(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
-    """Gains and shifts of vectors that nothing takes up: of an image of one pixel."""
+    """Gains and shifts of vectors, or of rank 5 and more, that nothing takes up: of an image."""
     layer, shape = node.layer, node.shapes[0]
-    if not multiplies(node) or len(shape) != 2:
+    if not multiplies(node):
+        return None
+    if len(shape) in (3, 4) or None in shape[1:]:
         return None
     before = to.graph.producer(node.inputs[0])
     if before is not None and to.graph.norm_of(before) is node:
         return None
-    pixel = (shape[0], 1, 1, shape[1])
+    pixel = (shape[0], math.prod(size or 0 for size in shape[1:-1]), 1, shape[-1])
     there, back = to.new_tensor(), to.new_tensor()
     first, last = (
         to.layer(layer, role, lambda target=target, role=role: _reshape_to(target, node, role))
@@ -298,5 +416,7 @@ _RULES: tuple[_Neighbours, ...] = (
     _two_rescalings,
     _scaled_kernel,
     _own_bias,
+    _constants,
+    _moved_mask,
     _flat_scale,
 )

@@ -33,6 +33,7 @@ from ddq_tf.kinds import (
 from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import (
     DDQActivation,
+    DDQConstant,
     DDQConv2DTranspose,
     DDQFixedGrid,
     rounds_kernel,
@@ -180,7 +181,8 @@ class _Rebuilder:
         else:
             precisions = self.config.activation_precisions_of([name])
             is_symmetric = tensor in self._symmetric
-            precisions = (MAX_BITS,) if tensor in self._ends or is_symmetric else precisions
+            is_wide = tensor in self._ends or is_symmetric or is_constant(self.graph, tensor)
+            precisions = (MAX_BITS,) if is_wide else precisions
             if kind == "clipped_relu":
                 kind = "relu"
             quantizer = self._quantizer(
@@ -271,6 +273,12 @@ def _ends(graph: FlatGraph) -> set[int]:
     return ends
 
 
+def is_constant(graph: FlatGraph, tensor: int) -> bool:
+    """Returns whether a tensor is the same for each example; a file holds it as INT8."""
+    node = graph.producer(tensor)
+    return node is not None and isinstance(node.layer, DDQConstant)
+
+
 def blocks_of_own_precision(graph: FlatGraph) -> list[list[FlatNode]]:
     """Returns the nodes that compute each activation whose precision may be chosen.
 
@@ -288,7 +296,7 @@ def blocks_of_own_precision(graph: FlatGraph) -> list[list[FlatNode]]:
         done.update(id(each) for each in nodes)
         written = nodes[-1].outputs[0]
         grid = ties.root(written) if ties.is_tied(written) else written
-        if written not in ends and grid not in fixed:
+        if written not in ends and grid not in fixed and not is_constant(graph, written):
             found.append(nodes)
     return found
 

@@ -17,7 +17,7 @@ import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import DDQRescaling
+from ddq_tf.layers import DDQMask, DDQRescaling
 from ddq_tf.transform.ties import Ties, shared_calls
 
 
@@ -48,8 +48,15 @@ def separate(graph: FlatGraph, places: Iterable[tuple[str, int | None]]) -> Flat
     for name, place in places:
         for node in graph.nodes:
             if node.name == name:
-                by.after(node) if place is None else by.before(node, place)
+                by.after(node) if place is None else by.before(*_reached(graph, node, place))
     return by.graph()
+
+
+def _reached(graph: FlatGraph, node: FlatNode, place: int) -> tuple[FlatNode, int]:
+    """An input of a node, before the mask of a softmax, which no grid holds."""
+    before = graph.producer(node.inputs[place])
+    masks = before is not None and isinstance(before.layer, DDQMask)
+    return (before, 0) if before is not None and masks else (node, place)
 
 
 class _Separator:

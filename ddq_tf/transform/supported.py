@@ -9,7 +9,14 @@ import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQMatmul, DDQWeightedLayer, FloatLayer
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQFixedGrid,
+    DDQMask,
+    DDQMatmul,
+    DDQWeightedLayer,
+    FloatLayer,
+)
 from ddq_tf.targets import Target
 
 
@@ -157,6 +164,11 @@ def _missing(node: FlatNode, target: Target) -> str | None:
     function = function_of(node.layer) if is_activation(node) else None
     operator = "BATCH_MATMUL" if isinstance(node.layer, DDQMatmul) else ""
     operator = operator if function is None else function.operator
+    if isinstance(node.layer, DDQMask) and not target.float_islands:
+        return (
+            f"masks need float operators, which the target {target.name!r} has none of. Choose "
+            "another target"
+        )
     if operator not in target.missing_operators:
         return None
     other = "target" if function is None else "activation or target"

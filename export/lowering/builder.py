@@ -17,7 +17,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export.ir import DType, Graph, Op, Quantization, Tensor
 from ddq_tf.export.lowering.floats import Steps
 from ddq_tf.export.lowering.kernels import fit_bias, integer_bias
-from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import unused
 from ddq_tf.grids import FoldedLayer, Grid, fold, grid_of
 from ddq_tf.grids.affine import continues_chain, is_affine
@@ -211,6 +211,29 @@ class Lowering:
         """Adds an INT8 constant with one scale."""
         grid = Quantization(scale=np.array([scale], np.float32))
         return self.declare(name, codes.shape, DType.INT8, grid, codes.astype(np.int8))
+
+    def fixed_codes(self, node: FlatNode, values: Any) -> None:
+        """Adds what a node writes as a constant, on the grid of the quantizer behind it.
+
+        Args:
+            node: writes the same for each example.
+            values: of one, without the batch.
+        """
+        after = quantizer_after(self.graph, node.outputs[0])
+        if after is None:
+            raise DDQError(f"layer {node.name!r} has no quantizer after it")
+        grid = grid_of(self.graph, after.outputs[0])
+        rounded = as_float64(after.layer(keras.ops.expand_dims(values, 0)))
+        codes = np.rint(rounded / float(grid.scale)) + grid.zero_point
+        name = self.declare(
+            f"{node.name}/codes",
+            codes.shape,
+            DType.INT8,
+            quantization_of(grid),
+            codes.astype(np.int8),
+        )
+        for written in (node.outputs[0], after.inputs[0], after.outputs[0]):
+            self.names[written] = name
 
     # Operators that several rules write
 

@@ -165,9 +165,17 @@ def with_function(function: Callable[[Any], Any]) -> keras.Model:
     )
 
 
+def causal_attention(x: Any) -> Any:
+    """With positions: numbers that are added."""
+    positions = np.random.default_rng(0).normal(size=(1, 36, 10)).astype("float32")
+    tokens = keras.layers.Reshape((36, 10))(x) + positions
+    return keras.layers.MultiHeadAttention(2, 5)(tokens, tokens, use_causal_mask=True)
+
+
 # Functions that are computed in float between two integer tensors.
 IN_FLOAT: dict[str, Callable[[Any], Any]] = {
     "softmax": keras.layers.Softmax(),
+    "causal_attention": causal_attention,
     "threshold": lambda x: keras.ops.threshold(x, 0.2, -0.1),
     "relu": keras.layers.ReLU(1.0, 0.2, 0.5),
     "layer_norm": keras.layers.LayerNormalization(),
