@@ -1,6 +1,7 @@
 """Simulator, LiteRT and Keras code by code on many architectures; x86 against ARM.
 
     python benchmarks/exactness.py [--arm DIR] [MODEL ...]
+    python benchmarks/exactness.py --forms [--xla] [--jax PYTHON] [--go_on] [MODEL ...]
 
 Every model goes through quantize_model (pointwise and dense weights alternately at 4 and 8 bits),
 export and verify. Then every operator's result is compared between the integer simulator and
@@ -8,6 +9,11 @@ LiteRT; with --arm also between this machine and an emulated Cortex-A76 and Cort
 by tests/arm64/setup.sh). The networks of keras.applications are untrained, their BatchNorm
 statistics measured on random images, at reduced resolution; those of MLPerf Tiny are the published
 ones. Writes benchmarks/results/exactness.json.
+
+With --forms, output codes of `model(x)`, of `predict` and, where a Python has JAX, of JAX, which
+XLA compiles, are compared with LiteRT's instead (`forward_forms`); with --xla also of TensorFlow's
+`predict` compiled by XLA, which takes most of the time. Writes
+benchmarks/results/exactness_forms.json.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import argparse
 import collections
 import dataclasses
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -27,7 +34,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from provenance import write_result
+from forward_forms import codes_of_file, different_codes, different_codes_on_jax, python_with_jax
+from provenance import RESULTS, write_result
 
 import ddq_tf
 from ddq_tf import jobs
@@ -196,6 +204,37 @@ def measure(q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, arm: Path | No
     return figures
 
 
+def forms(
+    q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, jax: str | None, *, xla: bool
+) -> Any:
+    """Returns how many output codes of each form differ from LiteRT's.
+
+    Args:
+        q: the DDQ model.
+        images: its inputs.
+        folder: for its file.
+        jax: a Python with JAX, or None.
+        xla: whether TensorFlow's XLA is among them.
+    """
+    expected = codes_of_file(q, export_tflite(q, folder / "plain.tflite").path, images)
+    found = different_codes(q, images, expected, but=() if xla else ("xla",))
+    if jax is not None:
+        found |= different_codes_on_jax(q, images, expected, jax)
+    return {"output_codes": sum(codes.size for codes in expected), "forms": found}
+
+
+def summary_of_forms(rows: dict[str, Any]) -> dict[str, Any]:
+    """Adds up the counts of all models."""
+    different: collections.Counter[str] = collections.Counter()
+    for row in rows.values():
+        different.update({form: found["different"] for form, found in row["forms"].items()})
+    return {
+        "models": len(rows),
+        "output_codes": sum(row["output_codes"] for row in rows.values()),
+        "different_by_form": dict(different),
+    }
+
+
 def compared(graph: Graph, one: Any, other: Any) -> dict[str, Any]:
     """Counts the values of all operators' results, and those that differ."""
     different: collections.Counter[str] = collections.Counter()
@@ -254,20 +293,41 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
     return total
 
 
+def rows_of(name: str) -> dict[str, Any]:
+    """Returns the models' rows of a result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]["models"]
+
+
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL", help="some models only, not written")
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL", help="some models only; not written without --forms"
+    )
     parser.add_argument("--models", default="../shared/models", help="folder of mlperf_tiny/")
     parser.add_argument("--arm", type=Path, help="folder that tests/arm64/setup.sh made")
+    parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
+    parser.add_argument("--xla", action="store_true", help="also TensorFlow's XLA, with --forms")
+    parser.add_argument("--jax", help="a Python that has JAX; without, this one if it has")
+    parser.add_argument("--go_on", action="store_true", help="keep the rows that --forms wrote")
     options = parser.parse_args()
-    rows = {}
+    jax = python_with_jax(options.jax)
+    rows = rows_of("exactness_forms") if options.forms and options.go_on else {}
     for name in options.names or NAMES:
         model, images = network(name, Path(options.models))
         with tempfile.TemporaryDirectory() as folder:
-            rows[name] = measure(quantized(model, images), images, Path(folder), options.arm)
+            q = quantized(model, images)
+            if options.forms:
+                rows[name] = forms(q, images, Path(folder), jax, xla=options.xla)
+            else:
+                rows[name] = measure(q, images, Path(folder), options.arm)
         print(name, rows[name], flush=True)
         keras.backend.clear_session()
+        if options.forms:  # after each, for it takes long
+            results = {"summary": summary_of_forms(rows), "models": rows}
+            write_result("exactness_forms", results, seed=SEED)
+    if options.forms:
+        return
     print(summary(rows))
     if not options.names:
         write_result("exactness", {"summary": summary(rows), "models": rows}, seed=SEED)

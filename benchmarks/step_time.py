@@ -99,10 +99,45 @@ def step_seconds(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
+def interleaved(
+    runs: dict[str, Any], images: np.ndarray, labels: np.ndarray, steps: int
+) -> dict[str, dict[str, Any]]:
+    """Returns what a step of each model takes, one of each after the other.
+
+    Args:
+        runs: compiled models by name; one of them "float".
+        images: a batch.
+        labels: likewise.
+        steps: how many are measured.
+    """
+    first = {name: step_seconds(run, images, labels) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(WARM_UP + steps):
+        for name, run in runs.items():
+            seconds = step_seconds(run, images, labels)
+            if step >= WARM_UP:
+                times[name].append(seconds)
+    rows = {}
+    for name in runs:
+        pairs = np.array(times[name]) / np.array(times["float"])
+        rows[name] = {
+            "first_step_s": first[name],
+            "median_step_s": float(np.median(times[name])),
+            "ratio_to_float": float(np.median(pairs)),
+            "ratio_quartiles": [float(v) for v in np.quantile(pairs, (0.25, 0.75))],
+        }
+    return rows
+
+
 def names_of(options: argparse.Namespace) -> list[str]:
     """Returns what to measure."""
     names = options.variants.split(",")
-    return [*names, "tfmot_int8"] if all(map(importlib.util.find_spec, _PEER)) else names
+    return [*names, "tfmot_int8"] if has_peer() else names
+
+
+def has_peer() -> bool:
+    """Returns whether TensorFlow Model Optimization is installed."""
+    return all(map(importlib.util.find_spec, _PEER))
 
 
 def peak_so_far_kib() -> int:
@@ -143,23 +178,9 @@ def main() -> None:
         return
     names = names_of(options)
     runs = {name: variant(name, model, images) for name in names}
-    first = {name: step_seconds(run, images, labels) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for step in range(WARM_UP + options.steps):
-        for name, run in runs.items():
-            seconds = step_seconds(run, images, labels)
-            if step >= WARM_UP:
-                times[name].append(seconds)
+    rows = interleaved(runs, images, labels, options.steps)
     memory = {name: peak_kib(name, options) for name in options.peaks.split(",")}
-    rows = {}
     for name in names:
-        pairs = np.array(times[name]) / np.array(times["float"])
-        rows[name] = {
-            "first_step_s": first[name],
-            "median_step_s": float(np.median(times[name])),
-            "ratio_to_float": float(np.median(pairs)),
-            "ratio_quartiles": [float(v) for v in np.quantile(pairs, (0.25, 0.75))],
-        }
         if name in memory:
             rows[name]["peak_kib"] = memory[name]["peak"]
             rows[name]["peak_over_float"] = memory[name]["peak"] / memory["float"]["peak"]

@@ -16,9 +16,9 @@ from ddq_tf.export.lowering.builder import Lowering
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.grids import grid_of
 from ddq_tf.grids.affine import affine_chain, is_affine
-from ddq_tf.grids.fold import is_finite, quantizer_after
+from ddq_tf.grids.fold import fixed_grid_after, is_finite, quantizer_after
 from ddq_tf.kinds import Output, find_rule, output_of, rule_of
-from ddq_tf.layers import DDQActivation, DDQFixedGrid
+from ddq_tf.layers import rounds_activations
 from ddq_tf.targets import Target, get_target
 
 IO_TYPES: Mapping[str, DType] = {
@@ -79,7 +79,7 @@ def _problems(graph: FlatGraph) -> list[str]:
     """One line for each layer that has no integer form where it stands."""
     found = []
     for tensor, name in zip(graph.inputs, graph.input_names, strict=True):
-        if not all(isinstance(node.layer, DDQActivation) for node in graph.consumers(tensor)):
+        if not all(rounds_activations(node.layer) for node in graph.consumers(tensor)):
             found.append(f"input {name!r}: needs a DDQActivation as its only reader")
     for node in graph.nodes:
         problem = _problem(graph, node)
@@ -109,8 +109,7 @@ def _needs_quantizer(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _needs_fixed_grid(graph: FlatGraph, node: FlatNode) -> str | None:
-    after = graph.sole_consumer(node.outputs[0])
-    if after is not None and isinstance(after.layer, DDQFixedGrid):
+    if fixed_grid_after(graph, node.outputs[0]) is not None:
         return None
     return "needs a DDQFixedGrid as the only reader of its output"
 

@@ -29,7 +29,7 @@ from ddq_tf.export.simulation import simulate, sums_floats, with_all_outputs
 from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, batches_of, checked, in_parts
 from ddq_tf.grids import Grid, grid_of
-from ddq_tf.layers import DDQActivation, examples_at_once
+from ddq_tf.layers import examples_at_once, rounds_activations
 from ddq_tf.targets import Target
 
 
@@ -99,7 +99,7 @@ def verify(
 
 def _interface_of_ddq(model: keras.Model) -> Interface:
     interface = Interface(model)
-    if not any(isinstance(node.layer, DDQActivation) for node in flatten(model).nodes):
+    if not any(rounds_activations(node.layer) for node in flatten(model).nodes):
         raise DDQError(
             "a comparison with a file needs a DDQ model, as quantize_model returns it. "
             f"Received: {model.name!r}, a model without quantizers"

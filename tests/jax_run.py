@@ -20,7 +20,7 @@ import ddq_tf  # noqa: E402
 from ddq_tf import training  # noqa: E402
 from ddq_tf.export import export_tflite, first_difference, verify  # noqa: E402
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers  # noqa: E402
-from tests.toys import images, labels, mixed_net  # noqa: E402
+from tests.toys import images, labels, mixed_net, summing_net  # noqa: E402
 
 CONFIG = ddq_tf.DDQConfig(target="litert-int8", precisions=(2, 4, 8), budget=0.7)
 
@@ -91,6 +91,22 @@ def fixed(folder: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     return proven(model, str(folder / "fixed.tflite"), x)
 
 
+def summing(folder: Path, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    model = compiled(ddq_tf.quantize_model(summing_net(), CONFIG, x))
+    model.fit(x, y, epochs=1, verbose=0)
+    return proven(model, str(folder / "summing.tflite"), x)
+
+
+def narrow_floats() -> bool:
+    """Whether codes as bfloat16, added up in float32, give integer sums."""
+    jnp = importlib.import_module("jax.numpy")
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(0, 256, (40, 500)), rng.integers(-127, 128, (500, 30))
+    narrow = [jnp.asarray(codes, "bfloat16") for codes in (left, right)]
+    sums = jnp.matmul(*narrow, preferred_element_type="float32")
+    return bool(np.array_equal(np.asarray(sums), left @ right))
+
+
 def reconstructed(folder: Path, x: np.ndarray) -> dict[str, Any]:
     model, errors = ddq_tf.reconstruct_model(
         mixed_net(), x, recipe=ddq_tf.ReconstructionConfig(views=2, search_views=1), config=CONFIG
@@ -138,6 +154,8 @@ def main(folder: Path) -> None:
     told = {
         "aids": with_aids(folder, x, y),
         "fixed": fixed(folder, x, y),
+        "summing": summing(folder, x, y),
+        "narrow_floats": narrow_floats(),
         "reconstructed": reconstructed(folder, x),
         "refusals": refusals(),
         "one": on_devices(1, folder, x, y),

@@ -148,6 +148,18 @@ def test_the_values_compared_are_those_of_the_results():
     assert [found["different_simulator_litert"], *arm] == [0, 0, 0]
 
 
+def test_the_forms_compared_are_those_of_the_results():
+    one = json.loads((RESULTS / "forward_forms.json").read_text())["results"]
+    many = json.loads((RESULTS / "exactness_forms.json").read_text())["results"]["summary"]
+    page = " ".join((DOCS / "distributed.md").read_text("utf-8").split())
+    assert f"all {one['output_codes']:,} output codes of {one['images']:,} test images" in page
+    assert f"and all {many['output_codes']:,} of {many['models']} networks" in page
+    assert set(one["forms"]) == {"eager", "graph", "xla", "jax"}
+    assert {row["different"] for row in one["forms"].values()} == {0}
+    assert {"eager", "graph", "jax"} <= set(many["different_by_form"])
+    assert set(many["different_by_form"].values()) == {0}
+
+
 def test_the_page_of_the_bridge_says_what_the_results_say():
     text = tfmot_page.PAGE.read_text("utf-8")
     assert tfmot_page.with_section(text) == text, "run python benchmarks/tfmot_page.py"

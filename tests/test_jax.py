@@ -42,11 +42,15 @@ def told(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("training", ["aids", "fixed", "reconstructed", "one", "two"])
+@pytest.mark.parametrize("training", ["aids", "fixed", "summing", "reconstructed", "one", "two"])
 def test_files_have_the_codes_of_the_model_eager_and_compiled(told, training):
     assert told[training]["equal_codes"] == 1
     assert told[training]["first_difference"] == "None"
     assert told[training]["jitted_codes"] == 1
+
+
+def test_sums_of_codes_in_bfloat16_are_whole(told):
+    assert told["narrow_floats"]
 
 
 def test_no_tensorflow_is_imported(told):

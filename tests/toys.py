@@ -31,6 +31,25 @@ def mixed_net(seed: int = 0) -> keras.Model:
     return keras.Model(inputs, layers.Dense(4, name="logits")(x), name="mixed")
 
 
+def summing_net(seed: int = 0) -> keras.Model:
+    """What adds up, by every way: convolutions, dense layers, products, means, rows, sums."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(16, 3, padding="same", name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    y = layers.Conv2D(16, 1, name="pointwise")(y)
+    x = layers.Concatenate()([layers.Add()([x, y]), layers.Conv2D(48, 3, padding="same")(x)])
+    x = layers.Conv2D(8, 3, padding="same", groups=2, name="groups")(layers.AveragePooling2D(2)(x))
+    x = layers.Conv2DTranspose(16, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(8, 5, padding="same", name="long")(layers.Conv2D(64, 1)(x))
+    x = layers.Reshape((16, 8))(layers.MaxPooling2D(2)(x))
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4, name="attention")(x, x)])
+    x = layers.LayerNormalization()(x)
+    x = layers.Concatenate()([layers.Flatten()(x), layers.GlobalAveragePooling1D()(x)])
+    return keras.Model(inputs, layers.Dense(4, name="logits")(x), name="summing")
+
+
 def shake(model: keras.Model, seed: int = 0) -> keras.Model:
     """Gives every variable of a float model a value that no initializer does."""
     rng = np.random.default_rng(seed)

@@ -1,12 +1,11 @@
 """Reading Keras models as flat graphs of layers."""
 
 from ddq_tf.graph.beside import MOST_MASKED, numbers
-from ddq_tf.graph.flatten import WEIGHTED, FlatGraph, FlatNode, flatten
+from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.values import as_float64
 
 __all__ = [
     "MOST_MASKED",
-    "WEIGHTED",
     "FlatGraph",
     "FlatNode",
     "as_float64",

@@ -34,7 +34,7 @@ from ddq_tf.layers import DDQConstant, DDQMask
 
 # Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
 # are subclasses.
-WEIGHTED = (
+_WITH_KERNEL = (
     keras.layers.Conv2D,
     keras.layers.Conv2DTranspose,
     keras.layers.DepthwiseConv2D,
@@ -72,6 +72,11 @@ class FlatNode:
     constants: tuple[Any, ...] = ()
     place: str = ""
     trouble: str = ""
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it is a convolution or a dense layer, float or DDQ."""
+        return isinstance(self.layer, _WITH_KERNEL)
 
     def calling(self, layer: Any, **changes: Any) -> FlatNode:
         """Returns the node with another layer, called with tensors alone."""
@@ -133,7 +138,7 @@ class FlatGraph:
         It alone reads a convolution or dense layer, float or DDQ, that has no activation itself.
         The BatchNormalization, or the layer, may stand elsewhere too: see `calls`.
         """
-        if not isinstance(node.layer, WEIGHTED):
+        if not node.has_kernel:
             return None
         after = self.sole_consumer(node.outputs[0])
         if after is None or not isinstance(after.layer, keras.layers.BatchNormalization):

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
-from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.layers import DDQRescaling
+from ddq_tf.errors import DDQError
+from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.kinds import find_rule, rule_of
 
-_AFFINE = (keras.layers.BatchNormalization, DDQRescaling)
+
+def multiplies(node: FlatNode) -> bool:
+    """Returns whether a node multiplies and shifts each channel."""
+    rule = find_rule(node.layer)
+    return rule is not None and rule.affine is not None
 
 
 def is_affine(graph: FlatGraph, node: FlatNode) -> bool:
     """Returns whether a node is such a layer and no weighted layer takes it in."""
-    if not isinstance(node.layer, _AFFINE):
+    if not multiplies(node):
         return False
     before = graph.producer(node.inputs[0])
     return before is None or graph.norm_of(before) is not node
@@ -31,7 +35,7 @@ def affine_chain(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
     chain = [node]
     while True:
         after = graph.sole_consumer(chain[-1].outputs[0])
-        if after is None or not isinstance(after.layer, _AFFINE):
+        if after is None or not multiplies(after):
             return chain
         chain.append(after)
 
@@ -47,10 +51,15 @@ def continues_chain(graph: FlatGraph, node: FlatNode) -> bool:
 
 
 def gain_and_shift(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns float64 (gain, shift), each (channels,): y = gain * x + shift in inference."""
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return batch_norm_affine(layer, channels)
-    return as_float64(layer.gain) * np.ones(channels), as_float64(layer.shift) * np.ones(channels)
+    """Returns float64 (gain, shift), each (channels,): y = gain * x + shift in inference.
+
+    Raises:
+        DDQError: if the layer is of another kind.
+    """
+    affine = rule_of(layer).affine
+    if affine is None:
+        raise DDQError(f"layer {layer.name!r}: does not multiply and shift each channel")
+    return affine(layer, channels)
 
 
 def compose(chain: list[FlatNode], channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,11 +84,3 @@ def best_code(gain: np.ndarray, shift: np.ndarray, input_scale: float) -> int:
     errors = {w: np.abs(w * steps - np.rint(w * steps)).max() / w for w in range(127, 63, -1)}
     rounded = 2.0**-23 * np.abs(steps).max()
     return max(w for w, error in errors.items() if error <= min(errors.values()) + rounded)
-
-
-def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
-    gamma = as_float64(layer.gamma) if layer.scale else np.ones(channels)
-    beta = as_float64(layer.beta) if layer.center else np.zeros(channels)
-    gain = gamma / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
-    return gain, beta - gain * as_float64(layer.moving_mean)

@@ -14,6 +14,9 @@ where no value comes near a middle:
 4. **Biases** are int32 in units of input scale times weight scale; they become integers. Where one
    would not fit, the weights' range is raised until it does.
 
+5. **Weights** keep away from the middle of two levels: compiled code may divide by a step, or
+   multiply by its reciprocal, and a last bit would choose the code.
+
 `grids.relations` tells which scales move for which operator, `grids.limits` how far apart they may
 be.
 
@@ -29,15 +32,18 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
-from ddq_tf.grids.affine import batch_norm_affine, continues_chain, is_affine
+from ddq_tf.grids.affine import continues_chain, is_affine
 from ddq_tf.grids.fold import BIAS_MAX, FoldedLayer, fold, grid_of, is_finite, quantizer_after
 from ddq_tf.grids.fractions import odd_fraction
 from ddq_tf.grids.limits import widen
 from ddq_tf.grids.relations import GREATEST, meet
-from ddq_tf.layers import DDQRescaling, DDQWeightedLayer
+from ddq_tf.kinds.scales import batch_norm_affine
+from ddq_tf.layers import DDQRescaling, rounds_kernel
 
 _SMALL = 1e-4
 _CLEAR = 2e-3
+_LAST_BITS = np.float32(2.0**-18)
+_TOWARDS_LEVEL = np.float32(2.0**-10)
 _MOST_ROUNDS = 10
 _PASSES = 3
 
@@ -68,13 +74,15 @@ def align(model: keras.Model) -> None:
                 break
         for node in nodes:
             _keep_from_middles(graph, node)
+        if rounds_kernel(nodes[0].layer):
+            _settle_weights(nodes[0].layer)
     aligned: Any = model
     aligned.aligned_digest = _digest(model)
 
 
 def _codes(graph: FlatGraph, nodes: list[FlatNode]) -> list[int | None]:
     """Of affine layers the code that their bias asks for, which may change with what moves."""
-    if isinstance(nodes[0].layer, DDQWeightedLayer):
+    if rounds_kernel(nodes[0].layer):
         return [None] * len(nodes)
     return [int(np.abs(fold(graph, node).codes).max()) or 1 for node in nodes]
 
@@ -114,18 +122,18 @@ def _weighted(graph: FlatGraph) -> list[list[FlatNode]]:
             different = {0 if norm is None else id(norm): node for norm, node in norms}
             # One without a BatchNorm has only the kernel to move: it comes first.
             layers[key] = [different[norm] for norm in sorted(different)]
-    return sorted(layers.values(), key=lambda calls: isinstance(calls[0].layer, DDQWeightedLayer))
+    return sorted(layers.values(), key=lambda calls: rounds_kernel(calls[0].layer))
 
 
 def _is_weighted(graph: FlatGraph, node: FlatNode) -> bool:
-    if isinstance(node.layer, DDQWeightedLayer):
+    if rounds_kernel(node.layer):
         return True
     return is_affine(graph, node) and not continues_chain(graph, node)
 
 
 def _make_room_for_bias(graph: FlatGraph, node: FlatNode) -> None:
     """Raises weights' ranges, not the weights, until biases fit: codes of dead channels vanish."""
-    if not isinstance(node.layer, DDQWeightedLayer):
+    if not rounds_kernel(node.layer):
         return
     folded = fold(graph, node)
     needed = np.abs(folded.bias) / (float(grid_of(graph, node.inputs[0]).scale) * BIAS_MAX) * 1.001
@@ -150,7 +158,7 @@ def _align_multipliers(graph: FlatGraph, node: FlatNode, code: int | None, *, sh
     live = multiplier > 1e-5
     factor = np.ones_like(multiplier)
     factor[live] = odd_fraction(np.minimum(multiplier[live], GREATEST)) / multiplier[live]
-    is_kernel = isinstance(node.layer, DDQWeightedLayer)
+    is_kernel = rounds_kernel(node.layer)
     shares_range = is_kernel and not node.layer.quantizer.per_channel
     if shares_range and folded.batch_norm is None:
         factor[:] = factor[0]  # as all multipliers are
@@ -238,6 +246,25 @@ def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
     shift = np.zeros(small.size)
     shift[small] = np.where(reach < 0.5, steps * unit, 0.0)
     _shift_bias(graph, folded, shift)
+
+
+def _settle_weights(layer: Any) -> None:
+    """Moves weights that a last bit would round otherwise a little towards the level they have."""
+    kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
+    below, above = (
+        _on_levels(layer, kernel * factor) for factor in (1 - _LAST_BITS, 1 + _LAST_BITS)
+    )
+    # Levels do not depend on the kernel: where both are the same, so is what lies between.
+    near = below != above
+    if near.any():
+        moved = kernel + _TOWARDS_LEVEL * (_on_levels(layer, kernel) - kernel)
+        layer.kernel.assign(np.where(near, moved, kernel))
+
+
+def _on_levels(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """What a kernel is rounded to."""
+    rounded = layer.quantizer(keras.ops.convert_to_tensor(kernel))
+    return np.asarray(keras.ops.convert_to_numpy(rounded))
 
 
 def _shift_bias(graph: FlatGraph, folded: FoldedLayer, shift: np.ndarray) -> None:

@@ -17,10 +17,20 @@ import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.grids.affine import affine_chain, batch_norm_affine, best_code, compose, is_affine
-from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQSoftmax
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
+from ddq_tf.grids.affine import affine_chain, best_code, compose, is_affine
+from ddq_tf.kinds import Output, find_rule, output_of
+from ddq_tf.kinds.scales import batch_norm_affine
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQFixedGrid,
+    DDQSoftmax,
+    multiplies_codes,
+    operator_kind,
+    rounds_activations,
+)
+from ddq_tf.layers.codes import Grids
+from ddq_tf.targets import OpKind
 
 # XNNPACK holds INT4 weights 16-fold, so its INT4 sums wrap at 28 bits; half of that for the bias.
 BIAS_MAX = 2**26
@@ -125,22 +135,59 @@ def _to_source(graph: FlatGraph, tensor: int) -> list[FlatNode]:
     raise DDQError(f"{where} has no quantizer behind it, so its values lie on no grid")
 
 
+def _cuts(node: FlatNode) -> bool:
+    rule = find_rule(node.layer)
+    return rule is not None and rule.cuts
+
+
 def grid_of(graph: FlatGraph, tensor: int) -> Grid:
     """Returns the grid that a tensor of a DDQ model lies on; a ReLU cuts off its lower half."""
     *between, source = _to_source(graph, tensor)
     qmin, qmax = source.layer.limits
     grid = Grid(scale=source.layer.step, qmin=qmin, qmax=qmax)
-    if any(type(node.layer) is keras.layers.ReLU for node in between):
+    if any(map(_cuts, between)):
         return dataclasses.replace(grid, qmin=0, cut=grid.qmin < 0)
     return grid
+
+
+def tell_grids(model: keras.Model) -> None:
+    """Tells layers that multiply codes in inference which grids their inputs lie on.
+
+    A layer that stands on different grids, or on none, is told None.
+
+    Args:
+        model: a DDQ model.
+    """
+    graph = flatten(model)
+    seen: dict[int, tuple[Any, set[tuple[Source, ...] | None]]] = {}
+    for node in graph.nodes:
+        if multiplies_codes(node.layer):
+            seen.setdefault(id(node.layer), (node.layer, set()))[1].add(_sources(graph, node))
+    for layer, found in seen.values():
+        sources = found.pop() if len(found) == 1 else None
+        layer.grids = None if sources is None else Grids(sources)
+
+
+def _sources(graph: FlatGraph, node: FlatNode) -> tuple[Source, ...] | None:
+    """The layers on whose grids a node's inputs lie; None if there are none."""
+    try:
+        return tuple(source_of(graph, tensor) for tensor in node.inputs)
+    except DDQError:  # built by hand, and not to be exported
+        return None
 
 
 def quantizer_after(graph: FlatGraph, tensor: int) -> FlatNode | None:
     """Returns the DDQActivation that alone reads a tensor, behind a ReLU or not."""
     after = graph.sole_consumer(tensor)
-    if after is not None and type(after.layer) is keras.layers.ReLU:
+    if after is not None and _cuts(after):
         after = graph.sole_consumer(after.outputs[0])
-    return after if after is not None and isinstance(after.layer, DDQActivation) else None
+    return after if after is not None and rounds_activations(after.layer) else None
+
+
+def fixed_grid_after(graph: FlatGraph, tensor: int) -> FlatNode | None:
+    """Returns the DDQFixedGrid that alone reads a tensor."""
+    after = graph.sole_consumer(tensor)
+    return after if after is not None and isinstance(after.layer, DDQFixedGrid) else None
 
 
 def fold(graph: FlatGraph, node: FlatNode, code: int | None = None) -> FoldedLayer:
@@ -201,7 +248,7 @@ def fold_in_float(graph: FlatGraph, node: FlatNode) -> tuple[np.ndarray, np.ndar
         the folded result.
     """
     kernel, after = node.layer.kernel_outputs_last(), graph.norm_of(node)
-    is_depthwise = isinstance(node.layer, keras.layers.DepthwiseConv2D)
+    is_depthwise = operator_kind(node.layer) is OpKind.DEPTHWISE
     channels = int(np.prod(kernel.shape[-2:])) if is_depthwise else kernel.shape[-1]
     bias = np.zeros(channels) if node.layer.bias is None else as_float64(node.layer.bias)
     if after is None:

@@ -14,9 +14,9 @@ from ddq_tf import xnnpack
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.windows import stays_inside
 from ddq_tf.grids.fold import BIAS_MAX, fold, grid_of, quantizer_after, source_of
-from ddq_tf.grids.relations import SUMS, rounds_powers
+from ddq_tf.grids.relations import rounds_powers
 from ddq_tf.kinds import rule_of
-from ddq_tf.layers import DDQBorderGain, DDQSoftmax, DDQWeightedLayer
+from ddq_tf.layers import DDQBorderGain, rounds_kernel
 from ddq_tf.quantizers import ActivationQuantizer
 from ddq_tf.targets import Target
 
@@ -40,7 +40,7 @@ def widen(graph: FlatGraph) -> None:
     for node in graph.nodes:
         if rounds_powers(node):
             _raise_logits(graph, node, _LEAST_OF_ROUNDED)
-        elif isinstance(node.layer, DDQSoftmax):
+        elif rule_of(node.layer).gives_probabilities:
             _raise_logits(graph, node, _LEAST_LOGIT)
         kind, quantizer = _kind(node), _output(graph, node)
         if kind is None or quantizer is None:
@@ -123,7 +123,7 @@ def problems(graph: FlatGraph, target: Target) -> list[str]:
     found = []
     for node in graph.nodes:
         line = _multiplier_problem(graph, node)
-        if line is None and isinstance(node.layer, DDQWeightedLayer):
+        if line is None and rounds_kernel(node.layer):
             line = _sum_problem(graph, node, target)
         if line is not None:
             found.append(f"layer {node.name!r} ({type(node.layer).__name__}): {line}. {_CURE}")
@@ -179,7 +179,7 @@ def _terms(node: FlatNode) -> int:
 
 
 def _kind(node: FlatNode) -> str | None:
-    if isinstance(node.layer, SUMS):
+    if rule_of(node.layer).adds:
         return "sum"
     multiplies = isinstance(node.layer, keras.layers.Multiply | DDQBorderGain)
     return "product" if multiplies or stays_inside(node) else None
@@ -204,7 +204,7 @@ def _largest(
 ) -> float:
     """An operator's multiplier; of a sum, its inputs' greatest."""
     scales = [float(grid_of(graph, tensor).scale) for tensor in tensors or node.inputs]
-    if isinstance(node.layer, SUMS):
+    if rule_of(node.layer).adds:
         return max(scales) / float(quantizer.export_scale())
     factor = rule_of(node.layer).factor(node) or 1.0
     return factor * float(np.prod(scales)) / float(quantizer.export_scale())

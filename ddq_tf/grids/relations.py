@@ -20,7 +20,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode
@@ -29,15 +28,14 @@ from ddq_tf.grids.fractions import LARGEST, odd_fraction
 from ddq_tf.grids.tables import MARGIN, Rounded, RoundedPowers, best_factor
 from ddq_tf.kinds import Function, Output, function_of, is_activation, output_of, rule_of
 from ddq_tf.kinds.functions import Values
-from ddq_tf.layers import DDQActivation, DDQFunction, DDQSoftmax
-from ddq_tf.layers.formulas import POWER_STEP, ROWS
+from ddq_tf.layers import rounds_activations
+from ddq_tf.layers.formulas import POWER_STEP
 from ddq_tf.quantizers import ActivationQuantizer
 
 # No odd fraction nearest to this multiple of a value lies below the value.
 _ABOVE = 1 + 1.4e-3
 _SAME = 2e-6
 GREATEST = 255.0  # XNNPACK takes multipliers below 256
-SUMS = (keras.layers.Add, keras.layers.Subtract)
 
 
 class Unit:
@@ -324,7 +322,7 @@ def _is_open(relation: Relation) -> bool:
     """Whether an operator can be given a grid of its own."""
     if isinstance(relation, Multiple):
         return not relation.members
-    return not isinstance(relation.node.layer, DDQActivation)
+    return not rounds_activations(relation.node.layer)
 
 
 def _peeled(
@@ -390,7 +388,7 @@ def connected_sums(graph: FlatGraph) -> list[list[tuple[FlatNode, Any, int | Non
     """
     groups: list[list[tuple[FlatNode, Any, int | None]]] = []
     for node in graph.nodes:
-        if not isinstance(node.layer, SUMS):
+        if not rule_of(node.layer).adds:
             continue
         around: list[tuple[FlatNode, Any, int | None]] = [
             (node, source_of(graph, tensor), place) for place, tensor in enumerate(node.inputs)
@@ -437,14 +435,12 @@ def _function(node: FlatNode) -> Function | None:
 
 def rounds_powers(node: FlatNode) -> bool:
     """Returns whether a layer rounds e^(x - max x)."""
-    if isinstance(node.layer, DDQSoftmax):
-        return node.layer.rounds_powers
-    return isinstance(node.layer, DDQFunction) and node.layer.function in ROWS
+    return rule_of(node.layer).rounds_powers(node)
 
 
 def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:
     factor, fractions, greatest = _own_factor(graph, node)
-    after = node if isinstance(node.layer, DDQActivation) else None
+    after = node if rounds_activations(node.layer) else None
     after = after or quantizer_after(graph, node.outputs[0])
     if factor is None or after is None:
         return None
@@ -461,7 +457,7 @@ def _ratio(graph: FlatGraph, node: FlatNode) -> Relation | None:
 
 def _own_factor(graph: FlatGraph, node: FlatNode) -> tuple[float | None, Any, float]:
     """What an operator multiplies its inputs with; the fractions it wants, and its greatest."""
-    if isinstance(node.layer, DDQActivation):
+    if rounds_activations(node.layer):
         return (1.0 if _keeps_grid(graph, node) else None), _odd_256ths, 2.0**7
     return rule_of(node.layer).factor(node), odd_fraction, GREATEST
 

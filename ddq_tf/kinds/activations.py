@@ -25,6 +25,7 @@ from ddq_tf.kinds.rule import (
     plain_copy,
 )
 from ddq_tf.layers import DDQFunction, DDQSoftmax, elu
+from ddq_tf.layers.formulas import ROWS
 from ddq_tf.targets import get_target
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ FAMILY = Family(
             output=_output,
             twin=_twin,
             lower=_lower_relu,
+            cuts=True,
             examples=(
                 Example(build=lambda x: L.ReLU()(x)),
                 Example(build=lambda x: L.ReLU(6.0)(L.MaxPooling2D()(x))),
@@ -305,6 +307,12 @@ FAMILY = Family(
                 Example(build=lambda x: L.Softmax(3)(x)),
             ),
         ),
-        LayerRule(layers=(DDQFunction,), on_row=on_any_rank, output=Output.OWN, lower=_lower),
+        LayerRule(
+            layers=(DDQFunction,),
+            on_row=on_any_rank,
+            output=Output.OWN,
+            lower=_lower,
+            rounds_powers=lambda node: node.layer.function in ROWS,
+        ),
     ),
 )

@@ -36,6 +36,12 @@ FAMILY = Family(
     rules=(
         LayerRule(layers=(DDQActivation,), output=Output.GRID, lower=_lower_quantizer),
         LayerRule(layers=(DDQFixedGrid,), output=Output.GRID, lower=lower_alias),
-        LayerRule(layers=(DDQSoftmax,), output=Output.GRID, lower=_lower_softmax),
+        LayerRule(
+            layers=(DDQSoftmax,),
+            output=Output.GRID,
+            lower=_lower_softmax,
+            gives_probabilities=True,
+            rounds_powers=lambda node: node.layer.rounds_powers,
+        ),
     ),
 )

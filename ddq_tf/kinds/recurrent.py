@@ -423,12 +423,12 @@ FAMILY = Family(
         ),
         _rule(
             L.RNN,
-            lambda x: L.RNN([L.LSTMCell(3), L.GRUCell(2)], return_sequences=True)(x),
+            lambda x: L.RNN([L.LSTMCell(3), L.SimpleRNNCell(2)], return_sequences=True)(x),
         ),
         _rule(
             L.Bidirectional,
-            lambda x: L.Bidirectional(L.LSTM(3, return_sequences=True))(x),
-            lambda x: L.Reshape((2, 2))(L.Bidirectional(L.GRU(4), merge_mode="ave")(x)),
+            lambda x: L.Bidirectional(L.SimpleRNN(3, return_sequences=True))(x),
+            lambda x: L.Reshape((2, 2))(L.Bidirectional(L.SimpleRNN(4), merge_mode="ave")(x)),
             both=True,
         ),
     ),

@@ -12,6 +12,8 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatGraph, FlatNode
 
@@ -37,6 +39,7 @@ OnRow = Callable[[Any, str], Any]
 Problem = Callable[[FlatGraph, FlatNode], str | None]
 Twin = Callable[["DDQConfig", FlatNode, str], Any]
 Lower = Callable[["Lowering", FlatNode], None]
+Affine = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
 
 
 def no_problem(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -70,6 +73,11 @@ def no_factor(node: FlatNode) -> float | None:
     """The factor of layers that do not multiply by a number of their own."""
 
 
+def no_powers(node: FlatNode) -> bool:
+    """The answer of layers that round no powers."""
+    return False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
     """A use of a layer that the contract test takes through the whole line.
@@ -99,6 +107,12 @@ class LayerRule:
         twin: makes its copy in the DDQ model, under a name.
         lower: writes it as integer operators.
         factor: what it multiplies the product of its inputs with, where that is one number.
+        affine: of layers that multiply and shift each channel: float64 (gain, shift), each
+            (channels,), of a layer in inference: y = gain * x + shift.
+        cuts: whether it cuts off what lies below 0.
+        adds: whether it is a sum or a difference of its inputs.
+        gives_probabilities: whether it is a quantized softmax.
+        rounds_powers: whether it rounds e^(x - max x).
         is_homogeneous: whether f(k x) = k f(x) for k > 0, channel by channel, whatever its
             arguments.
         has_two_modes: whether it computes something else in training.
@@ -115,6 +129,11 @@ class LayerRule:
     twin: Twin = plain_copy
     lower: Lower | None = None
     factor: Callable[[FlatNode], float | None] = no_factor
+    affine: Affine | None = None
+    cuts: bool = False
+    adds: bool = False
+    gives_probabilities: bool = False
+    rounds_powers: Callable[[FlatNode], bool] = no_powers
     is_homogeneous: bool = False
     has_two_modes: bool = False
     examples: tuple[Example, ...] = ()

@@ -79,6 +79,18 @@ def _lower(into: Lowering, node: FlatNode) -> None:
     into.affine(node)
 
 
+def batch_norm_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (gain, shift), float64, of a BatchNorm in inference: y = gain * x + shift."""
+    gamma = as_float64(layer.gamma) if layer.scale else np.ones(channels)
+    beta = as_float64(layer.beta) if layer.center else np.zeros(channels)
+    gain = gamma / np.sqrt(as_float64(layer.moving_variance) + layer.epsilon)
+    return gain, beta - gain * as_float64(layer.moving_mean)
+
+
+def _rescaling_affine(layer: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    return as_float64(layer.gain) * np.ones(channels), as_float64(layer.shift) * np.ones(channels)
+
+
 FAMILY = Family(
     title="scales",
     rules=(
@@ -90,6 +102,7 @@ FAMILY = Family(
             output=Output.OWN,
             twin=_batch_norm_twin,
             lower=_lower,
+            affine=batch_norm_affine,
             has_two_modes=True,
             examples=(
                 Example(build=lambda x: L.BatchNormalization()(x)),
@@ -105,6 +118,7 @@ FAMILY = Family(
             problem=_check_batch_norm,
             output=Output.OWN,
             lower=_lower,
+            affine=batch_norm_affine,
             has_two_modes=True,
         ),
         LayerRule(
@@ -130,6 +144,7 @@ FAMILY = Family(
             problem=checks.images_or_dense,
             output=Output.OWN,
             lower=_lower,
+            affine=_rescaling_affine,
         ),
     ),
 )

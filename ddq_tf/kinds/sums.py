@@ -114,6 +114,7 @@ FAMILY = Family(
             problem=_two_inputs,
             output=Output.OWN,
             lower=_lower("ADD"),
+            adds=True,
             is_homogeneous=True,
             examples=(
                 Example(build=lambda x: _twice(L.Add())(x)),
@@ -128,6 +129,7 @@ FAMILY = Family(
             problem=_two_inputs,
             output=Output.OWN,
             lower=_lower("SUB"),
+            adds=True,
             is_homogeneous=True,
             examples=(Example(build=lambda x: _twice(L.Subtract())(x)),),
         ),

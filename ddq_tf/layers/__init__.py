@@ -33,7 +33,10 @@ from ddq_tf.layers.weighted import (
     DDQWeightedLayer,
     activation_layers,
     examples_at_once,
+    multiplies_codes,
     operator_kind,
+    rounds_activations,
+    rounds_kernel,
     weighted_layers,
 )
 
@@ -70,6 +73,9 @@ __all__ = [
     "constant_layers",
     "elu",
     "examples_at_once",
+    "multiplies_codes",
     "operator_kind",
+    "rounds_activations",
+    "rounds_kernel",
     "weighted_layers",
 ]

@@ -146,6 +146,10 @@ class DDQActivation(keras.layers.Layer):
         """The grid's step."""
         return self.quantizer.export_scale()
 
+    def current_step(self) -> Tensor:
+        """Returns the grid's step in inference, as a tensor of what is being computed."""
+        return self.quantizer.current_step()
+
     @property
     def limits(self) -> tuple[int, int]:
         """The grid's smallest and largest code."""

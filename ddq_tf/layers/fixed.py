@@ -50,6 +50,10 @@ class DDQFixedGrid(keras.layers.Layer):
         """The grid's step."""
         return np.float32(self.scale)
 
+    def current_step(self) -> Tensor:
+        """Returns the grid's step as a tensor."""
+        return as_float32(self.scale)
+
     @property
     def limits(self) -> tuple[int, int]:
         """The grid's smallest and largest code."""

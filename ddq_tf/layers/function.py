@@ -92,6 +92,10 @@ class DDQSoftmax(keras.layers.Layer):
         super().__init__(**kwargs)
         self.rounds_powers = rounds_powers
 
+    def current_step(self) -> Tensor:
+        """Returns the grid's step as a tensor."""
+        return as_float32(SOFTMAX_SCALE)
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns probabilities, of the inputs' shape."""
         if training or not self.rounds_powers:

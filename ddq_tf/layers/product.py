@@ -8,6 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from ddq_tf.layers.codes import LARGEST_CODE, Grids, sums_of_codes
+from ddq_tf.quantizers.fake_quant import codes_of
+
 Tensor = Any
 Shape = tuple[int | None, ...]
 
@@ -16,17 +19,34 @@ Shape = tuple[int | None, ...]
 class DDQMatmul(keras.layers.Layer):
     """a b, the matrix product of the last two axes; all axes before them are alike.
 
-    A file multiplies codes: the second factor lies on a grid whose zero point is 0.
+    A file multiplies codes: the second factor lies on a grid whose zero point is 0. So does
+    inference (`ddq_tf.layers.codes`).
+
+    Attributes:
+        grids: what the factors lie on, where it is the same wherever the layer stands; else None.
     """
 
-    def call(self, inputs: Sequence[Tensor]) -> Tensor:
+    grids: Grids | None = None
+
+    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
         """Returns the products.
 
         Args:
             inputs: a, of shape (..., rows, terms), and b, (..., terms, columns).
+            training: whether the model trains.
         """
         left, right = inputs
-        return ops.matmul(left, right)
+        if training or self.grids is None or not self.grids.hold:
+            return ops.matmul(left, right)
+        one, other = self.grids.steps()
+        sums = sums_of_codes(
+            ops.matmul,
+            codes_of(left, one),
+            codes_of(right, other),
+            largest=LARGEST_CODE * LARGEST_CODE,
+            terms=left.shape[-1],
+        )
+        return sums * ops.stop_gradient(one * other)
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
         """Returns (..., rows, columns)."""

@@ -9,8 +9,11 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.layers.activation import DDQActivation, Probe
-from ddq_tf.layers.native import float64_allowed
+from ddq_tf.layers.codes import LARGEST_CODE, Grids, sums_of_codes, wide
+from ddq_tf.layers.product import DDQMatmul
 from ddq_tf.quantizers import WeightQuantizer
+from ddq_tf.quantizers.fake_quant import codes_of
+from ddq_tf.quantizers.native import shared
 from ddq_tf.scheme import WeightScheme
 from ddq_tf.targets import OpKind
 
@@ -34,6 +37,7 @@ class DDQWeightedLayer:
         float_zeros: the share of zeros in the float kernel that it was made from.
         probe: sees inputs and their products with the kernel, while something is measured, and
             returns what to go on with; or None.
+        grids: what the inputs lie on, where it is one grid wherever the layer stands; else None.
     """
 
     _channel_axes = 1
@@ -45,6 +49,7 @@ class DDQWeightedLayer:
     _trainable_variables: list[Any]
     float_zeros: float
     probe: Probe | None = None
+    grids: Grids | None = None
 
     def __init__(
         self,
@@ -116,8 +121,10 @@ class DDQWeightedLayer:
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Multiplies with the quantized kernel, adds the bias and applies the activation."""
-        kernel = self.quantizer(self.kernel, training=training)
-        outputs = self._summed(inputs, kernel, training)
+        if training or self.quantizer.bypass:
+            outputs = self.multiply(inputs, self.quantizer(self.kernel, training=training))
+        else:
+            outputs = self._summed(inputs)
         if self.probe is not None:
             outputs = self.probe(inputs, outputs)
         return self._finish(outputs)
@@ -126,18 +133,32 @@ class DDQWeightedLayer:
         """Returns the sums of products with a kernel, before bias and activation."""
         raise NotImplementedError
 
-    def _summed(self, inputs: Tensor, kernel: Tensor, training: bool | None) -> Tensor:
-        """Multiplies; in inference sums are float64, as near to integers as they need be.
+    @property
+    def _terms(self) -> int:
+        """How many products a sum has."""
+        return int(np.prod(self.kernel.shape[: -self._channel_axes]))
 
-        Where many terms or large ones cancel, float32 errs by as much as `grids.align` keeps values
-        away from the middle of two codes, and one code that is rounded otherwise than in LiteRT
-        changes many in later layers. The float network has no codes, and is as Keras's.
+    def _summed(self, inputs: Tensor) -> Tensor:
+        """Multiplies codes, in inference: a file does so, and no order of summing changes it.
+
+        Where many terms or large ones cancel, float32 sums of real numbers err by as much as
+        `grids.align` keeps values away from the middle of two codes, and one code that is rounded
+        otherwise than in LiteRT changes many in later layers. A layer that stands on several grids,
+        or on none, has no codes to take: there sums are float64.
         """
-        if training or self.quantizer.bypass:
-            return self.multiply(inputs, kernel)
-        with float64_allowed():
-            wide = self.multiply(ops.cast(inputs, "float64"), ops.cast(kernel, "float64"))
-            return ops.cast(wide, "float32")
+        if self.grids is None:
+            return wide(self.multiply, inputs, self.quantizer(self.kernel))
+        codes, weight_step = self.quantizer.codes_and_step(self.kernel)
+        (step,) = self.grids.steps()
+        sums = sums_of_codes(
+            self.multiply,
+            shared(codes_of, 0)(inputs, step),
+            codes,
+            largest=LARGEST_CODE * self.quantizer.levels.largest_code,
+            terms=self._terms,
+            splits=self._channel_axes == 1 and getattr(self, "groups", 1) == 1,
+        )
+        return sums * ops.reshape(ops.stop_gradient(step * weight_step), (-1,))
 
     def _finish(self, outputs: Tensor) -> Tensor:
         """Adds the bias and applies the activation, as the Keras layer does."""
@@ -232,30 +253,49 @@ class DDQConv2DTranspose(DDQWeightedLayer, keras.layers.Conv2DTranspose):
         )
 
 
+_KINDS = {
+    OpKind.DEPTHWISE: keras.layers.DepthwiseConv2D,
+    OpKind.DENSE: keras.layers.Dense,
+    OpKind.TRANSPOSED: keras.layers.Conv2DTranspose,
+}
+
+
 def operator_kind(layer: Any) -> OpKind:
     """Returns which kind of operator a convolution or dense layer, float or DDQ, becomes.
 
     POINTWISE is a 1x1 convolution without stride, dilation or groups.
     """
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
-        return OpKind.DEPTHWISE
-    if isinstance(layer, keras.layers.Dense):
-        return OpKind.DENSE
-    if isinstance(layer, keras.layers.Conv2DTranspose):
-        return OpKind.TRANSPOSED
+    for kind, layers in _KINDS.items():
+        if isinstance(layer, layers):
+            return kind
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate)
     pointwise = layer.groups == 1 and all(tuple(g) == (1, 1) for g in geometry)
     return OpKind.POINTWISE if pointwise else OpKind.CONV
 
 
+def rounds_kernel(layer: Any) -> bool:
+    """Returns whether a layer has a kernel that a quantizer of its own rounds."""
+    return isinstance(layer, DDQWeightedLayer)
+
+
+def multiplies_codes(layer: Any) -> bool:
+    """Returns whether a layer multiplies codes in inference, and asks its `grids` for steps."""
+    return rounds_kernel(layer) or isinstance(layer, DDQMatmul)
+
+
+def rounds_activations(layer: Any) -> bool:
+    """Returns whether a layer is a quantizer of activations, whose range can move."""
+    return isinstance(layer, DDQActivation)
+
+
 def weighted_layers(model: keras.Model) -> list[Any]:
     """Returns the model's layers with quantized weights, in network order."""
-    return [layer for layer in model.layers if isinstance(layer, DDQWeightedLayer)]
+    return [layer for layer in model.layers if rounds_kernel(layer)]
 
 
 def activation_layers(model: keras.Model) -> list[DDQActivation]:
     """Returns the model's activation quantizers, in network order."""
-    return [layer for layer in model.layers if isinstance(layer, DDQActivation)]
+    return [layer for layer in model.layers if rounds_activations(layer)]
 
 
 def examples_at_once(model: keras.Model) -> int:

@@ -13,9 +13,9 @@ from keras import ops
 
 from ddq_tf.quantizers.fake_quant import as_float32, clip_above, fake_quantize
 from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
-from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize
+from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize, shared
 from ddq_tf.quantizers.precision import LearnedPrecision
-from ddq_tf.quantizers.ranges import RangesNow, learned_range
+from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
 from ddq_tf.quantizers.selection import pick
 
 Tensor = Any
@@ -69,8 +69,12 @@ class RoundedActivation:
         alpha = learned_range(pick(selection, base_range), pick(selection, log_range))
         if self.ceiling is not None:
             alpha = clip_above(alpha, as_float32(self.ceiling))
-        reciprocal = np.array([1.0 / qmax for _, qmax in self.limits], np.float32)
-        return alpha * pick(selection, ops.convert_to_tensor(reciprocal))
+        return alpha * pick(selection, ops.convert_to_tensor(self.reciprocals))
+
+    @property
+    def reciprocals(self) -> np.ndarray:
+        """Of the largest code of each precision: float32."""
+        return np.array([1.0 / qmax for _, qmax in self.limits], np.float32)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -170,7 +174,8 @@ class ActivationQuantizer(LearnedPrecision):
         """Returns the fake-quantized activations; float32, the same shape."""
         selection, tensors = self.selection(training), (inputs, *self._ranges())
         if not training:
-            return self._rounded.portable(selection, *tensors)
+            portable = dataclasses.replace(self._rounded, native=False)
+            return shared(portable, 1)(selection, *tensors)
         return self.with_gates(self._rounded, selection, tensors)
 
     @property
@@ -189,6 +194,14 @@ class ActivationQuantizer(LearnedPrecision):
     def scale(self, selection: Tensor) -> Tensor:
         """Returns s at the selected precision as a float32 scalar tensor."""
         return self._rounded.scale(selection, *self._ranges())
+
+    def current_step(self) -> Tensor:
+        """Returns s in inference, without gradient: a float32 scalar tensor, of the same bits."""
+        selection = self.selection(False)
+        alpha = range_value(*(pick(selection, row) for row in self._ranges()))
+        if self.ceiling is not None:
+            alpha = ops.minimum(alpha, as_float32(self.ceiling))
+        return alpha * pick(selection, ops.convert_to_tensor(self._rounded.reciprocals))
 
     def set_range(self, values: npt.ArrayLike) -> None:
         """Sets the range, for example from calibration: one > 0, or one for each precision."""

@@ -61,6 +61,28 @@ def _fake_quantize(x: Tensor, scale: Tensor, inverse: Tensor, qmin: Tensor, qmax
     return codes * scale, grad
 
 
+def codes_of(x: Tensor, step: Tensor) -> Tensor:
+    """Returns which multiples of a step fake-quantized values are; the gradient is that of x / s.
+
+    Args:
+        x: float32, any shape.
+        step: float32 > 0, s; broadcasts against the trailing axes of x; has no gradient here.
+
+    Returns:
+        Whole numbers, float32, the shape of x.
+    """
+    return _codes_of(x, ops.reciprocal(ops.stop_gradient(step)))
+
+
+@ops.custom_gradient
+def _codes_of(x: Tensor, inverse: Tensor) -> Tensor:
+    def grad(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
+        g = args[0] if upstream is None else upstream
+        return g * inverse, ops.zeros_like(inverse)
+
+    return ops.round(x * inverse), grad
+
+
 @ops.custom_gradient
 def clip_above(x: Tensor, ceiling: Tensor) -> Tensor:
     """Returns min(x, ceiling); above the ceiling only gradients that lower x pass.

@@ -51,6 +51,11 @@ class UniformLevels:
         return np.array([signed_qmin(b, self.narrow_range) for b in self.precisions], np.float32)
 
     @property
+    def largest_code(self) -> int:
+        """The greatest magnitude of a code at any precision."""
+        return int(-self.qmin[-1])
+
+    @property
     def units(self) -> np.ndarray:
         """The step of the integer codes at each precision, in units of the range: float32."""
         return np.reciprocal(self.qmax)
@@ -198,6 +203,7 @@ class FreeLevels(keras.layers.Layer):
         self.rounding = FreeRounding(self.precisions, float(correction))
         self.highest = self.precisions[-1]
         self.units = np.full(len(self.precisions), CODE_STEP, np.float32)
+        self.largest_code = CODE_MAX
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the levels, as a uniform grid."""

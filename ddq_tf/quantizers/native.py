@@ -74,7 +74,9 @@ def _spec(tensor: Tensor) -> Any:
 def _traced(function: Callable[..., Tensor], specs: tuple[Any, ...]) -> Callable[..., Tensor]:
     import tensorflow as tf
 
-    return tf.function(function, input_signature=specs, autograph=False)
+    # Partial: TensorFlow counts how often equal functions are traced, and warns; specs differ here.
+    partial = functools.partial(function)
+    return tf.function(partial, input_signature=specs, autograph=False)
 
 
 def native_fake_quantize(

@@ -11,9 +11,10 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.quantizers.calibration import max_weight_range, optimal_weight_range
+from ddq_tf.quantizers.fake_quant import codes_of
 from ddq_tf.quantizers.grid import signed_qmax
 from ddq_tf.quantizers.levels import FreeLevels, FreeRounding, UniformLevels
-from ddq_tf.quantizers.native import recomputed
+from ddq_tf.quantizers.native import recomputed, shared
 from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
 from ddq_tf.quantizers.selection import pick
@@ -63,6 +64,19 @@ class RoundedKernel:
         )
         inverse = pick(selection, inverses)
         return self.rounding.round(kernel, alpha, selection, *levels, inverse=inverse)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelCodes:
+    """From a kernel, its step, ranges and levels to its codes; else as `RoundedKernel`."""
+
+    rounding: UniformLevels | FreeRounding
+
+    def __call__(
+        self, selection: Tensor, kernel: Tensor, step: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        """Returns whole numbers in float32; their gradient is that of the kernel over the step."""
+        return codes_of(RoundedKernel(self.rounding)(selection, kernel, *parameters), step)
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
@@ -137,11 +151,30 @@ class WeightQuantizer(LearnedPrecision):
         selection = self.selection(training)
         tensors = (kernel, *self._parameters(training))
         if not training:
-            return self._rounded(selection, *tensors)
+            return shared(self._rounded, 1)(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
         if self.scheme.levels == "free":
             return self.with_gates(self._rounded, selection, tensors, recomputed)
         return self.with_gates(self._rounded, selection, tensors)
+
+    def codes_and_step(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `call` does in inference, as whole multiples of a step.
+
+        Args:
+            kernel: as `call` takes it.
+
+        Returns:
+            codes: float32, the kernel's shape; their gradient is that of the quantized kernel / s.
+            s: float32 > 0, broadcasts against the kernel's channel axes; without gradient.
+        """
+        selection, parameters, rounding = (
+            self.selection(False),
+            self._parameters(),
+            self.levels.rounding,
+        )
+        step = rounding.scale(pick(selection, parameters[0]), selection)
+        codes = shared(KernelCodes(rounding), 1)(selection, ops.copy(kernel), step, *parameters)
+        return codes, ops.stop_gradient(step)
 
     @property
     def _rounded(self) -> RoundedKernel:

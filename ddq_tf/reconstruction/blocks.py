@@ -10,7 +10,12 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
-from ddq_tf.layers import DDQActivation, DDQSoftmax, DDQWeightedLayer
+from ddq_tf.kinds import rule_of
+from ddq_tf.layers import (
+    DDQActivation,
+    rounds_activations,
+    rounds_kernel,
+)
 from ddq_tf.reconstruction.streams import Codes, Halves, Packing, Stored, Whole
 
 _LAYERS_PER_BLOCK = 3
@@ -90,7 +95,7 @@ def blocks_of(model: keras.Model) -> list[Block]:
                 kernels=tuple(layer for layer in _weighted(part) if graph.calls(layer) == 1),
                 norms=_norms(graph, part),
                 end=None if is_last else part[-1].layer,
-                gives_probabilities=is_last and isinstance(part[-1].layer, DDQSoftmax),
+                gives_probabilities=is_last and rule_of(part[-1].layer).gives_probabilities,
                 batch=batch_for(num_values(node.layer.output) for node in part),
             )
         )
@@ -121,7 +126,7 @@ def _cuts(graph: FlatGraph) -> list[bool]:
     cuts = []
     for i, node in enumerate(graph.nodes):
         live = {tensor for tensor in live | set(node.outputs) if last_use.get(tensor, -1) > i}
-        single = isinstance(node.layer, DDQActivation) and graph.calls(node.layer) == 1
+        single = rounds_activations(node.layer) and graph.calls(node.layer) == 1
         cuts.append(single and live == set(node.outputs))
     return cuts
 
@@ -144,4 +149,4 @@ def _is_whole(part: list[FlatNode]) -> bool:
 
 
 def _weighted(part: list[FlatNode]) -> list[Any]:
-    return [node.layer for node in part if isinstance(node.layer, DDQWeightedLayer)]
+    return [node.layer for node in part if rounds_kernel(node.layer)]

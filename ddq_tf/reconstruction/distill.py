@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import flatten
-from ddq_tf.layers import DDQSoftmax
+from ddq_tf.kinds import rule_of
 from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.reconstruction.losses import loss_towards
 from ddq_tf.reconstruction.optimizer import UnitAdam, units_of
@@ -78,4 +78,4 @@ def _batches(inputs: Values, wanted: np.ndarray, recipe: ReconstructionConfig) -
 
 def _loss(model: DDQModel, wanted: np.ndarray) -> keras.losses.Loss:
     last = flatten(model).nodes[-1].layer
-    return loss_towards(wanted, probabilities=isinstance(last, DDQSoftmax))
+    return loss_towards(wanted, probabilities=rule_of(last).gives_probabilities)

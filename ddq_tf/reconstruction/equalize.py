@@ -20,7 +20,7 @@ from keras import ops
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64, flatten
 from ddq_tf.graph.inputs import as_array
 from ddq_tf.kinds import rule_of
-from ddq_tf.layers import DDQActivation, DDQWeightedLayer
+from ddq_tf.layers import DDQActivation, rounds_activations, rounds_kernel
 from ddq_tf.search import DDQModel
 from ddq_tf.targets import OpKind
 from ddq_tf.transform.calibrate import observed
@@ -143,9 +143,9 @@ def _gauges(model: DDQModel) -> list[_Gauge]:
     for node in graph.nodes:
         if graph.calls(node.layer) > 1:
             joined.fix(*node.inputs, *node.outputs)
-        elif isinstance(node.layer, DDQWeightedLayer):
+        elif rounds_kernel(node.layer):
             _weighted(joined, node, norms)
-        elif isinstance(node.layer, DDQActivation):
+        elif rounds_activations(node.layer):
             gauge = joined.join(*node.inputs, *node.outputs)
             if node.layer.ceiling is not None:
                 gauge.ceilings.append(node.layer)
@@ -159,9 +159,7 @@ def _gauges(model: DDQModel) -> list[_Gauge]:
 def _norms(graph: FlatGraph) -> dict[int, FlatNode]:
     """By output tensor of a layer with weights, the BatchNormalization that folds into it."""
     found = {
-        node.outputs[0]: graph.norm_of(node)
-        for node in graph.nodes
-        if isinstance(node.layer, DDQWeightedLayer)
+        node.outputs[0]: graph.norm_of(node) for node in graph.nodes if rounds_kernel(node.layer)
     }
     return {
         tensor: norm

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddq_tf.layers import DDQActivation, DDQWeightedLayer
+from ddq_tf.layers import rounds_activations, rounds_kernel
 
 _SMALLEST_UNIT = 1e-12
 _SMALLEST_GAMMA = 1e-3  # of the largest in its layer
@@ -65,7 +65,7 @@ def units_of(
     """
     units: dict[str, Any] = {}
     for layer in layers:
-        if isinstance(layer, DDQWeightedLayer):
+        if rounds_kernel(layer):
             quantizer, kernel = layer.quantizer, np.asarray(ops.convert_to_numpy(layer.kernel))
             step = quantizer.range_in_force() / (2.0 ** (quantizer.bits - 1) - 1)
             units[layer.kernel.path] = kernel_rate * np.maximum(step, _SMALLEST_UNIT)
@@ -82,7 +82,7 @@ def units_of(
             for variable in (layer.gamma, layer.beta):
                 if variable is not None:
                     units[variable.path] = norm_rate * gamma
-        elif isinstance(layer, DDQActivation) and layer.quantizer.learned:
+        elif rounds_activations(layer) and layer.quantizer.learned:
             for variable in layer.quantizer.trainable_variables:
                 units[variable.path] = np.array(range_rate)
     return {path: np.asarray(unit, np.float32) for path, unit in units.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.graph import as_float64
-from ddq_tf.grids.affine import batch_norm_affine
+from ddq_tf.kinds.scales import batch_norm_affine
 from ddq_tf.reconstruction.blocks import Block
 from ddq_tf.reconstruction.moments import Moments, moments_of
 from ddq_tf.reconstruction.streams import Values

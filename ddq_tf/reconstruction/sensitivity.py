@@ -21,7 +21,8 @@ from keras import ops
 
 from ddq_tf.backend import See, draw_classes, draw_normal, slopes, traced
 from ddq_tf.graph import as_float64, flatten
-from ddq_tf.layers import DDQSoftmax, activation_layers, weighted_layers
+from ddq_tf.kinds import rule_of
+from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.reconstruction.blocks import Block, batch_for, num_values
 from ddq_tf.reconstruction.moments import input_moments
 from ddq_tf.reconstruction.rounding import (
@@ -166,7 +167,7 @@ def _measure(
     on_step: Callable[[], None],
 ) -> dict[str, np.ndarray]:
     """By layer, the sum over inputs of squared gate gradients: float64 (precisions, channels)."""
-    gives_probabilities = isinstance(flatten(model).nodes[-1].layer, DDQSoftmax)
+    gives_probabilities = rule_of(flatten(model).nodes[-1].layer).gives_probabilities
     by_name = {layer.name: layer for layer in layers}
 
     def squares(x: Tensor, number: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ import keras
 from ddq_tf.backend import outside_of_tracing
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.grids import align
+from ddq_tf.grids import align, tell_grids
 from ddq_tf.layers import activation_layers
 from ddq_tf.search.averages import spare_gates
 from ddq_tf.search.budget import PrecisionBudget, weight_budget
@@ -67,6 +67,7 @@ class DDQModel(keras.Model):
         for layer in activation_layers(self):
             if layer.model_config is not None:
                 self._restore(**layer.model_config)
+        tell_grids(self)
 
     def configure(
         self, ddq_config: DDQConfig, float_outputs: Sequence[str], output_names: Sequence[str]

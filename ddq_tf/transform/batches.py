@@ -143,7 +143,7 @@ class _Walk:
         """The shapes of what a node writes, as it is kept."""
         tensors: list[Any] = [keras.KerasTensor(shape) for shape in node.shapes]
         if isinstance(node.layer, L.Layer):
-            shapes: list[Shape] = list(node.shapes)
+            shapes: Any = node.shapes
             written: Any = node.layer.compute_output_shape(shapes if len(shapes) > 1 else shapes[0])
             found = [tuple(written)]
         else:

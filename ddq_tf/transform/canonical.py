@@ -26,8 +26,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64
-from ddq_tf.kinds import activation_name, find_rule
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.grids.affine import multiplies
+from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
 from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 from ddq_tf.transform.batches import batch_first
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
@@ -129,10 +130,14 @@ def origin_of(layer: Any) -> Any:
 _Neighbours = Callable[[Canonicalizer, FlatNode], FlatGraph | None]
 
 
+def _is_rescaling(node: FlatNode) -> bool:
+    return isinstance(node.layer, DDQRescaling)
+
+
 def _two_rescalings(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """A rescaling behind another that it alone reads."""
     before = to.graph.producer(node.inputs[0])
-    if before is None or not all(isinstance(n.layer, DDQRescaling) for n in (before, node)):
+    if before is None or not all(map(_is_rescaling, (before, node))):
         return None
     if to.graph.sole_consumer(node.inputs[0]) is not node:
         return None
@@ -148,7 +153,7 @@ def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
 
     One by the same number for all values may stand behind what moves them.
     """
-    if not isinstance(node.layer, DDQRescaling):
+    if not _is_rescaling(node):
         return None
     by = node.layer.get_config()
     is_uniform = np.size(by["gain"]) == np.size(by["shift"]) == 1
@@ -313,7 +318,7 @@ def _moves_before(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
 def _own_bias(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """A bias of its own, for a layer whose BatchNorm is not its own."""
     layer = node.layer
-    if not isinstance(layer, WEIGHTED) or layer.use_bias:
+    if not node.has_kernel or layer.use_bias:
         return None
     norms = [to.graph.norm_of(call) for call in to.graph.nodes if call.layer is layer]
     if all(n is None or to.graph.calls(n.layer) <= to.graph.calls(layer) for n in norms):
@@ -334,12 +339,13 @@ def _hard_sigmoid(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """relu6(x + 3) / 6."""
     middle = to.graph.producer(node.inputs[0])
     first = None if middle is None else to.graph.producer(middle.inputs[0])
-    if middle is None or first is None or not isinstance(middle.layer, keras.layers.ReLU):
+    if middle is None or first is None or not is_activation(middle):
         return None
     alone = all(
         to.graph.sole_consumer(a.outputs[0]) is b for a, b in ((first, middle), (middle, node))
     )
-    if not alone or activation_name(middle.layer) != "relu6":
+    function = function_of(middle.layer) if alone else None
+    if function is None or function.name != "relu6":
         return None
     if not (_rescales(first, 1, 3) and _rescales(node, 1 / 6, 0)):
         return None
@@ -351,7 +357,7 @@ def _hard_sigmoid(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
 
 
 def _rescales(node: FlatNode, gain: float, shift: float) -> bool:
-    if not isinstance(node.layer, DDQRescaling):
+    if not _is_rescaling(node):
         return False
     config = node.layer.get_config()
     return bool(np.allclose(config["gain"], gain)) and bool(np.allclose(config["shift"], shift))
@@ -366,7 +372,7 @@ def _joined(graph: FlatGraph, gone: list[FlatNode], node: FlatNode, new: FlatNod
 def _flat_scale(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """Gains and shifts of vectors, or of rank 5 and more, that nothing takes up: of an image."""
     layer, shape = node.layer, node.shapes[0]
-    if not isinstance(layer, DDQRescaling | keras.layers.BatchNormalization):
+    if not multiplies(node):
         return None
     if len(shape) in (3, 4) or None in shape[1:]:
         return None
@@ -395,7 +401,7 @@ def _reshape_to(target: Any, node: FlatNode, role: str) -> Any:
 def _on_a_pixel(layer: Any, shape: Any) -> Any:
     """The layer for images, with its weights."""
     fields = {**layer.get_config(), "dtype": "float32"}
-    if isinstance(layer, keras.layers.BatchNormalization):
+    if "axis" in fields:
         fields["axis"] = -1
     copy = type(layer).from_config(fields)
     if layer.built:

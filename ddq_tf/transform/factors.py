@@ -5,7 +5,7 @@ XNNPACK takes no zero point there: built-in kernels would run the product, and r
 
 from __future__ import annotations
 
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import Output, is_activation, output_of
 from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import DDQMatmul
@@ -22,7 +22,7 @@ def symmetric(graph: FlatGraph, ties: Ties) -> set[int]:
         graph: canonical.
         ties: of its tensors.
     """
-    written = {_written(node, ties) for node in graph.nodes if isinstance(node.layer, DDQMatmul)}
+    written = {_written(node, ties) for node in _products(graph)}
     return {ties.root(t) if ties.is_tied(t) else t for t in written if t is not None}
 
 
@@ -33,11 +33,13 @@ def separate_factors(graph: FlatGraph) -> FlatGraph:
     """
     ties = Ties(graph)
     places = [
-        (node.name, 1)
-        for node in graph.nodes
-        if isinstance(node.layer, DDQMatmul) and not _can_be_symmetric(graph, node, ties)
+        (node.name, 1) for node in _products(graph) if not _can_be_symmetric(graph, node, ties)
     ]
     return separate(graph, places) if places else graph
+
+
+def _products(graph: FlatGraph) -> list[FlatNode]:
+    return [node for node in graph.nodes if isinstance(node.layer, DDQMatmul)]
 
 
 def _written(node: FlatNode, ties: Ties) -> int | None:
@@ -52,4 +54,4 @@ def _can_be_symmetric(graph: FlatGraph, node: FlatNode, ties: Ties) -> bool:
     if ties.is_tied(tensor):
         return True
     clips = is_activation(writer) and output_of(writer) is not Output.OWN
-    return not clips and not (isinstance(writer.layer, WEIGHTED) and not does_linear(writer))
+    return not clips and not (writer.has_kernel and not does_linear(writer))

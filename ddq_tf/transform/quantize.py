@@ -12,7 +12,7 @@ import keras
 from ddq_tf.arguments import check_is
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, flatten
+from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.inputs import Interface, examples_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
@@ -179,7 +179,7 @@ def examine(model: keras.Model, target: Target) -> Examination:
     if not problems:
         graph = canonical(flat)
         problems = problems_of(graph, target)
-        is_empty = not any(isinstance(node.layer, WEIGHTED) for node in graph.nodes)
+        is_empty = not any(node.has_kernel for node in graph.nodes)
         broken = [] if problems else problems_of_values(graph)
     return Examination(
         name=model.name,
@@ -207,7 +207,7 @@ def rebuilt(graph: FlatGraph, config: DDQConfig, model: keras.Model) -> Rebuilt:
 
 def _kernels(graph: FlatGraph) -> list[Place]:
     """The layers with a kernel, each once."""
-    nodes = {node.name: node for node in graph.nodes if isinstance(node.layer, WEIGHTED)}
+    nodes = {node.name: node for node in graph.nodes if node.has_kernel}
     return [_place(node) for node in nodes.values()]
 
 

@@ -10,8 +10,14 @@ import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph import WEIGHTED, FlatGraph
-from ddq_tf.layers import DDQActivation, DDQWeightedLayer, activation_layers, weighted_layers
+from ddq_tf.graph import FlatGraph
+from ddq_tf.layers import (
+    DDQActivation,
+    DDQWeightedLayer,
+    activation_layers,
+    rounds_activations,
+    weighted_layers,
+)
 from ddq_tf.quantizers import WeightQuantizer
 from ddq_tf.rules import Rule
 from ddq_tf.scheme import MAX_BITS
@@ -149,20 +155,18 @@ class KnownRanges:
             self._note(grids.get(tensor), name, given.outputs)
         for node in graph.nodes:
             origin = origin_of(node.layer).name
-            if isinstance(node.layer, WEIGHTED):
+            if node.has_kernel:
                 names["kernels"].add(origin)
-            if node.outputs[0] not in written and isinstance(node.layer, WEIGHTED):
+            if node.outputs[0] not in written and node.has_kernel:
                 names["sums"].add(origin)
                 self._note(grids.get(node.outputs[0]), origin, given.sums)
         _refuse_unknown(given, names)
         self._kernels = {
-            node.name: origin_of(node.layer).name
-            for node in graph.nodes
-            if isinstance(node.layer, WEIGHTED)
+            node.name: origin_of(node.layer).name for node in graph.nodes if node.has_kernel
         }
 
     def _note(self, grid: Any, name: str, ranges: Mapping[str, Range]) -> None:
-        if not isinstance(grid, DDQActivation):
+        if not rounds_activations(grid):
             return
         self._written.setdefault(grid.name, []).append(name)
         if name in ranges:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode, as_float64
+from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import functional_of, output_names, unused
 from ddq_tf.graph.inputs import input_structure
 from ddq_tf.kinds import (
@@ -36,8 +36,7 @@ from ddq_tf.layers import (
     DDQConstant,
     DDQConv2DTranspose,
     DDQFixedGrid,
-    DDQSoftmax,
-    DDQWeightedLayer,
+    rounds_kernel,
 )
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, own_class
@@ -120,7 +119,7 @@ class _Rebuilder:
         if norm is not None:
             value, last = self._twin(norm)(value), norm
             self.done.add(id(norm))
-        if isinstance(node.layer, WEIGHTED) and not does_linear(node):
+        if node.has_kernel and not does_linear(node):
             kind = activation_name(node.layer) or "linear"
         after = fused_activation(self.graph, node) if kind == "linear" else None
         self._finish(value, node.name, last, kind, after)
@@ -146,7 +145,7 @@ class _Rebuilder:
             raise DDQError(f"layer {node.name!r}: needs a function with a grid")
         grid = DDQFixedGrid(*function.grid, name=self._free_name(f"{node.name}_quant"))
         # DDQSoftmax rounds by itself, in inference.
-        rounds = isinstance(self._twin(node).layer, DDQSoftmax)
+        rounds = rule_of(self._twin(node).layer).output is Output.GRID
         self._put(node.outputs[0], value if rounds else grid(value), grid)
 
     def shared(self, node: FlatNode) -> None:
@@ -254,10 +253,10 @@ class _Rebuilder:
             twin.trainable = getattr(layer, "trainable", True)  # operations have none
             self.twins[id(layer)] = _WithWeights(twin, layer)
         copy = self.twins[id(layer)]
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # One that was called for inference only stays so.
+        if rule_of(layer).has_two_modes:
+            # A BatchNorm that was called for inference only stays so.
             copy.layer.trainable = layer.trainable and not node.inference
-        if self.config.freeze_quantizers_of_frozen and isinstance(layer, WEIGHTED):
+        if self.config.freeze_quantizers_of_frozen and node.has_kernel:
             copy.layer.quantizer.trainable = layer.trainable
         return copy
 
@@ -325,7 +324,7 @@ class _WithWeights:
                 # Copied: JAX's trainer gives away what it trains, also a buffer that two share.
                 values = np.array(keras.ops.convert_to_numpy(theirs))
                 mine.assign(np.swapaxes(values, -1, -2) if transposed else values)
-            if isinstance(self.layer, DDQWeightedLayer):
+            if rounds_kernel(self.layer):
                 self.layer.float_zeros = float(np.mean(as_float64(self.layer.kernel) == 0))
             self._copied = True
         return outputs

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.kinds import Output, output_of
 from ddq_tf.layers import DDQMask, DDQRescaling
 from ddq_tf.transform.ties import Ties, shared_calls
 
@@ -24,7 +25,7 @@ def separate_tied(graph: FlatGraph) -> FlatGraph:
     """Returns a graph where what a Concatenate or shared weights read is written on one grid."""
     ties, by = Ties(graph), _Separator(graph)
     for node in graph.nodes:
-        if isinstance(node.layer, keras.layers.Concatenate):
+        if output_of(node) is Output.SHARED:
             for place, tensor in enumerate(node.inputs):
                 if not ties.same(tensor, node.outputs[0]):
                     by.before(node, place)

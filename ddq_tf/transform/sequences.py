@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.kinds import find_rule, rule_of
+from ddq_tf.kinds import Output, find_rule, rule_of
 
 if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
@@ -31,7 +31,7 @@ def is_sequence(node: FlatNode) -> bool:
 
 
 def _joins_the_batch(node: FlatNode) -> bool:
-    return isinstance(node.layer, _L.Concatenate) and node.layer.axis in (0, -3)
+    return rule_of(node.layer).output is Output.SHARED and node.layer.axis in (0, -3)
 
 
 def on_one_row(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
@@ -99,6 +99,10 @@ def _twin(node: FlatNode, shape: Any) -> Any:
     return twin
 
 
+def _reshapes(node: FlatNode) -> bool:
+    return isinstance(node.layer, _L.Reshape | _L.Flatten)
+
+
 def join_reshapes(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """Returns the graph with one Reshape less, or None if a node is none or does something.
 
@@ -106,7 +110,7 @@ def join_reshapes(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     reads are left out.
     """
     graph = to.graph
-    if not isinstance(node.layer, _L.Reshape | _L.Flatten):
+    if not _reshapes(node):
         return None
     is_output = node.outputs[0] in graph.outputs
     if not graph.consumers(node.outputs[0]) and not is_output:
@@ -115,7 +119,7 @@ def join_reshapes(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     if tuple(shape[1:]) == tuple(node.shapes[0][1:]) and not is_output:
         return graph.without(node)
     before = graph.producer(node.inputs[0])
-    if before is None or not isinstance(before.layer, _L.Reshape | _L.Flatten):
+    if before is None or not _reshapes(before):
         return None
     joined = dataclasses.replace(node, inputs=before.inputs, shapes=before.shapes)
     return graph.replaced({node.outputs[0]: [joined]})

@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.graph import as_float64, flatten
-from ddq_tf.grids.affine import batch_norm_affine
-from ddq_tf.layers import DDQWeightedLayer
+from ddq_tf.kinds.scales import batch_norm_affine
+from ddq_tf.layers import rounds_kernel
 
 
 def make_gains_positive(model: keras.Model) -> None:
@@ -24,7 +24,7 @@ def make_gains_positive(model: keras.Model) -> None:
     graph = flatten(model)
     for node in graph.nodes:
         after, layer = graph.norm_of(node), node.layer
-        if not isinstance(layer, DDQWeightedLayer) or after is None or not after.layer.scale:
+        if not rounds_kernel(layer) or after is None or not after.layer.scale:
             continue
         norm = after.layer
         if graph.calls(layer) > 1 or graph.calls(norm) > 1:

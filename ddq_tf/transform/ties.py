@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.grids.affine import is_affine
 from ddq_tf.kinds import Output, function_of, is_activation, output_of
 from ddq_tf.kinds.checks import does_linear
@@ -108,7 +108,7 @@ def shared_calls(graph: FlatGraph) -> list[list[FlatNode]]:
     """
     calls: dict[int, list[FlatNode]] = {}
     for node in graph.nodes:
-        if isinstance(node.layer, WEIGHTED) or is_affine(graph, node):
+        if node.has_kernel or is_affine(graph, node):
             calls.setdefault(id(node.layer), []).append(node)
     return [nodes for nodes in calls.values() if len(nodes) > 1]
 
@@ -126,7 +126,7 @@ def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
     It alone reads what the operator writes. A ceiling other than 6 is the end of a grid, which an
     operator that is called several times shares with others: such a ReLU stands alone.
     """
-    if is_activation(node) or (isinstance(node.layer, WEIGHTED) and not does_linear(node)):
+    if is_activation(node) or (node.has_kernel and not does_linear(node)):
         return None
     end = graph.norm_of(node) or node
     after = graph.sole_consumer(end.outputs[0])

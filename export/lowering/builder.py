@@ -21,9 +21,9 @@ from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.flatten import unused
 from ddq_tf.grids import FoldedLayer, Grid, fold, grid_of
 from ddq_tf.grids.affine import continues_chain, is_affine
-from ddq_tf.grids.fold import fold_in_float, quantizer_after
-from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import DDQActivation, DDQFixedGrid, FloatLayer
+from ddq_tf.grids.fold import fixed_grid_after, fold_in_float, quantizer_after
+from ddq_tf.kinds import Output, output_of, rule_of
+from ddq_tf.layers import FloatLayer, rounds_activations
 from ddq_tf.layers.formulas import Formula, Value
 
 _MOST_INPUTS = 5  # that XNNPACK concatenates at once
@@ -162,9 +162,9 @@ class Lowering:
     def fused_activation(self, tensor: int) -> str:
         """The clamp between `tensor` and the quantizer that reads it, as TFLite spells it."""
         after = self.graph.sole_consumer(tensor)
-        if after is not None and type(after.layer) is keras.layers.ReLU:
+        if after is not None and rule_of(after.layer).cuts:
             return "RELU6" if after.layer.max_value and self._reaches_6(tensor) else "RELU"
-        if after is not None and isinstance(after.layer, DDQActivation):
+        if after is not None and rounds_activations(after.layer):
             grid = grid_of(self.graph, after.outputs[0])
             if grid.is_narrow and grid.qmin == 0:
                 return "RELU"
@@ -179,8 +179,8 @@ class Lowering:
     def fixed(self, node: FlatNode) -> str:
         """Declares the result of an operator whose grid TFLite fixes."""
         tensor, label = node.outputs[0], node.name
-        after = self.graph.sole_consumer(tensor)
-        if after is not None and isinstance(after.layer, DDQFixedGrid):
+        after = fixed_grid_after(self.graph, tensor)
+        if after is not None:
             tensor = after.outputs[0]
             label = after.name
         grid = quantization_of(grid_of(self.graph, tensor))

@@ -71,7 +71,7 @@ def test_every_layer_has_an_exact_form(case):
 
 def test_learned_precisions_are_exported_as_they_are_in_force(tmp_path):
     q, x = narrow(toy(), (2, 4, 8), budget=4.0)
-    compiled(q).fit(x, labels(64), batch_size=8, epochs=4, verbose=0)
+    compiled(q, eager=False).fit(x, labels(64), batch_size=8, epochs=4, verbose=0)
     learned = [layer.quantizer for layer in activation_layers(q)]
     assert len({quantizer.num_bits for quantizer in learned}) > 1
     proof = verify(q, export_tflite(q, tmp_path / "net.tflite"), [x])

@@ -64,6 +64,27 @@ def test_codes_stay_and_outputs_hardly_move(model):
     assert np.abs(array(model(images(16))) - before).max() < 0.03 * np.abs(before).max()
 
 
+@pytest.mark.parametrize("levels", ["uniform", "free"])
+def test_no_last_bit_chooses_a_weight_code(levels):
+    """Compiled code may divide by a step, or multiply by its reciprocal."""
+    config = DDQConfig(target="litert-int8", levels=levels, precisions=(4,), budget=None)
+    model = quantize_model(shake(mixed_net()), config, images(16))
+    for layer in weighted_layers(model):
+        kernel, codes = array(layer.kernel), np.unique(layer.integer_weights()[0])
+        middles = (codes[:-1] + codes[1:]) / 2 * (1 + 1e-6 * np.sign(codes[:-1]))
+        chosen = np.resize(middles, kernel.shape) * layer.quantizer.export_scale()
+        layer.kernel.assign(
+            np.where(np.arange(kernel.size).reshape(kernel.shape) % 3, kernel, chosen)
+        )
+    align(model)
+    for layer in weighted_layers(model):
+        codes = layer.integer_weights()[0]
+        kernel = array(layer.kernel)
+        for factor in (1 - 2e-6, 1 + 2e-6):
+            layer.kernel.assign(kernel * factor)
+            np.testing.assert_array_equal(layer.integer_weights()[0], codes)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_repeating_changes_nothing_more(seed):
     model = quantize_model(shake(mixed_net(), seed=seed), DDQConfig(budget=None), images(16))

@@ -1,4 +1,4 @@
-"""MirroredStrategy: processes of their own, since devices are split before TensorFlow begins."""
+"""MirroredStrategy: a process of its own, since devices are split before TensorFlow begins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ddq_tf.layers import weighted_layers
 from ddq_tf.search.callback import is_frozen
 from tests.toys import images, labels
 
-file, devices, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+file, options = sys.argv[1], json.loads(sys.argv[2])
 layers = keras.layers
 
 def net():
@@ -36,38 +36,42 @@ def net():
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-names = [f"CPU:{n}" for n in range(devices)]
-scope = tf.distribute.MirroredStrategy(names).scope() if devices > 1 else contextlib.nullcontext()
 x, y = images(32), labels(32)
-with scope:
-    config = ddq_tf.DDQConfig(target="litert-int8", precisions=(2, 4, 8), budget=0.7, **options)
-    model, teacher = ddq_tf.quantize_model(net(), config, x), net()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05), loss)
-aids = [
-    training.Distillation(teacher, 0.5),
-    training.OscillationDampening(0.1),
-    training.OscillationFreezing(0.01),
-    training.BatchNormReestimation([x]),
-]
-data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-history = model.fit(data, epochs=5, verbose=0, shuffle=False, callbacks=aids).history
-assert is_frozen(model)
-assert model.weight_budget.used_bits <= model.weight_budget.capacity_bits
-found = verify(model, export_tflite(model, file), [x])
-assert found.equal_codes_share == 1, found
-evidence = [
-    keras.ops.convert_to_numpy(layer.quantizer.evidence).tolist()
-    for layer in weighted_layers(model)
-]
-bits = [layer.num_bits for layer in weighted_layers(model)]
-print(json.dumps({"history": history, "bits": bits, "evidence": evidence}))
+
+def trained(devices):
+    names = [f"CPU:{n}" for n in range(devices)]
+    several = tf.distribute.MirroredStrategy(names).scope if devices > 1 else contextlib.nullcontext
+    with several():
+        config = ddq_tf.DDQConfig(target="litert-int8", precisions=(2, 4, 8), budget=0.7, **options)
+        model, teacher = ddq_tf.quantize_model(net(), config, x), net()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.05), loss)
+    aids = [
+        training.Distillation(teacher, 0.5),
+        training.OscillationDampening(0.1),
+        training.OscillationFreezing(0.01),
+        training.BatchNormReestimation([x]),
+    ]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    history = model.fit(data, epochs=5, verbose=0, shuffle=False, callbacks=aids).history
+    assert is_frozen(model)
+    assert model.weight_budget.used_bits <= model.weight_budget.capacity_bits
+    found = verify(model, export_tflite(model, file), [x])
+    assert found.equal_codes_share == 1, found
+    evidence = [
+        keras.ops.convert_to_numpy(layer.quantizer.evidence).tolist()
+        for layer in weighted_layers(model)
+    ]
+    bits = [layer.num_bits for layer in weighted_layers(model)]
+    return {"history": history, "bits": bits, "evidence": evidence}
+
+print(json.dumps([trained(devices) for devices in (1, 2)]))
 """
 
 
-def trained(tmp_path, devices, options):
+def trained(tmp_path, options):
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(tmp_path / "m.tflite"), str(devices), options],
+        [sys.executable, "-c", _PROGRAM, str(tmp_path / "m.tflite"), options],
         cwd=_ROOT,
         capture_output=True,
         text=True,
@@ -80,7 +84,7 @@ def trained(tmp_path, devices, options):
 @pytest.mark.parametrize("levels", ["uniform", pytest.param("free", marks=pytest.mark.slow)])
 def test_two_replicas_train_what_one_device_does(tmp_path, levels):
     options = json.dumps({"levels": levels})
-    one, two = (trained(tmp_path, devices, options) for devices in (1, 2))
+    one, two = trained(tmp_path, options)
     assert two["bits"] == one["bits"]
     assert len(set(one["bits"])) > 1
     assert one["history"]["frozen_weights"][-1] > 0

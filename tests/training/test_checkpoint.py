@@ -39,7 +39,7 @@ def trained(folder, *callbacks, settings=None, net=dropping_net):
     logger = QuantizerLogger()
     kept = Checkpoint(folder, [logger], settings or SETTINGS)
     given = [logger, *callbacks, kept]
-    model.fit(X, Y, batch_size=8, epochs=6, shuffle=False, verbose=0, callbacks=given)
+    model.fit(X, Y, batch_size=16, epochs=6, shuffle=False, verbose=0, callbacks=given)
     return model, kept, logger
 
 
@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("moment", [(1, 0), (2, 3), (4, 1)], ids=["early", "searching", "final"])
+@pytest.mark.parametrize("moment", [(1, 0), (2, 1), (4, 1)], ids=["early", "searching", "final"])
 def test_a_training_goes_on_as_if_nothing_had_happened(moment, undisturbed, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, Interrupt(*moment))

@@ -11,7 +11,7 @@ from ddq_tf.training import QuantizerLearningRate, TrainConfig, make_optimizer
 from tests.toys import array, compiled, images, labels, mixed_net
 
 X, Y = images(32), labels(32)
-FREE = DDQConfig(target="litert-int8", precisions=(2, 4), levels="free", budget="3bits")
+FREE = DDQConfig(target="litert-int8", precisions=(2, 3), levels="free", budget="2.5bits")
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
     "adam": lambda: keras.optimizers.Adam(0.003),

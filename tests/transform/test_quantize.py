@@ -352,19 +352,18 @@ def test_a_global_policy_changes_neither_the_model_nor_itself(policy, tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        net = keras.applications.MobileNetV2(
-            weights=None,
-            input_shape=(32, 32, 3),
-            alpha=0.35,
-            classes=4,
-            classifier_activation=None,
-        )
-        q = quantize_model(net, DDQConfig(), images(8, (32, 32, 3)))
+        inputs = keras.Input((8, 8, 3))
+        y = K.ZeroPadding2D()(K.Rescaling(1 / 127.5, offset=-1)(inputs))
+        y = K.BatchNormalization()(K.Conv2D(8, 3, strides=2, use_bias=False)(y))
+        y = K.SeparableConv2D(8, 3, padding="same")(K.ReLU(6.0)(y))
+        y = K.Add()([y, K.DepthwiseConv2D(3, padding="same")(y)])
+        net = keras.Model(inputs, K.Dense(4)(K.GlobalAveragePooling2D()(y)))
+        x = 128 + 60 * images(8)
+        q = quantize_model(net, DDQConfig(), x)
         assert keras.config.dtype_policy().name == policy
     finally:
         keras.config.set_dtype_policy(before)
     assert {layer.dtype_policy.name for layer in q.layers} == {"float32"}
-    x = images(8, (32, 32, 3))
     compiled(q).fit(x, labels(8), epochs=1, verbose=0)
     result = export_tflite(q, tmp_path / "model.tflite")
     assert verify(q, result, [x]).equal_codes_share == 1

@@ -17,9 +17,10 @@ from ddq_tf.config import AUTO, DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import export_tflite
 from ddq_tf.export.interpreter import delegation
-from ddq_tf.graph import WEIGHTED, FlatGraph, FlatNode
+from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.jobs.doctor.cost import step_times, training_cost
 from ddq_tf.jobs.doctor.reading import counted
+from ddq_tf.layers import operator_kind
 from ddq_tf.quiet import silenced
 from ddq_tf.report.diagnosis import Draft, PrecisionLimit, Quantizable, SizeAt
 from ddq_tf.scheme import MAX_BITS
@@ -75,7 +76,7 @@ def quantizable(
 
 def macs_in(graph: FlatGraph) -> int:
     """Returns the multiplications of one example, in convolutions and dense layers."""
-    return sum(_macs(node) for node in graph.nodes if isinstance(node.layer, WEIGHTED))
+    return sum(_macs(node) for node in graph.nodes if node.has_kernel)
 
 
 def _macs(node: FlatNode) -> int:
@@ -83,7 +84,7 @@ def _macs(node: FlatNode) -> int:
     layer = node.layer
     shape: Any = node.shapes[0]
     # A transposed convolution uses its kernel once for each position that it reads.
-    if not isinstance(layer, keras.layers.Conv2DTranspose):
+    if operator_kind(layer) is not OpKind.TRANSPOSED:
         shape = layer.compute_output_shape(shape)
     return math.prod(shape[1:-1]) * math.prod(layer.kernel.shape)
 
@@ -95,7 +96,7 @@ def _rewritten(flat: FlatGraph, graph: FlatGraph) -> dict[str, str]:
     kinds: dict[int, str] = {}
     for node in graph.nodes:
         origin = origin_of(node.layer)
-        if id(node.layer) not in kept and isinstance(node.layer, WEIGHTED):
+        if id(node.layer) not in kept and node.has_kernel:
             kinds[id(origin)] = type(origin).__name__
             made[id(origin)].append(type(node.layer).__name__)
     found = {kind: " and ".join(made[key]) for key, kind in kinds.items()}
