@@ -228,7 +228,7 @@ def output_shape(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = called(call, whole, {})
-    except (AttributeError, IndexError, KeyError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever Keras and TensorFlow say to it
         raise ValueError(str(error)) from error
     if isinstance(found, list | tuple) or found.shape[0] is not None:
         raise ValueError("several results, or no batch")

@@ -16,7 +16,7 @@ Build = Callable[[Any], Any]
 def name_of(rule: LayerRule) -> str:
     """A rule's first type; operations have namesakes among layers."""
     kind = rule.layers[0]
-    return f"{'ops.' if '.ops.' in kind.__module__ else ''}{kind.__name__}"
+    return kind.__name__ if issubclass(kind, keras.Layer) else f"ops.{kind.__name__}"
 
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {

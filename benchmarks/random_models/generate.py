@@ -697,7 +697,7 @@ _EVERYWHERE: dict[_Rule, float] = {
     layers.called_twice: 4,
     layers.dot: 3,
     layers.einsum_dense: 4,
-    layers.example: 18,
+    layers.example: 24,
     layers.island: 4,
     layers.operation: 9,
     layers.own: 6,

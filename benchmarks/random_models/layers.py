@@ -79,7 +79,9 @@ def einsum_dense(maker: Maker, tensor: int) -> int:
     """A dense layer by an equation."""
     shape = maker.shapes[tensor]
     equation, output_shape, bias_axes = maker.pick(*_EQUATIONS[min(len(shape), 3)])
-    arguments: dict[str, Any] = {"equation": equation, "output_shape": list(output_shape)}
+    kept = iter(shape)  # Keras takes None for these, but cannot tell what it writes then
+    sizes = [next(kept) if size is None else size for size in output_shape]
+    arguments: dict[str, Any] = {"equation": equation, "output_shape": sizes}
     if maker.chance(0.75):
         arguments["bias_axes"] = bias_axes
     arguments.update(maker.kernel(shape[-1]), **maker.activation(len(shape)))
