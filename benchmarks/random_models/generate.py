@@ -687,7 +687,8 @@ def nested(maker: Maker, tensor: int) -> int:
     spec = Spec(inputs=tuple(inner.inputs), calls=tuple(inner.calls), outputs=outputs)
     maker.count = inner.count
     made = maker.call("Model", *reads, spec=as_lists(spec.pruned(keep_inputs=True)))
-    return maker.again(made, made) if maker.chance(0.15) else made
+    is_alike = maker.shapes[made] == maker.shapes[tensor]  # or Keras cannot run it
+    return maker.again(made, made) if is_alike and maker.chance(0.3) else made
 
 
 _Rule = Callable[[Maker, int], int]

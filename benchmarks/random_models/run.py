@@ -254,7 +254,7 @@ def _noise(model: Any, data: list[np.ndarray], number: int) -> float:
     It is large where what is left of an output is what cancels: the mean of what has the mean 0.
     """
     rng = np.random.default_rng(0)
-    near = [np.float32(v * (1 + 1e-6 * rng.uniform(-1, 1, v.shape))) for v in data]
+    near = [(v * (1 + 1e-6 * rng.uniform(-1, 1, v.shape))).astype(np.float32) for v in data]
     one, other = _outputs(model, data)[number], _outputs(model, near)[number]
     change = np.max(np.abs(one - other), initial=0.0)
     return float(_NOISE * change / np.max(np.abs(one), initial=1e-30))
@@ -336,9 +336,11 @@ def _compare_batches(
     for count in _BATCHES:
         received = _outputs(model, [values[:count] for values in data])
         for wanted, values, info in zip(expected, received, runner.outputs.values(), strict=True):
-            codes = [codes_of(v, info.scale, info.zero_point) for v in (wanted[:count], values)]
-            if not np.array_equal(*codes):
-                detail = f"{np.sum(codes[0] != codes[1])} of {codes[0].size} codes"
+            whole, alone = (
+                codes_of(v, info.scale, info.zero_point) for v in (wanted[:count], values)
+            )
+            if not np.array_equal(whole, alone):
+                detail = f"{np.sum(whole != alone)} of {whole.size} codes"
                 raise _Found("differs", f"a batch of {count} examples", detail)
 
 
