@@ -8,8 +8,8 @@ loaded, exported and run in LiteRT; every output code is compared with Keras (ra
 Cases run in a process of their own, which is started anew when it dies or hangs; what takes longer
 than `--limit` seconds is tried again, for 5 times as long, before it counts as a hang. With
 --shrink the first case of each fault is shrunk to the smallest model that has it. Ends after
-`--cases` or `--seconds`; started again with the same --out and at the same commit, it goes on where
-it ended. Writes benchmarks/results/model_fuzz.json.
+`--cases` or `--seconds`, or when it is stopped; started again with the same --out and at the same
+commit, it goes on where it ended. Writes benchmarks/results/model_fuzz.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import argparse
 import collections
 import json
+import signal
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +128,27 @@ def main() -> None:
     parser.add_argument("--shrink", action="store_true")
     options = parser.parse_args()
     tally = Tally(earlier(options.out, options.seed))
-    worker, start, before = Worker(), time.monotonic(), tally.results["cases"]
+    worker = Worker()
 
     def write() -> None:
         write_result("model_fuzz", tally.results, seed=options.seed, path=options.out)
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("stopped"))
+    try:
+        _run(options, tally, worker, write)
+    finally:  # also what a signal ends
+        worker.stop()
+        write()
+    print(json.dumps({k: v for k, v in tally.results.items() if k != "faults"}, indent=1))
+    for fault, row in tally.results["faults"].items():
+        print(f"{row['count']} x {fault}  (seeds {row['seeds']})")
+
+
+def _run(
+    options: argparse.Namespace, tally: Tally, worker: Worker, write: Callable[[], None]
+) -> None:
+    """Runs cases until there are enough, or time is up."""
+    start, before = time.monotonic(), tally.results["cases"]
     while tally.results["cases"] < options.cases:
         spent, done = time.monotonic() - start, tally.results["cases"] - before
         if spent > options.seconds:
@@ -152,11 +171,6 @@ def main() -> None:
             row = tally.results["faults"][outcome.fault]
             row.update(code=keras_code(small), case=to_json(small))
             print(keras_code(small), flush=True)
-    worker.stop()
-    write()
-    print(json.dumps({k: v for k, v in tally.results.items() if k != "faults"}, indent=1))
-    for fault, row in tally.results["faults"].items():
-        print(f"{row['count']} x {fault}  (seeds {row['seeds']})")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 _HOMES = {
     "ddq_tf.layers": (
         "DDQActivation",
+        "DDQAdd",
         "DDQBatchNormalization",
         "DDQBorderGain",
         "DDQConstant",

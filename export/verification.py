@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from typing import Any
@@ -243,7 +244,12 @@ def _trained_codes(
     model: keras.Model, lowered: Graph, inputs: list[np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The codes that Keras computes, by the names of the graph before any pass."""
-    kept = [layer for layer in model.layers if layer.name in lowered.tensors]
+    calls = collections.Counter(id(node.layer) for node in flatten(model).nodes)
+    kept = [
+        layer
+        for layer in model.layers
+        if layer.name in lowered.tensors and calls[id(layer)] == 1  # of several, which is it?
+    ]
     taps = keras.Model(model.inputs, [layer.output for layer in kept])
     outputs = keras.tree.flatten(taps(inputs, training=False))
     trained = {}

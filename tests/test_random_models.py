@@ -2,13 +2,17 @@ import ast
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from random_models.build import model_of
 from random_models.code import keras_code
-from random_models.generate import generate, is_extreme
+from random_models.examples import EXAMPLES, name_of
+from random_models.generate import Maker, generate, is_extreme
 from random_models.run import GOOD, run
 from random_models.shrink import shrink
-from random_models.spec import Call, Case, Source, Spec, from_json, to_json
+from random_models.spec import Call, Case, Source, Spec, from_json, spec_from, to_json
+
+from ddq_tf.kinds import FUNCTIONS, RULES
 
 
 def pooled() -> Case:
@@ -58,6 +62,35 @@ def test_the_mix_reaches_what_matters():
     assert any(case.config["target"] == "litert" for case in two_bits)
     assert 0.2 < sum(map(is_extreme, cases)) / len(cases) < 0.45
     assert any(len(case.spec.outputs) > 1 for case in cases)
+
+
+def every_call(spec: Spec) -> list[Call]:
+    inner = [spec_from(call.arguments["spec"]) for call in spec.calls if "spec" in call.arguments]
+    return [*spec.calls, *(call for each in inner for call in every_call(each))]
+
+
+def test_every_rule_is_drawn_but_those_of_layers_that_users_never_write():
+    """Its examples stand in models of its input shape, in the graph and as models of their own."""
+    left_out = {name_of(rule) for rule in RULES.rules if not rule.examples}
+    assert all(name.startswith(("DDQ", "Float")) for name in left_out)
+    assert len(EXAMPLES) + len(left_out) == len(RULES.rules)
+    for name, examples in EXAMPLES.items():
+        maker = Maker(np.random.default_rng(0), extreme=False)
+        source = maker.add_input(examples[0].shape)
+        maker.call("use", source, rule=name, number=0)
+
+
+def test_new_layers_are_drawn_in_mixtures():
+    cases = [generate(seed) for seed in range(150)]
+    calls = [call for case in cases for call in every_call(case.spec)]
+    kinds = {call.kind for call in calls}
+    assert {"LayerNormalization", "MultiHeadAttention", "EinsumDense", "OwnLayer", "use"} <= kinds
+    assert kinds & {"LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional"}
+    rules = {call.arguments["rule"] for call in calls if call.kind in ("use", "example")}
+    assert len(rules) > 60
+    activations = {call.arguments.get("activation") for call in calls}
+    islands = {name for name, function in FUNCTIONS.items() if function.formula is not None}
+    assert len(activations & islands) > 8
 
 
 def test_shrinking_leaves_little_beside_the_fault():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .build import CHANGES, DATA, EXAMPLES, OPERATORS
+from .build import CHANGES, DATA, EXAMPLES, OPERATORS, POSITIONAL
 from .spec import Call, Case, Spec, spec_from
 
 _NORMAL = "normal = lambda deviation, seed: keras.initializers.RandomNormal(0.0, deviation, seed)"
+_HELPERS = {"layer_of": "build", "example": "examples"}
 _UNIFORM = "uniform = keras.initializers.RandomUniform"
 
 
@@ -26,6 +27,8 @@ def keras_code(case: Case) -> str:
     text = "\n".join(body)
     made = [line for line in (_NORMAL, _UNIFORM) if f"{line.split(' ')[0]}(" in text]
     head = ["import keras, numpy as np, ddq_tf", "L = keras.layers", *made]
+    used = [name for name in _HELPERS if f"{name}(" in text]
+    head += [f"from random_models.{_HELPERS[name]} import {name}" for name in used]
     head.append(f"keras.utils.set_random_seed({case.seed})")
     return "\n".join([*head, *body])
 
@@ -65,14 +68,22 @@ def _call(call: Call, shared: bool) -> list[str]:
             return [*lines, f"{written} = {layer}({reads[0]})"]
         named = ", ".join(f"{n}: {r}" for n, r in reversed(list(zip(names, reads, strict=True))))
         return [*lines, f"{written} = {layer}({{{named}}})"]
+    if call.kind == "use":
+        given = call.arguments
+        return [f"{written} = example({given['rule']!r}, {given['number']})({reads[0]})"]
     lines = []
     layer = f"L.{call.kind}({_arguments(call.arguments)})"
+    if call.kind == "example" or call.kind.startswith("Own"):
+        layer = f"layer_of({call.kind!r}, {call.arguments!r})"
     if call.shares is not None:
         layer = f"l{call.shares}"
     elif shared or call.changes:
         lines.append(f"l{call.writes} = {layer}")
         layer = f"l{call.writes}"
-    return [*lines, f"{written} = {layer}({_listed(', '.join(reads))})"]
+    given = ", ".join(reads)
+    given = given if call.kind in POSITIONAL else _listed(given)
+    options = [f"{name}={value!r}" for name, value in call.options.items()]
+    return [*lines, f"{written} = {layer}({', '.join([given, *options])})"]
 
 
 def _arguments(arguments: dict[str, Any]) -> str:
@@ -82,6 +93,10 @@ def _arguments(arguments: dict[str, Any]) -> str:
 def _value(name: str, value: Any) -> str:
     if name.endswith("_initializer"):
         return f"{value[0]}({', '.join(map(repr, value[1:]))})"
+    if name == "layer":
+        return f"L.{value[0]}({_arguments(value[1])})"
+    if name == "cell":
+        return f"[{', '.join(_value('layer', each) for each in value)}]"
     return repr(value)
 
 

@@ -6,18 +6,19 @@ be refused.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from . import layers
 from .build import is_layer, output_shape
-from .spec import Call, Case, Shape, Source, Spec, to_json
+from .spec import Call, Case, Shape, Source, Spec, as_lists, to_json
 
 TARGETS = ("litert", "litert-int8", "litert-compact", "tflm")
-_MOST_VALUES = 1600
+_MOST_VALUES = 2400
 _MOST_CALLS = 18
+_NAMELESS = ("Model", "example", "OwnLayer", "OwnModel", "OwnLambda")
 _FUSED = ("relu", "relu6")
 _STRINGS = (
     *_FUSED,
@@ -42,7 +43,7 @@ _NORM_CHANGES = (
 def generate(seed: int) -> Case:
     """Returns the case of a seed, always the same."""
     rng = np.random.default_rng(seed)
-    maker = _Maker(rng, extreme=rng.random() < 0.28)
+    maker = Maker(rng, extreme=rng.random() < 0.28)
     extreme_data = rng.random() < 0.17
     for _ in range(_choice(rng, {1: 80, 2: 16, 3: 4})):
         maker.add_input(_shape(rng), _data_kind(rng, extreme_data))
@@ -51,7 +52,9 @@ def generate(seed: int) -> Case:
     maker.end()
     spec = maker.finished()
     config = _config(rng)
-    epochs = int(rng.integers(1, 3)) if rng.random() < 0.2 else 0
+    is_unrolled = any(word in repr(spec) for word in ("RNN", "GRU", "LSTM"))
+    share = 0.05 if is_unrolled else 0.2  # a step of many layers is slow
+    epochs = int(rng.integers(1, 3)) if rng.random() < share else 0
     if len(set(spec.outputs)) < len(spec.outputs) or "channel_precision" in config:
         epochs = 0  # Keras, or `fit` of a DDQ model, refuses it
     return Case(spec=spec, config=config, epochs=epochs, eager=rng.random() < 0.8, seed=seed)
@@ -60,7 +63,7 @@ def generate(seed: int) -> Case:
 def has_weights(spec: Spec) -> bool:
     """Whether there is a convolution or dense layer, also in a nested model."""
     text = repr(spec.calls)
-    return "Conv" in text or "Dense" in text
+    return any(word in text for word in ("Conv", "Dense", "HeadAttention", "GRU", "LSTM", "RNN"))
 
 
 def _choice(rng: np.random.Generator, weights: Mapping[Any, float]) -> Any:
@@ -118,11 +121,12 @@ def _config(rng: np.random.Generator) -> dict[str, Any]:
     return config
 
 
-class _Maker:
+class Maker:
     """Adds calls one by one.
 
     Attributes:
         shapes: of all tensors, without the batch.
+        is_own: whether the calls are those of a user's layer.
     """
 
     def __init__(self, rng: np.random.Generator, *, extreme: bool, first: int = 0) -> None:
@@ -132,6 +136,7 @@ class _Maker:
         self.calls: list[Call] = []
         self.shapes: dict[int, Shape] = {}
         self.count = first
+        self.is_own = False
 
     def chance(self, share: float) -> bool:
         """Whether something of this probability happens."""
@@ -144,6 +149,10 @@ class _Maker:
     def whole(self, low: int, high: int) -> int:
         """A number of low..high."""
         return int(self.rng.integers(low, high + 1))
+
+    def inner(self) -> Maker:
+        """A maker of what stands in one call."""
+        return Maker(self.rng, extreme=self.extreme, first=self.count)
 
     def add_input(self, shape: Shape, data: str = "normal") -> int:
         """Adds an input; returns its tensor."""
@@ -162,6 +171,7 @@ class _Maker:
         *reads: int,
         changes: tuple[tuple[str, str], ...] = (),
         shares: int | None = None,
+        options: dict[str, Any] | None = None,
         **arguments: Any,
     ) -> int:
         """Adds a call; returns its tensor.
@@ -169,7 +179,10 @@ class _Maker:
         Raises:
             ValueError: if the layer cannot be called so, or its result is too large.
         """
-        shape = output_shape(kind, arguments, [self.shapes[number] for number in reads])
+        shapes = [self.shapes[number] for number in reads]
+        shape = output_shape(kind, arguments, shapes, options)
+        if len(shape) > 3 and self.chance(0.9):
+            raise ValueError("too many axes")
         if int(np.prod(shape)) > _MOST_VALUES or len(self.calls) >= _MOST_CALLS:
             raise ValueError("too large")
         number = self._number(shape)
@@ -181,14 +194,18 @@ class _Maker:
                 arguments=arguments,
                 changes=changes,
                 shares=shares,
+                options=options or {},
             )
         )
         return number
 
-    def again(self, call: int, reads: int) -> int:
-        """Calls the layer of an earlier call on another tensor."""
+    def again(self, call: int, *reads: int) -> int:
+        """Calls the layer of an earlier call on other tensors."""
         (owner,) = (each for each in self.calls if each.writes == call)
-        return self.call(owner.kind, reads, changes=owner.changes, shares=call, **owner.arguments)
+        if not is_layer(owner.kind):
+            raise ValueError("no layer")
+        rest = {"changes": owner.changes, "options": owner.options, **owner.arguments}
+        return self.call(owner.kind, *reads, shares=call, **rest)
 
     def start(self) -> int:
         """A tensor to go on from: mostly the last."""
@@ -269,7 +286,8 @@ class _Maker:
         """Names the layers that write outputs."""
         shared = {call.shares for call in self.calls}
         for call in self.calls:
-            plain = is_layer(call.kind) and call.kind != "Model" and call.shares is None
+            is_plain = is_layer(call.kind) and call.kind not in _NAMELESS
+            plain = is_plain and call.shares is None
             if call.writes in outputs and plain and call.writes not in shared:
                 call.arguments["name"] = f"out{call.writes}"
 
@@ -306,14 +324,14 @@ class _Maker:
 
     def function(self, rank: int) -> str:
         """The name of an activation; on vectors hardly one of those that need images."""
-        name = self.pick(*_STRINGS)
+        name = self.pick(*_STRINGS) if self.chance(0.7) else self.pick(*layers.ISLANDS)
         return "relu" if rank == 1 and name.startswith("hard") and self.chance(0.9) else name
 
 
 # Rules: each takes the maker and a tensor and adds calls.
 
 
-def conv(maker: _Maker, tensor: int) -> int:
+def conv(maker: Maker, tensor: int) -> int:
     """A convolution of any kind, often with BatchNorm and activation behind it."""
     shape = maker.shapes[tensor]
     rank = len(shape) - 1
@@ -338,7 +356,7 @@ def conv(maker: _Maker, tensor: int) -> int:
     return _behind(maker, made)
 
 
-def depthwise(maker: _Maker, tensor: int) -> int:
+def depthwise(maker: Maker, tensor: int) -> int:
     """A depthwise convolution."""
     rank = len(maker.shapes[tensor]) - 1
     arguments: dict[str, Any] = {"kernel_size": maker.pick(1, 3, 3, 3, 5, 2)}
@@ -353,7 +371,7 @@ def depthwise(maker: _Maker, tensor: int) -> int:
     return _behind(maker, maker.call(f"DepthwiseConv{rank}D", tensor, changes=changes, **arguments))
 
 
-def separable(maker: _Maker, tensor: int) -> int:
+def separable(maker: Maker, tensor: int) -> int:
     """A separable convolution."""
     shape = maker.shapes[tensor]
     arguments: dict[str, Any] = {"filters": maker.whole(1, 8), "kernel_size": 3, "padding": "same"}
@@ -366,7 +384,7 @@ def separable(maker: _Maker, tensor: int) -> int:
     return _behind(maker, made)
 
 
-def transposed(maker: _Maker, tensor: int) -> int:
+def transposed(maker: Maker, tensor: int) -> int:
     """A transposed convolution."""
     shape = maker.shapes[tensor]
     arguments: dict[str, Any] = {
@@ -382,7 +400,7 @@ def transposed(maker: _Maker, tensor: int) -> int:
     return _behind(maker, maker.call(kind, tensor, changes=changes, **arguments))
 
 
-def dense(maker: _Maker, tensor: int) -> int:
+def dense(maker: Maker, tensor: int) -> int:
     """A dense layer, over the last axis."""
     shape = maker.shapes[tensor]
     arguments: dict[str, Any] = {"units": maker.whole(1, 12)}
@@ -395,14 +413,14 @@ def dense(maker: _Maker, tensor: int) -> int:
     return _behind(maker, made)
 
 
-def _behind(maker: _Maker, tensor: int) -> int:
+def _behind(maker: Maker, tensor: int) -> int:
     """Perhaps a BatchNorm and an activation behind a weighted layer."""
     if maker.chance(0.35):
         tensor = norm(maker, tensor)
     return activation(maker, tensor) if maker.chance(0.35) else tensor
 
 
-def norm(maker: _Maker, tensor: int) -> int:
+def norm(maker: Maker, tensor: int) -> int:
     """A BatchNorm with statistics."""
     arguments: dict[str, Any] = {}
     number, changes = maker.count, []
@@ -425,7 +443,7 @@ def norm(maker: _Maker, tensor: int) -> int:
     return norm(maker, made) if maker.chance(0.08) else made
 
 
-def activation(maker: _Maker, tensor: int) -> int:
+def activation(maker: Maker, tensor: int) -> int:
     """An activation as a layer, or as a function."""
     kind = maker.pick("string", "string", "ReLU", "ReLU", "ReLU", "ceiling", "Leaky", "ELU", "rare")
     if kind == "string":
@@ -449,7 +467,7 @@ def activation(maker: _Maker, tensor: int) -> int:
     return maker.call("ReLU", tensor)
 
 
-def number(maker: _Maker, tensor: int) -> int:
+def number(maker: Maker, tensor: int) -> int:
     """An operator with a number."""
     kind = maker.pick("add_number", "subtract_number", "subtract_from_number", "multiply_number")
     value = maker.pick(2.0, 0.5, -1.0, 3.0, 1 / 6, 100.0, 0.0)
@@ -458,19 +476,23 @@ def number(maker: _Maker, tensor: int) -> int:
     return maker.call(kind, tensor, number=round(value, 4))
 
 
-def hard_sigmoid(maker: _Maker, tensor: int) -> int:
+def hard_sigmoid(maker: Maker, tensor: int) -> int:
     """relu6(x + 3) / 6 written out, and often the product with x."""
     up = maker.call("ReLU", maker.call("add_number", tensor, number=3.0), max_value=6.0)
     gate = maker.call("multiply_number", up, number=1 / 6)
     return maker.call("multiply", tensor, gate) if maker.chance(0.5) else gate
 
 
-def pair(maker: _Maker, tensor: int) -> int:
+def pair(maker: Maker, tensor: int) -> int:
     """A sum, difference or product with another tensor, with broadcast if need be."""
     shape = maker.shapes[tensor]
-    others = [t for t, s in maker.shapes.items() if _fits(s, shape)]
+    fits = _broadcasts if maker.chance(0.3) else _fits
+    others = [t for t, s in maker.shapes.items() if fits(s, shape)]
     other = maker.pick(*others)
-    if maker.chance(0.5) and len(shape) > 1:
+    if maker.chance(0.2):
+        axis = maker.whole(1, len(shape))
+        other = maker.call(maker.pick("mean", "max"), tensor, axis=axis, keepdims=True)
+    elif maker.chance(0.5) and len(shape) > 1:
         other = conv_like(maker, tensor)
     reads = (tensor, other) if maker.chance(0.5) else (other, tensor)
     if maker.chance(0.3):
@@ -483,6 +505,12 @@ def pair(maker: _Maker, tensor: int) -> int:
     return activation(maker, made) if maker.chance(0.3) else made
 
 
+def _broadcasts(shape: Shape, wanted: Shape) -> bool:
+    """Whether shapes are of one rank, and each axis is equal or 1 in one of them."""
+    sizes = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(a == b or 1 in (a, b) for a, b in sizes)
+
+
 def _fits(shape: Shape, wanted: Shape) -> bool:
     """Whether shapes are equal, or one is an image's channels alone."""
     if len(shape) != len(wanted):
@@ -491,7 +519,7 @@ def _fits(shape: Shape, wanted: Shape) -> bool:
     return shape == wanted or alone
 
 
-def conv_like(maker: _Maker, tensor: int) -> int:
+def conv_like(maker: Maker, tensor: int) -> int:
     """A convolution, or dense layer, that keeps the shape."""
     shape = maker.shapes[tensor]
     kept: dict[str, Any] = {**maker.kernel(shape[-1]), **maker.bias()}
@@ -504,7 +532,7 @@ def conv_like(maker: _Maker, tensor: int) -> int:
     return maker.call(kind, tensor, changes=changes, **fixed, **kept)
 
 
-def gate(maker: _Maker, tensor: int) -> int:
+def gate(maker: Maker, tensor: int) -> int:
     """Squeeze and excite."""
     shape = maker.shapes[tensor]
     rank = len(shape) - 1
@@ -517,7 +545,7 @@ def gate(maker: _Maker, tensor: int) -> int:
     return maker.call("Multiply", tensor, maker.call(f"Conv{rank}D", small, **all_of))
 
 
-def concatenate(maker: _Maker, tensor: int) -> int:
+def concatenate(maker: Maker, tensor: int) -> int:
     """A Concatenate of two or three."""
     shape = maker.shapes[tensor]
     axis = maker.pick(*([-1] * 4), *range(1, len(shape) + 1))
@@ -537,7 +565,7 @@ def _but(shape: Shape, place: int) -> tuple[int, Shape]:
     return len(shape), (*shape[:place], *shape[place + 1 :])
 
 
-def pool(maker: _Maker, tensor: int) -> int:
+def pool(maker: Maker, tensor: int) -> int:
     """A pooling of any kind."""
     rank = len(maker.shapes[tensor]) - 1
     kind = maker.pick("Max", "Average")
@@ -551,7 +579,7 @@ def pool(maker: _Maker, tensor: int) -> int:
     return maker.call(f"{kind}Pooling{rank}D", tensor, **arguments)
 
 
-def resize(maker: _Maker, tensor: int) -> int:
+def resize(maker: Maker, tensor: int) -> int:
     """Upsampling, padding or cropping."""
     rank = len(maker.shapes[tensor]) - 1
     kind = maker.pick("UpSampling", "ZeroPadding", "Cropping")
@@ -567,7 +595,7 @@ def resize(maker: _Maker, tensor: int) -> int:
     return maker.call(f"{kind}{rank}D", tensor, **by)
 
 
-def reshape(maker: _Maker, tensor: int) -> int:
+def reshape(maker: Maker, tensor: int) -> int:
     """Flatten, Reshape or Permute."""
     shape = maker.shapes[tensor]
     kind = maker.pick("Flatten", "Reshape", "Reshape", "Permute")
@@ -586,13 +614,13 @@ def reshape(maker: _Maker, tensor: int) -> int:
     return maker.call("Reshape", tensor, target_shape=wanted)
 
 
-def scale(maker: _Maker, tensor: int) -> int:
+def scale(maker: Maker, tensor: int) -> int:
     """Rescaling, Normalization, or a BatchNorm alone."""
     channels = maker.shapes[tensor][-1]
     kind = maker.pick("Rescaling", "Normalization", "BatchNormalization")
     if kind == "BatchNormalization":
         return norm(maker, tensor)
-    if kind == "Rescaling":
+    if kind == "Rescaling" or maker.is_own:  # Keras cannot run a Normalization built in a call
         factor, shift = maker.pick((1 / 255, 0.0), (1 / 127.5, -1.0), (2.0, 0.5), (-1.0, 0.0))
         return maker.call("Rescaling", tensor, scale=round(factor, 6), offset=shift)
     mean = [round(float(value), 3) for value in maker.rng.normal(0, 1, channels)]
@@ -600,7 +628,7 @@ def scale(maker: _Maker, tensor: int) -> int:
     return maker.call("Normalization", tensor, mean=mean, variance=variance)
 
 
-def nothing(maker: _Maker, tensor: int) -> int:
+def nothing(maker: Maker, tensor: int) -> int:
     """A layer that acts in training only."""
     kinds: dict[str, dict[str, Any]] = {
         "Dropout": {"rate": 0.2},
@@ -616,7 +644,7 @@ def nothing(maker: _Maker, tensor: int) -> int:
     return maker.call(kind, tensor, **kinds[kind])
 
 
-def shared(maker: _Maker, tensor: int) -> int:
+def shared(maker: Maker, tensor: int) -> int:
     """A layer that is called twice."""
     rank = len(maker.shapes[tensor]) - 1
     kind = maker.pick("conv", "conv", "relu", "softmax", "norm", "pool", "activation")
@@ -640,15 +668,15 @@ def shared(maker: _Maker, tensor: int) -> int:
     return second
 
 
-def nested(maker: _Maker, tensor: int) -> int:
+def nested(maker: Maker, tensor: int) -> int:
     """A model within the model, of one input or of two, then called by name."""
     shape = maker.shapes[tensor]
-    inner = _Maker(maker.rng, extreme=maker.extreme, first=maker.count)
+    inner = maker.inner()
     reads = [tensor]
     first = inner.add_input(shape)
     if maker.chance(0.3):
         reads.append(conv_like(maker, tensor))
-        inner = _Maker(maker.rng, extreme=maker.extreme, first=maker.count)
+        inner = maker.inner()
         first, second = inner.add_input(shape), inner.add_input(shape)
         inner.call("Subtract", first, second)
     else:
@@ -658,21 +686,23 @@ def nested(maker: _Maker, tensor: int) -> int:
     outputs = (inner.calls[-1].writes,)
     spec = Spec(inputs=tuple(inner.inputs), calls=tuple(inner.calls), outputs=outputs)
     maker.count = inner.count
-    plain = dataclasses.asdict(spec.pruned(keep_inputs=True))
-    made = maker.call("Model", *reads, spec=_lists(plain))
+    made = maker.call("Model", *reads, spec=as_lists(spec.pruned(keep_inputs=True)))
     return maker.again(made, made) if maker.chance(0.15) else made
 
 
-def _lists(values: Any) -> Any:
-    """Plain values with lists for tuples, as JSON gives them back."""
-    if isinstance(values, dict):
-        return {name: _lists(value) for name, value in values.items()}
-    return [_lists(value) for value in values] if isinstance(values, list | tuple) else values
-
-
-_Rule = Callable[[_Maker, int], int]
+_Rule = Callable[[Maker, int], int]
 _EVERYWHERE: dict[_Rule, float] = {
     activation: 14,
+    layers.attention: 4,
+    layers.called_twice: 4,
+    layers.dot: 3,
+    layers.einsum_dense: 4,
+    layers.example: 18,
+    layers.island: 4,
+    layers.operation: 9,
+    layers.own: 6,
+    layers.recurrent: 3,
+    layers.row_norm: 8,
     concatenate: 8,
     dense: 4,
     nested: 4,

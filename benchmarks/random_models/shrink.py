@@ -13,7 +13,9 @@ from .spec import Call, Case, Source, Spec, spec_from, with_owners
 Fails = Callable[[Case], bool]
 _REQUIRED = {
     *("filters", "kernel_size", "units", "spec", "number", "top", "rate", "stddev", "dims"),
-    *("target_shape", "mean", "variance", "scale", "activation", "l2"),
+    *("target_shape", "mean", "variance", "activation", "l2", "axes", "by", "widths", "first"),
+    *("last", "rule", "shape", "equation", "output_shape", "num_heads", "key_dim", "head_dim"),
+    *("num_query_heads", "num_key_value_heads", "layer", "cell", "keepdims"),
 }
 _SMALLER: dict[str, tuple[Any, ...]] = {
     "filters": (1, 2, 4),
@@ -92,7 +94,7 @@ def _smaller_graphs(spec: Spec) -> Iterator[Spec]:
     for number in _halfway([call.writes for call in spec.calls]):
         yield from _cut(spec, number, shapes)
     for call in spec.calls:
-        if call.kind == "Model":
+        if "spec" in call.arguments:
             yield _inlined(spec, call)
         for read in dict.fromkeys(call.reads):
             yield _bypassed(spec, call, read)
@@ -116,7 +118,10 @@ def shapes_of(spec: Spec) -> dict[int, tuple[int, ...]]:
     for call in spec.calls:
         try:
             shapes[call.writes] = output_shape(
-                call.kind, call.arguments, [shapes[number] for number in call.reads]
+                call.kind,
+                call.arguments,
+                [shapes[number] for number in call.reads],
+                call.options,
             )
         except Exception:
             return shapes
@@ -184,7 +189,7 @@ def _replaced(spec: Spec, call: Call, new: Call) -> Spec:
         if each is call:
             calls.append(new)
         elif each.shares == call.writes:
-            alike = {"arguments": new.arguments, "changes": new.changes}
+            alike = {"arguments": new.arguments, "changes": new.changes, "options": new.options}
             calls.append(dataclasses.replace(each, **alike))
         else:
             calls.append(each)
@@ -203,6 +208,9 @@ def _simpler_calls(spec: Spec) -> Iterator[Spec]:
         for place in range(len(call.changes)):
             rest = (*call.changes[:place], *call.changes[place + 1 :])
             yield _replaced(spec, call, dataclasses.replace(call, changes=rest))
+        for name in call.options:
+            rest = {key: value for key, value in call.options.items() if key != name}
+            yield _replaced(spec, call, dataclasses.replace(call, options=rest))
         for arguments in _simpler_arguments(call):
             yield _replaced(spec, call, dataclasses.replace(call, arguments=arguments))
 
@@ -219,7 +227,7 @@ def _simpler_inputs(source: Source) -> Iterator[Source]:
 
 def _simpler_arguments(call: Call) -> Iterator[dict[str, Any]]:
     given = call.arguments
-    if call.kind == "Model":
+    if "spec" in given:
         for inner in _smaller_graphs(spec_from(given["spec"])):
             if len(inner.inputs) == len(given["spec"]["inputs"]):
                 yield {"spec": dataclasses.asdict(inner)}

@@ -34,11 +34,13 @@ class Call:
 
     Attributes:
         writes: number of the tensor that it writes.
-        kind: a class of keras.layers, a key of `build.OPERATORS`, "activations.NAME" or "Model".
+        kind: a class of keras.layers, a key of `build.OPERATORS`, "activations.NAME", "example" (of
+            a rule), "Model", or a user's own, of `build.OWN`.
         reads: numbers of the tensors that it reads.
-        arguments: of the layer, plain; a "Model" has its `Spec` as "spec".
+        arguments: of the layer, plain; models and a user's own have their `Spec` as "spec".
         changes: pairs of a variable's attribute and a name of `build.CHANGES`.
         shares: the call whose layer this one calls again; None for a layer of its own.
+        options: what the call itself is given beside tensors.
     """
 
     writes: int
@@ -47,6 +49,7 @@ class Call:
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     changes: tuple[tuple[str, str], ...] = ()
     shares: int | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,3 +137,14 @@ def _call_from(values: dict[str, Any]) -> Call:
             "changes": tuple((variable, change) for variable, change in values["changes"]),
         }
     )
+
+
+def as_lists(spec: Spec) -> dict[str, Any]:
+    """Returns a spec as plain values with lists for tuples, as JSON gives them back."""
+    return _lists(dataclasses.asdict(spec))
+
+
+def _lists(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: _lists(value) for name, value in values.items()}
+    return [_lists(value) for value in values] if isinstance(values, list | tuple) else values

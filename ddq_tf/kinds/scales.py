@@ -6,6 +6,7 @@ neighbours of the kind, a 1x1 depthwise convolution (`ddq_tf.grids.affine`).
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -33,10 +34,10 @@ def _rescaling(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
 
 
 def _normalization(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    layer, channels = node.layer, node.shapes[0][-1]
-    sizes = {int(np.size(layer.mean)), int(np.size(layer.variance))}
-    if layer.mean is None or not sizes <= {1, channels}:
-        return [node]
+    layer = node.layer
+    given = [np.shape(values) for values in (layer.mean, layer.variance)]
+    if layer.mean is None or not all(math.prod(shape[:-1]) == 1 for shape in given):
+        return [node]  # along another axis than the last
 
     def make() -> Any:
         mean = as_float64(layer.mean).ravel()

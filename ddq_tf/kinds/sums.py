@@ -17,11 +17,13 @@ from ddq_tf.kinds.rule import (
     Lower,
     Output,
     on_any_rank,
+    plain_copy,
 )
 from ddq_tf.kinds.steps import Steps, Value
-from ddq_tf.layers import DDQRescaling
+from ddq_tf.layers import DDQAdd, DDQRescaling
 
 if TYPE_CHECKING:
+    from ddq_tf.config import DDQConfig
     from ddq_tf.export.lowering.builder import Lowering
     from ddq_tf.transform.canonical import Canonicalizer
 
@@ -85,6 +87,14 @@ def _two_inputs(graph: FlatGraph, node: FlatNode) -> str | None:
     return None
 
 
+# Copies
+
+
+def _sum(config: DDQConfig, node: FlatNode, name: str) -> Any:
+    broadcasts = len(set(node.shapes)) > 1
+    return DDQAdd(name=name) if broadcasts else plain_copy(config, node, name)
+
+
 # Integer operators
 
 
@@ -107,12 +117,13 @@ FAMILY = Family(
     title="sums and products",
     rules=(
         LayerRule(
-            layers=(L.Add,),
+            layers=(L.Add, DDQAdd),
             words="Add",
             expand=_chain,
             on_row=on_any_rank,
             problem=_two_inputs,
             output=Output.OWN,
+            twin=_sum,
             lower=_lower("ADD"),
             adds=True,
             is_homogeneous=True,
@@ -120,6 +131,7 @@ FAMILY = Family(
                 Example(build=lambda x: _twice(L.Add())(x)),
                 Example(build=lambda x: L.ReLU()(_twice(L.Add())(x))),
                 Example(build=lambda x: L.Add()([x, L.Conv2D(4, 1)(x), L.Conv2D(4, 1)(x)])),
+                Example(build=lambda x: L.Add()([x, L.Conv2D(1, 1)(x)])),
             ),
         ),
         LayerRule(

@@ -17,7 +17,7 @@ from ddq_tf.layers.in_float import (
     FloatLayer,
 )
 from ddq_tf.layers.normalization import DDQBatchNormalization
-from ddq_tf.layers.product import DDQMatmul
+from ddq_tf.layers.product import DDQAdd, DDQMatmul
 from ddq_tf.layers.rows import (
     DDQGroupNormalization,
     DDQLayerNormalization,
@@ -44,6 +44,7 @@ __all__ = [
     "ACTIVATION_KINDS",
     "SOFTMAX_SCALE",
     "DDQActivation",
+    "DDQAdd",
     "DDQBatchNormalization",
     "DDQBorderGain",
     "DDQConstant",

@@ -1,4 +1,4 @@
-"""The product of two tensors of activations."""
+"""The product of two tensors of activations, and their sum where it broadcasts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from ddq_tf.quantizers.fake_quant import codes_of
 
 Tensor = Any
 Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable(package="ddq_tf")
+class DDQAdd(keras.layers.Add):
+    """a + b of two tensors that broadcast.
+
+    On TensorFlow, `keras.ops.add` takes b for a bias where b has but one axis of more than one
+    element and that is as long as the channels of a: a column of 8 rows, or one number for each of
+    8 examples, beside 8 channels. A difference is read as it is written, and a - (-b) is a + b.
+    """
+
+    def _merge_function(self, inputs: Sequence[Tensor]) -> Tensor:
+        first, second = inputs
+        return ops.subtract(first, ops.negative(second))
 
 
 @keras.saving.register_keras_serializable(package="ddq_tf")

@@ -27,11 +27,16 @@ def is_sequence(node: FlatNode) -> bool:
     lasting = getattr(node.layer, "data_format", None) in (None, "channels_last")
     sizes = [len(shape) == 3 and None not in shape[1:] for shape in node.shapes]
     known = rule is not None and rule.on_row is not None
-    return known and lasting and all(sizes) and not _joins_the_batch(node)
+    return known and lasting and all(sizes) and _is_along_rows(node)
 
 
-def _joins_the_batch(node: FlatNode) -> bool:
-    return rule_of(node.layer).output is Output.SHARED and node.layer.axis in (0, -3)
+def _is_along_rows(node: FlatNode) -> bool:
+    """Whether a layer's axis, if it has one, is that of its twin: the channels; or joins rows."""
+    axis = getattr(node.layer, "axis", -1)
+    if rule_of(node.layer).output is Output.SHARED:
+        return axis not in (0, -3)
+    axes = list(axis) if isinstance(axis, list | tuple) else [axis]
+    return axes in ([-1], [2])
 
 
 def on_one_row(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:

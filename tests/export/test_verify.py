@@ -136,3 +136,15 @@ def test_first_difference_names_the_operator_and_who_differs(model, monkeypatch)
     difference = first_difference(model, X[:4])
     assert difference.party == "Keras"
     assert difference.num_different == difference.num_codes
+
+
+def test_first_difference_takes_no_call_of_a_shared_layer_for_another():
+    """A Reshape called on the second of two first, then three times in a row on the first."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((6, 4))
+    first, second = (keras.layers.Conv1D(4, 1)(x) for _ in range(2))
+    fold, wide = keras.layers.Permute((2, 1)), keras.layers.Reshape((4, 6))
+    outputs = [fold(first), wide(second), wide(wide(wide(first)))]
+    sequences = images(16, (6, 4))
+    shared = quantize_model(keras.Model(x, outputs), CONFIG, sequences)
+    assert first_difference(shared, sequences) is None

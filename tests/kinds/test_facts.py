@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from ddq_tf import DDQConfig, reconstruct_model
+from ddq_tf import DDQConfig, DDQError, quantize_model, reconstruct_model
 from ddq_tf.kinds import RULES
 from ddq_tf.training.batch_norm import fixed_statistics
 from tests.kinds.test_contract import name_of
@@ -53,3 +53,22 @@ def test_reconstruction_never_makes_a_block_worse(layer):
     config = DDQConfig(precisions=(4,), budget=None)
     _, blocks = reconstruct_model(model, images(64), config)
     assert all(block.after <= block.before * 1.01 for block in blocks)
+
+
+_MOMENTS = {"mean": [0.0, 1.0, 2.0, 3.0], "variance": [1.0, 2.0, 3.0, 4.0]}
+ALONG = {
+    "BatchNormalization": lambda axis: L.BatchNormalization(axis),
+    "LayerNormalization": lambda axis: L.LayerNormalization(axis),
+    "RMSNormalization": lambda axis: L.RMSNormalization(axis),
+    "UnitNormalization": lambda axis: L.UnitNormalization(axis),
+    "Normalization": lambda axis: L.Normalization(axis, **_MOMENTS),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4)], ids=["sequences", "images"])
+@pytest.mark.parametrize("name", ALONG)
+def test_a_normalization_along_another_axis_is_refused_also_where_sizes_agree(name, shape):
+    x = keras.Input(shape)
+    model = keras.Model(x, L.Dense(3)(ALONG[name](1)(L.Dense(4)(x))))
+    with pytest.raises(DDQError, match=rf"\({name}\): needs (axis=-1|one mean and variance)"):
+        quantize_model(model, DDQConfig(budget=None), calibration=images(4, shape))

@@ -105,6 +105,11 @@ def test_a_layer_that_is_called_twice_has_one_kernel():
     assert len(weighted_layers(q)) == 4
 
 
+def _heads(*tensors):
+    """With one head each."""
+    return [L.Reshape((12, 1, tensor.shape[-1]))(tensor) for tensor in tensors]
+
+
 REFUSED = {
     "varying mask": (
         lambda x: L.MultiHeadAttention(2, 4)(x, x, attention_mask=x[:, :, :1] > 0),
@@ -131,6 +136,10 @@ REFUSED = {
         "alike in all but the last two axes",
     ),
     "normalized": (lambda x: L.Dot(2, normalize=True)([x, x]), "normalize=False"),
+    "lengths of vectors": (
+        lambda x: keras.ops.dot_product_attention(*_heads(x, L.Dense(6)(x), x)),
+        "three tensors of fixed sizes",
+    ),
     "additive": (lambda x: L.AdditiveAttention()([x, x]), "choose MultiHeadAttention"),
 }
 

@@ -66,7 +66,10 @@ def _attention(steps: Steps, node: FlatNode) -> Made:
     given = (*node.constants[3:], None, None, None)[:3]
     if len(steps.inputs) != 3 or operation.attn_logits_soft_cap:
         return None
-    rank = len(node.shapes[0])
+    query, key, value = node.shapes[:3]
+    if query[2:] != key[2:] or key[1:3] != value[1:3]:
+        return None  # Keras's symbolic tensors do not ask for that
+    rank = len(query)
     bias, mask = (None if each is None else numbers(each, None, rank) for each in given[:2])
     if (bias is None, mask is None) != (given[0] is None, given[1] is None):
         return None  # one that varies
