@@ -33,7 +33,7 @@ NETWORKS = {
 ACCURACY = ("litert_accuracy", "keras_accuracy")
 UNLABELED = ("dog_breeds", "vww", "efficientnet_lite0")
 # Shares of right answers; what lies lower is drawn at the edge.
-PLOT_SPANS: dict[str, float] = {network: 1.0 for network in UNLABELED}
+PLOT_SPANS: dict[str, float] = dict.fromkeys(UNLABELED, 1.0)
 _PLOT_SPAN = 0.12
 _COLOURS = {"peer": "#76818f", "ours": "#3b72e0", "float": "#1a2230"}
 _INK, _GRID, _FRONT = "#1a2230", "#e1e5eb", "#b4bdc9"
