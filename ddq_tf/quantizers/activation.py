@@ -16,7 +16,7 @@ from ddq_tf.quantizers.grid import signed_qmax, unsigned_qmax
 from ddq_tf.quantizers.native import has_native_kernels, native_fake_quantize, shared
 from ddq_tf.quantizers.precision import LearnedPrecision
 from ddq_tf.quantizers.ranges import RangesNow, learned_range, range_value
-from ddq_tf.quantizers.selection import pick
+from ddq_tf.quantizers.selection import pick, pick_number
 
 Tensor = Any
 
@@ -69,7 +69,7 @@ class RoundedActivation:
         alpha = learned_range(pick(selection, base_range), pick(selection, log_range))
         if self.ceiling is not None:
             alpha = clip_above(alpha, as_float32(self.ceiling))
-        return alpha * pick(selection, ops.convert_to_tensor(self.reciprocals))
+        return alpha * pick_number(selection, self.reciprocals)
 
     @property
     def reciprocals(self) -> np.ndarray:
@@ -201,7 +201,7 @@ class ActivationQuantizer(LearnedPrecision):
         alpha = range_value(*(pick(selection, row) for row in self._ranges()))
         if self.ceiling is not None:
             alpha = ops.minimum(alpha, as_float32(self.ceiling))
-        return alpha * pick(selection, ops.convert_to_tensor(self._rounded.reciprocals))
+        return alpha * pick_number(selection, self._rounded.reciprocals)
 
     def set_range(self, values: npt.ArrayLike) -> None:
         """Sets the range, for example from calibration: one > 0, or one for each precision."""

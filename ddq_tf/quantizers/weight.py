@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -151,7 +151,7 @@ class WeightQuantizer(LearnedPrecision):
         selection = self.selection(training)
         tensors = (kernel, *self._parameters(training))
         if not training:
-            return shared(self._rounded, 1)(selection, *tensors)
+            return self._once(self._rounded)(selection, *tensors)
         # Uniform levels are as fast without, and XLA's compiler takes memory.
         if self.scheme.levels == "free":
             return self.with_gates(self._rounded, selection, tensors, recomputed)
@@ -173,8 +173,12 @@ class WeightQuantizer(LearnedPrecision):
             self.levels.rounding,
         )
         step = rounding.scale(pick(selection, parameters[0]), selection)
-        codes = shared(KernelCodes(rounding), 1)(selection, ops.copy(kernel), step, *parameters)
+        codes = self._once(KernelCodes(rounding))(selection, ops.copy(kernel), step, *parameters)
         return codes, ops.stop_gradient(step)
+
+    def _once(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Traces it once for kernels alike; not with free levels, whose gradient knows shapes."""
+        return function if self.scheme.levels == "free" else shared(function, 1)
 
     @property
     def _rounded(self) -> RoundedKernel:

@@ -217,3 +217,19 @@ def test_config_round_trip():
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(quantizer))
     assert copy.get_config() == quantizer.get_config()
     assert copy.precisions == (2, 4)
+
+
+@pytest.mark.parametrize("precisions", [(8,), (4, 8)])
+def test_values_are_codes_times_the_step_in_every_form(precisions):
+    """Bit by bit: what adds up floats behind it, as LayerNormalization, tells last bits apart."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 7)).astype(np.float32)
+    for _ in range(5):
+        q = ActivationQuantizer(precisions)
+        q.build((None, 7))
+        q.set_range(rng.uniform(0.1, 3))
+        q.log_range.assign(rng.normal(scale=0.1, size=q.log_range.shape))
+        step = q.export_scale()
+        codes = np.clip(np.rint(x * np.float32(1 / step)), q.qmin, q.qmax).astype(np.float32)
+        for form in (q, tf.function(lambda x, q=q: q(x))):
+            np.testing.assert_array_equal(np.asarray(form(x)), codes * step)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ddq_tf import DDQConfig, quantize_model
+from ddq_tf.layers import activation_layers
 from ddq_tf.reconstruction.blocks import blocks_of
 from ddq_tf.reconstruction.moments import columns_of
 from ddq_tf.reconstruction.rounding import descend, round_block, round_kernel
@@ -83,11 +84,13 @@ def test_columns_are_what_layers_multiply(strides, padding):
     net = keras.Sequential([keras.Input((7, 7, 4)), conv])
     model = quantize_model(net, LOW, x)
     (conv,) = [layer for layer in model.layers if layer.name == conv.name]
+    x = array(activation_layers(model)[0](x))  # layers multiply codes
     columns = array(columns_of(conv, tf.constant(x)))
     kernel = np.reshape(array(conv.quantizer(conv.kernel)), (-1, 5))
     np.testing.assert_allclose(columns @ kernel, np.reshape(array(conv(x)), (-1, 5)), atol=1e-5)
     model = quantize_model(keras.Sequential([keras.Input((7, 7, 4)), wise]), LOW, x)
     (wise,) = [layer for layer in model.layers if layer.name == wise.name]
+    x = array(activation_layers(model)[0](x))
     columns = array(columns_of(wise, tf.constant(x)))
     kernel = np.reshape(array(wise.quantizer(wise.kernel)), (9, 4, 2))
     wanted = np.reshape(array(wise(x)), (-1, 4, 2))
