@@ -40,7 +40,7 @@ def test_all_steps(shared_dir: Path, tmp_path: Path) -> None:
         *(sys.executable, "-c", _ON_TWO_DEVICES, str(_ROOT / "examples" / "imagenet.py")),
         f"--network={tmp_path / 'float.keras'}",
         f"--data=tfrecord:{data}",
-        *("--epochs=2", "--batch_size=32", "--limit=64", "--budget=0.6", "--device=CPU"),
+        *("--epochs=1", "--batch_size=32", "--limit=64", "--budget=0.6", "--device=CPU"),
         f"--out={tmp_path / 'out'}",
     ]
     env = {**os.environ, "PYTHONPATH": str(_ROOT)}

@@ -17,7 +17,7 @@ from tests.kinds.test_contract import without_grids
 from tests.toys import array
 
 L = keras.layers
-STEPS, FEATURES = 5, 4
+STEPS, FEATURES = 3, 4
 
 
 def sequences(count=16, steps=STEPS):
@@ -77,8 +77,8 @@ def test_unrolled_is_what_keras_computes(use):
 
 @pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
 def test_trained_saved_and_exported(kind, tmp_path):
-    model = model_of(lambda x: L.Dense(3, activation="softmax")(kind(6)(x)), steps=3)
-    x = sequences(32, steps=3)
+    model = model_of(lambda x: L.Dense(3, activation="softmax")(kind(6)(x)), steps=2)
+    x = sequences(32, steps=2)
     q = quantize_model(model, DDQConfig(target="litert"), calibration=x)
     q.compile("adam", "sparse_categorical_crossentropy")
     q.fit(x, np.arange(32) % 3, batch_size=32, verbose=0)
@@ -94,7 +94,7 @@ def test_trained_saved_and_exported(kind, tmp_path):
 
 def test_weights_stand_in_the_file_once(tmp_path):
     sizes = []
-    for steps in (2, 4):
+    for steps in (2, 3):
         model = model_of(lambda x: L.LSTM(32)(x), steps)
         q = quantize_model(model, DDQConfig(budget=None), calibration=sequences(8, steps))
         sizes.append(export_tflite(q, tmp_path / f"{steps}.tflite").size_bytes)
