@@ -250,14 +250,15 @@ def _trained_codes(
         for layer in model.layers
         if layer.name in lowered.tensors and calls[id(layer)] == 1  # of several, which is it?
     ]
-    taps = keras.Model(model.inputs, [layer.output for layer in kept])
+    names = [*(layer.name for layer in kept), *lowered.outputs.values()]
+    taps = keras.Model(model.inputs, [*(layer.output for layer in kept), *model.outputs])
     outputs = keras.tree.flatten(taps(inputs, training=False))
     trained = {}
-    for layer, values in zip(kept, outputs, strict=True):
-        grid = lowered.tensors[layer.name].quantization
+    for name, values in zip(names, outputs, strict=True):
+        grid = lowered.tensors[name].quantization
         if grid is not None:
             codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale[0]))
-            trained[layer.name] = np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
+            trained[name] = np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
     return trained
 
 
