@@ -353,12 +353,14 @@ def micro_proof(tail, tmp_path):
     return verify_tflm(q, export.export_tflite(q, tmp_path / "model.tflite"), [x])
 
 
+@needs_tflm
 def test_a_transposed_convolution_is_compared_example_by_example(tmp_path):
     proof = micro_proof(keras.layers.Conv2DTranspose(2, 2, strides=2), tmp_path)
     assert proof.equals_plain
     assert proof.equals_reference
 
 
+@needs_tflm
 @pytest.mark.parametrize("kind", ["Layer", "RMS", "Unit", "Group"])
 def test_normalizations_are_right_in_tflite_micro_too(kind, tmp_path):
     arguments = {"groups": 2} if kind == "Group" else {}
@@ -367,12 +369,14 @@ def test_normalizations_are_right_in_tflite_micro_too(kind, tmp_path):
     assert proof.equals_reference
 
 
+@needs_tflm
 def test_reference_kernels_that_lack_an_operator_are_left_out(tmp_path):
     proof = micro_proof(keras.layers.ELU(), tmp_path)
     assert proof.equals_plain
     assert proof.equals_reference is None
 
 
+@needs_tflm
 def test_an_operator_that_tflite_micro_lacks_is_refused_before_any_work(tmp_path):
     gelu = tiny(keras.layers.Activation("gelu", name="bump"))
     with pytest.raises(DDQError, match=r"'bump'.*tflite-micro, where .* 'tflm' runs, has no GELU"):
