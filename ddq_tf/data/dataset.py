@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ddq_tf.errors import DDQError
 
-Cut = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""From a uint8 image of any size and an int64 seed (2,) to one of the split's size."""
+Cut = Callable[[tf.data.Dataset], tf.data.Dataset]
+"""From (uint8 image of any size, label), one by one, to images of the split's size."""
 
 SPLITS = ("train", "val", "test")
 _STREAM_SHUFFLE_BUFFER = 2048  # items: read from disk, but not yet decoded
@@ -45,7 +45,6 @@ class Split(Protocol):
         shuffle_seed: int | None,
         drop_remainder: bool,
         cut: Cut | None = None,
-        cut_seed: int = 0,
     ) -> tf.data.Dataset:
         """Returns (uint8 images (batch, height, width, 3), int64 labels (batch,)).
 
@@ -53,9 +52,7 @@ class Split(Protocol):
             batch_size: images per batch.
             shuffle_seed: as of `stream`.
             drop_remainder: whether an incomplete last batch is left out.
-            cut: what takes a random part of each image, of all that it shows, anew in each
-                iteration; None for none.
-            cut_seed: of that.
+            cut: what takes a part of each image, of all that it shows; None for the usual one.
         """
         ...
 
@@ -92,7 +89,6 @@ class ArraySplit:
         shuffle_seed: int | None,
         drop_remainder: bool,
         cut: Cut | None = None,
-        cut_seed: int = 0,
     ) -> tf.data.Dataset:
         """See `Split.batched`; shuffles over the whole split."""
         with tf.device("cpu"):
@@ -106,7 +102,7 @@ class ArraySplit:
 
         if cut is not None:
             one_by_one = order.map(gathered, num_parallel_calls=tf.data.AUTOTUNE)
-            return _with_cut(one_by_one, cut, cut_seed).batch(batch_size, drop_remainder)
+            return cut(one_by_one).batch(batch_size, drop_remainder)
         # Shuffling and batching indices, then gathering once, beats doing it image by image.
         return order.batch(batch_size, drop_remainder).map(
             gathered, num_parallel_calls=tf.data.AUTOTUNE
@@ -148,32 +144,19 @@ class StreamSplit:
         shuffle_seed: int | None,
         drop_remainder: bool,
         cut: Cut | None = None,
-        cut_seed: int = 0,
     ) -> tf.data.Dataset:
         """See `Split.batched`."""
         if cut is None:
             return self.stream(shuffle_seed).batch(batch_size, drop_remainder)
-        whole: Cut = lambda item, seed: cut(self.decode(item), seed)  # noqa: E731
-        return _with_cut(self._shuffled(shuffle_seed), whole, cut_seed).batch(
-            batch_size, drop_remainder
+        whole = self._shuffled(shuffle_seed).map(
+            lambda item, label: (self.decode(item), label), num_parallel_calls=tf.data.AUTOTUNE
         )
+        return cut(whole).batch(batch_size, drop_remainder)
 
     def _shuffled(self, seed: int | None) -> tf.data.Dataset:
         if seed is None:
             return self.items
         return self.items.shuffle(min(max(self.size, 1), _STREAM_SHUFFLE_BUFFER), seed)
-
-
-def _with_cut(items: tf.data.Dataset, cut: Cut, seed: int) -> tf.data.Dataset:
-    """Makes images of (item, label), by what cuts them, with seeds of their own."""
-    # As data: stateful random operations in a parallel map depend on timing.
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-
-    def made(element: tuple[tf.Tensor, tf.Tensor], own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        item, label = element
-        return cut(item, own), label
-
-    return tf.data.Dataset.zip((items, seeds)).map(made, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def select_items(items: tf.data.Dataset, indices: np.ndarray, size: int) -> tf.data.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -194,8 +195,8 @@ def _pipeline(
         batch_size,
         shuffle_seed=shuffle_seed,
         drop_remainder=drop_remainder,
-        cut=None if least_area is None else _random_part(least_area, size),
-        cut_seed=seed + 1,  # other than that of the other changes
+        # Another seed than that of the other changes.
+        cut=None if least_area is None else _random_part(least_area, size, seed + 1),
     )
 
     def finish(x: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -206,40 +207,44 @@ def _pipeline(
 
     if augment is None:
         return images.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    # Seeds come as data, one per batch: stateful random ops in a parallel map depend on timing.
+
+    def change(x: tf.Tensor, label: tf.Tensor, own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return finish(_augment(x, augment, own), label)
+
+    return _changed(images, change, seed).prefetch(tf.data.AUTOTUNE)
+
+
+def _changed(
+    items: tf.data.Dataset, change: Callable[..., tuple[tf.Tensor, tf.Tensor]], seed: int
+) -> tf.data.Dataset:
+    """Returns change(x, label, int64 seed (2,)) of each item, anew in each iteration.
+
+    Seeds come as data: stateful random operations in a parallel map depend on timing.
+    """
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-
-    def change(
-        element: tuple[tf.Tensor, tf.Tensor], batch_seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        x, label = element
-        return finish(_augment(x, augment, batch_seed), label)
-
-    return (
-        tf.data.Dataset.zip((images, seeds))
-        .map(change, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip((items, seeds)).map(
+        lambda item, own: change(*item, own), num_parallel_calls=tf.data.AUTOTUNE
     )
 
 
-def _random_part(least_area: float, size: tuple[int, int]) -> Cut:
+def _random_part(least_area: float, size: tuple[int, int], seed: int) -> Cut:
     """Returns what takes a part of random area, proportions and place, and resizes it to `size`."""
 
-    def cut(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def part(image: tf.Tensor, label: tf.Tensor, own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         start, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
             tf.shape(image),
             tf.zeros((1, 0, 4)),
-            seed,
+            own,
             min_object_covered=0.0,
             aspect_ratio_range=_ASPECTS,
             area_range=(least_area, 1.0),
             use_image_if_no_bounding_boxes=True,
         )
-        part = tf.slice(image, start, extent)
-        resized = tf.image.resize(tf.ensure_shape(part, (None, None, 3)), size, antialias=True)
-        return tf.cast(tf.round(resized), tf.uint8)
+        found = tf.ensure_shape(tf.slice(image, start, extent), (None, None, 3))
+        resized = tf.image.resize(found, size, antialias=True)
+        return tf.cast(tf.round(resized), tf.uint8), label
 
-    return cut
+    return lambda images: _changed(images, part, seed)
 
 
 def _augment(images: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -35,13 +36,16 @@ def _window(node: FlatNode, rank: int) -> dict[str, Any]:
     }
 
 
-def _convolution(steps: Steps, node: FlatNode) -> Made:
+def _convolution(steps: Steps, node: FlatNode, *, transposed: bool = False) -> Made:
     rank = len(node.shapes[0]) - 2
     kernel = kernel_at(node, 1, rank + 2)
     if rank not in (1, 2) or kernel is None or not is_channels_last(node):
         return None
-    *size, _, filters = (int(n) for n in kernel.shape)
+    *size, inner, filters = (int(n) for n in kernel.shape)
     kind, options = getattr(L, f"Conv{rank}D"), _window(node, rank)
+    if transposed:
+        kind, filters = getattr(L, f"Conv{rank}DTranspose"), inner
+        options["output_padding"] = node.layer.output_padding
     return weighted(
         steps, steps.inputs[0], lambda name: kind(filters, size, name=name, **options), kernel
     )
@@ -83,19 +87,6 @@ def _separable_convolution(steps: Steps, node: FlatNode) -> Made:
     return weighted(steps, value, lambda name: kind(filters, 1, use_bias=False, name=name), second)
 
 
-def _transposed_convolution(steps: Steps, node: FlatNode) -> Made:
-    rank = len(node.shapes[0]) - 2
-    kernel = kernel_at(node, 1, rank + 2)
-    if rank not in (1, 2) or kernel is None or not is_channels_last(node):
-        return None
-    *size, filters, _ = (int(n) for n in kernel.shape)
-    kind, options = getattr(L, f"Conv{rank}DTranspose"), _window(node, rank)
-    options["output_padding"] = node.layer.output_padding
-    return weighted(
-        steps, steps.inputs[0], lambda name: kind(filters, size, name=name, **options), kernel
-    )
-
-
 RULES: tuple[LayerRule, ...] = (
     table_entry(
         "conv",
@@ -132,7 +123,7 @@ RULES: tuple[LayerRule, ...] = (
     ),
     table_entry(
         "conv_transpose",
-        _transposed_convolution,
+        functools.partial(_convolution, transposed=True),
         nn.ConvTranspose,
         needs=A_KERNEL,
         # Keras 3.15 fails to run the operation where it is a node of its own.
