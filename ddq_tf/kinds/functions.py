@@ -138,7 +138,7 @@ def function_of(layer: Any) -> Function | None:
 def ceiling_of(layer: Any) -> float | None:
     """Returns where the ReLU of an activation layer ends: 6 for ReLU6; None for no ceiling."""
     if isinstance(layer, keras.layers.ReLU):
-        return layer.max_value
+        return None if layer.max_value is None else float(layer.max_value)
     return 6.0 if activation_name(layer) == "relu6" else None
 
 

@@ -92,7 +92,7 @@ class DDQActivation(keras.layers.Layer):
                 f"'relu6'). Received: ceiling={ceiling!r}, kind={kind!r}"
             )
         self.kind = kind
-        self.ceiling = ceiling
+        self.ceiling = None if ceiling is None else float(ceiling)
         self.symmetric = symmetric
         self.quantizer = ActivationQuantizer(
             precisions, signed=signed, learned=learned, ceiling=ceiling, name="quantizer"

@@ -108,7 +108,7 @@ class ActivationQuantizer(LearnedPrecision):
         super().__init__(precisions, **kwargs)
         self._signed = signed
         self.learned = learned
-        self.ceiling = ceiling
+        self.ceiling = None if ceiling is None else float(ceiling)
         self._ranges_now = RangesNow()
 
     def build(self, input_shape: Any) -> None:

@@ -44,6 +44,13 @@ def test_inference_equals_numpy(bits, signed):
     assert len(np.unique(output)) <= 2**bits
 
 
+@pytest.mark.parametrize("ceiling", [1.5, np.float32(1.5), np.array(1.5)])
+def test_a_ceiling_may_be_any_number(ceiling):
+    quantizer = quantizer_of(ceiling=ceiling, signed=False)
+    assert array(quantizer(values())).max() == 1.5
+    assert quantizer.get_config()["ceiling"] == 1.5
+
+
 @given(
     x=hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-(2.0**99), 2.0**99, width=32)),
     bits=st.integers(2, 8),
