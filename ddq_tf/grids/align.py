@@ -56,7 +56,8 @@ def align(model: keras.Model) -> None:
     weights were aligned.
     """
     graph = flatten(model)
-    if not all(is_finite(node.layer) for node in graph.nodes):
+    layers = {id(node.layer): node.layer for node in graph.nodes}.values()
+    if not all(map(is_finite, layers)):
         return
     for _ in range(_PASSES):  # what the first has moved, the next ones bring to rest
         widen(graph)

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from ddq_tf.backend import outside_of_tracing
+from ddq_tf.backend import outside_of_tracing, variables_of_one_name
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.grids import align, tell_grids
@@ -257,7 +257,8 @@ class DDQModel(keras.Model):
         aligned_digest = functional.pop("aligned_digest", None)
         own, attributes = from_config(functional.pop("own", None), custom_objects)
         kind = ddq_class(DDQModel, own)
-        model = keras_base(kind).from_config.__func__(kind, functional, custom_objects)
+        with variables_of_one_name():
+            model = keras_base(kind).from_config.__func__(kind, functional, custom_objects)
         model.aligned_digest = aligned_digest
         model.take_over(attributes)
         return model

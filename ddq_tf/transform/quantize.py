@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from ddq_tf.arguments import check_is
+from ddq_tf.backend import variables_of_one_name
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
@@ -73,7 +74,7 @@ def quantize_model(
     config = DDQConfig() if config is None else config
     check_is("config", config, DDQConfig, cure="; data goes to calibration")
     given = as_ranges(ranges)
-    with in_float32():
+    with in_float32(), variables_of_one_name():
         return _quantized(model, config, calibration, given)
 
 
