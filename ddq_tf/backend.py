@@ -16,6 +16,7 @@ from ddq_tf.errors import DDQError
 Tensor = Any
 
 _LARGEST_CONSTANT = 1 << 22  # values
+_CALLS_PER_TRACE = 4  # a MobileNetV2 takes as long for 6 passes as for a trace and 6
 
 
 def backend() -> str:
@@ -92,14 +93,20 @@ def variables_of_one_name() -> Iterator[None]:
         yield
 
 
-def compiled(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], variables: Sequence[Any], num_calls: int | None = None
+) -> Callable[..., Any]:
     """Returns a function, compiled when it is called; on other backends than the two, as it is.
 
     Args:
         function: of tensors; it may read and assign the variables.
         variables: all Keras variables that it reads or assigns.
+        num_calls: how often it will be called, if known. TensorFlow runs a function a few times in
+            less time than it traces it once.
     """
     if backend() == "tensorflow":
+        if num_calls is not None and num_calls <= _CALLS_PER_TRACE:
+            return function
         import tensorflow as tf
 
         return tf.function(function, reduce_retracing=True)

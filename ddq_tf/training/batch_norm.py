@@ -70,7 +70,7 @@ def reestimate_batch_norm(
         return 0
     before = [[as_float64(v).copy() for v in _statistics(layer)] for layer in layers]
     try:
-        after = _measured(model, layers, itertools.islice(batches, num_batches))
+        after = _measured(model, layers, batches, num_batches)
     except BaseException:
         _assign(layers, before)
         raise
@@ -79,14 +79,14 @@ def reestimate_batch_norm(
 
 
 def _measured(
-    model: keras.Model, layers: list[Any], batches: Iterable[Any]
+    model: keras.Model, layers: list[Any], batches: Iterable[Any], num_batches: int
 ) -> list[list[np.ndarray]]:
-    """The mean and variance of each layer over all batches."""
-    forward = compiled(lambda x: model(x, training=False), model.variables)
+    """The mean and variance of each layer over so many batches at most."""
+    forward = compiled(lambda x: model(x, training=False), model.variables, num_batches)
     count = 0
     totals = [[np.zeros(v.shape), np.zeros(v.shape)] for v, _ in map(_statistics, layers)]
     with _own_statistics(layers):
-        for batch in batches:
+        for batch in itertools.islice(batches, num_batches):
             inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
             inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
             forward(inputs)

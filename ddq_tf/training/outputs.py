@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,7 +35,8 @@ def answers_of(model: keras.Model, batches: Iterable[Any]) -> Iterator[tuple[Any
         model: of one output; need not be compiled.
         batches: (inputs, labels).
     """
-    run = compiled(lambda inputs: model(inputs, training=False), model.variables)
+    num_calls = operator.length_hint(batches, sys.maxsize)
+    run = compiled(lambda inputs: model(inputs, training=False), model.variables, num_calls)
     for inputs, labels in batches:
         yield labels, np.asarray(keras.ops.convert_to_numpy(run(inputs)))
 

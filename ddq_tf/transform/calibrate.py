@@ -143,8 +143,9 @@ def observed(
             for name, tensors in values.items()
         }
 
-    watch = compiled(run, model.variables)
-    for batch in _in_parts(model, batches):
+    parts = _in_parts(model, batches)
+    watch = compiled(run, model.variables, num_calls=len(parts))
+    for batch in parts:
         yield watch(keras.tree.map_structure(ops.convert_to_tensor, batch))
 
 
