@@ -37,6 +37,7 @@ _HOMES = {
         "DDQRescaling",
         "DDQSlice",
         "DDQSoftmax",
+        "DDQState",
         "DDQUnitNormalization",
         "FloatConv2D",
         "FloatConv2DTranspose",

@@ -1,9 +1,10 @@
 """Recurrent layers of a fixed length, unrolled: each time step calls the same dense layers.
 
 The kernel works on the whole sequence at once. What a step computes is known layers: slices, one
-dense layer of the state, sums, products, sigmoid and tanh. The weights stand in the file once. All
-states that the dense layer reads lie on one grid, as shared weights want it; the cells of an LSTM
-have a grid each.
+dense layer of the state, sums, products, sigmoid and tanh. The weights stand in the file once. Each
+tensor of a step lies on one grid with its likes of all other steps, and the first step computes
+what the others do, of zeros: so that one step, called again and again, gives the same codes
+(`ddq_tf.export.one_step`). `DDQState` marks the states behind each step.
 
 Dropout inside a layer, and its activity regularizer, act in training only and are left out.
 """
@@ -18,8 +19,10 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.kinds.rule import Example, Family, LayerRule
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output
 from ddq_tf.kinds.steps import Steps, Value, on_one_grid
+from ddq_tf.kinds.training_only import lower_alias
+from ddq_tf.layers import DDQConstant, DDQState, StateMark
 
 if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
@@ -38,6 +41,7 @@ class _Unrolled:
         owner: the layer that the user wrote.
         cell: of Keras.
         prefix: before the roles of its layers.
+        mark: what its states have in common.
         time: the number of the step, counted in the order of computation.
     """
 
@@ -45,16 +49,34 @@ class _Unrolled:
     owner: Any
     cell: Any
     prefix: str
+    mark: StateMark
     time: int = 0
 
     def call(self, role: str, make: Callable[[str], Any], *reads: Value) -> Value:
-        """A layer of this step alone."""
-        return self.steps.call(f"{self.prefix}{self.time}_{role}", make, *reads, owner=self.owner)
+        """A layer of this step, which writes on one grid with those of all other steps."""
+        return self.steps.call(
+            f"{self.prefix}{self.time}_{role}",
+            lambda name: self._alike(role, make(name)),
+            *reads,
+            owner=self.owner,
+        )
 
-    def alike(self, role: str, kind: Any, *reads: Value) -> Value:
-        """A sum or product that writes on one grid with those of all other steps."""
-        key = (id(self.owner), self.prefix, role)
-        return self.call(role, lambda name: on_one_grid(kind(name=name), key), *reads)
+    def _alike(self, role: str, layer: Any) -> Any:
+        return on_one_grid(layer, (id(self.owner), f"{self.prefix}{role}"))
+
+    def zero(self, role: str, like: Value) -> Value:
+        """A zero, to be added in the place of what the other steps compute in a role."""
+        return self.steps.call(
+            f"{self.prefix}{role}_of_zeros",
+            lambda name: self._alike(role, DDQConstant.holding([0.0], name, trainable=False)),
+            like,
+            owner=self.owner,
+        )
+
+    def state(self, label: str, value: Value) -> Value:
+        """A state behind this step, marked."""
+        mark = dataclasses.replace(self.mark, label=f"{self.prefix}{label}", step=self.time)
+        return self.call(label, lambda name: DDQState(mark, name=name), value)
 
     def dense(self, role: str, value: Value, kernel: Any, bias: Any, of: str) -> Value:
         """A dense layer, the same in all steps.
@@ -79,15 +101,19 @@ class _Unrolled:
             layer.kernel.assign(kernel)
             if bias is not None:
                 layer.bias.assign(bias)
-            return layer
+            return self._alike(role, layer)
 
         name = f"{self.prefix}{role}"
         return self.steps.call(name, built, value, owner=self.owner)
 
-    def recurrent(self, state: Value, columns: slice, bias: Any = None, role: str = "") -> Value:
+    def recurrent(self, state: Value, columns: Any, bias: Any = None, role: str = "") -> Value:
         """What the recurrent kernel, or some of its columns, makes of a state."""
         kernel = as_float64(self.cell.recurrent_kernel)[:, columns]
         return self.dense(f"{role}recurrent", state, kernel, bias, "recurrent")
+
+    def fed_back(self, states: Sequence[Value], columns: Any, like: Value) -> Value:
+        """What the recurrent kernel, without a bias, makes of the first state."""
+        return self.recurrent(states[0], columns) if states else self.zero("recurrent", like)
 
     def part(self, role: str, value: Value, start: int, count: int = 1) -> Value:
         """Some of the gates in a vector of them, each of `units` values."""
@@ -103,10 +129,6 @@ class _Unrolled:
             return self.call(role, lambda _: function, value)
         return self.call(role, lambda name: L.Activation(function, name=name), value)
 
-    def summed(self, role: str, one: Value, other: Value | None) -> Value:
-        """Their sum, on one grid in all steps; the first alone where the other is zero."""
-        return one if other is None else self.alike(role, L.Add, one, other)
-
     def add(self, role: str, one: Value, other: Value) -> Value:
         """Their sum."""
         return self.call(role, lambda name: L.Add(name=name), one, other)
@@ -120,31 +142,30 @@ class _Unrolled:
         return self.call(role, lambda name: L.Multiply(name=name), one, other)
 
 
-State = list[Value | None]  # None for zeros
+State = list[Value]  # empty for zeros
 Step = Callable[[_Unrolled, Sequence[Value], State], list[Value]]
 _ALL = slice(None)
 
 
 def _simple_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
     """H = activation(x + R h)."""
-    (h,) = states
-    r = None if h is None else by.recurrent(h, _ALL)
-    return [by.active("state", by.cell.activation, by.summed("sum", x[0], r))]
+    z = by.add("sum", x[0], by.fed_back(states, _ALL, x[0]))
+    return [by.state("h", by.active("state", by.cell.activation, z))]
 
 
 def _lstm_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
     """C = f c + i g; h = o activation(c). The gates stand in the order i, f, o, g."""
-    cell, (h, c) = by.cell, states
-    r = None if h is None else by.recurrent(h, _gates_first(cell.units))
-    z = by.summed("sum", x[0], r)
+    cell = by.cell
+    z = by.add("sum", x[0], by.fed_back(states, _gates_first(cell.units), x[0]))
     gates = by.active("gates", cell.recurrent_activation, by.part("three", z, 0, 3))
     new = by.active("new", cell.activation, by.part("fourth", z, 3))
     inlet, keep, outlet = (
         by.part(role, gates, place) for place, role in enumerate(("inlet", "keep", "outlet"))
     )
     added = by.times("added", inlet, new)
-    c = added if c is None else by.add("cell", by.times("kept", keep, c), added)
-    return [by.times("state", outlet, by.active("squashed", cell.activation, c)), c]
+    kept = by.times("kept", keep, states[1]) if states else by.zero("kept", added)
+    c = by.state("c", by.add("cell", kept, added))
+    return [by.state("h", by.times("state", outlet, by.active("squashed", cell.activation, c))), c]
 
 
 def _gates_first(units: int) -> Any:
@@ -155,31 +176,28 @@ def _gates_first(units: int) -> Any:
 
 def _gru_step(by: _Unrolled, x: Sequence[Value], states: State) -> list[Value]:
     """H = n + z (h - n), with n = activation(x_n + r (R h + b)), or R (r h) without reset_after."""
-    cell, (h,) = by.cell, states
+    cell = by.cell
     (gates, new), two = x, slice(2 * cell.units)
     third = slice(2 * cell.units, None)
     bias = as_float64(cell.bias)[1] if cell.reset_after and cell.use_bias else None
-    read = h
-    if h is None and bias is not None:
-        # Of zeros, the same dense layers are their bias.
+    if states:
+        (h,) = states
+    else:
+        # Not a constant: of zeros, the dense layers are their biases, which learn.
         some = by.active("some", "sigmoid", new)
-        read = by.minus("zeros", some, some)
-    if read is not None:
-        own = None if bias is None else bias[two]
-        gates = by.summed("sum", gates, by.recurrent(read, two, own, "gates_"))
+        h = by.minus("zeros", some, some)
+    own = None if bias is None else bias[two]
+    gates = by.add("sum", gates, by.recurrent(h, two, own, "gates_"))
     gates = by.active("gates", cell.recurrent_activation, gates)
     z, r = by.part("update", gates, 0), by.part("reset", gates, 1)
-    if read is not None and cell.reset_after:
+    if cell.reset_after:
         own = None if bias is None else bias[third]
-        state = by.recurrent(read, third, own, "new_")
-        new = by.summed("new_sum", new, by.alike("reset_state", L.Multiply, r, state))
-    elif read is not None:
-        state = by.alike("reset_state", L.Multiply, r, read)
-        new = by.summed("new_sum", new, by.recurrent(state, third, role="new_"))
-    n = by.active("new", cell.activation, new)
-    if h is None:
-        return [by.minus("first", n, by.times("kept", z, n))]
-    return [by.add("state", n, by.times("kept", z, by.minus("change", h, n)))]
+        reset = by.times("reset_state", r, by.recurrent(h, third, own, "new_"))
+    else:
+        reset = by.recurrent(by.times("reset_state", r, h), third, role="new_")
+    n = by.active("new", cell.activation, by.add("new_sum", new, reset))
+    change = by.times("kept", z, by.minus("change", h, n))
+    return [by.state("h", by.add("state", n, change))]
 
 
 _STEPS: dict[type, Step] = {
@@ -233,7 +251,13 @@ class _Run:
         values: list[Value] = []
         for number, cell in enumerate(_cells(layer)):
             name = f"{prefix}{number}_" if number else prefix
-            by = _Unrolled(steps, owner, cell, name)
+            mark = StateMark(
+                owner=steps.name,
+                of=steps.inputs[0].shape[1] or 0,
+                backwards=layer.go_backwards,
+                given=bool(states),
+            )
+            by = _Unrolled(steps, owner, cell, name, mark)
             parts = []
             for role, (kernel, bias) in _kernels(cell).items():
                 if number:
@@ -244,18 +268,16 @@ class _Run:
                     part = part[::-1] if layer.go_backwards else part
                 parts.append(part)
             count = _count_states(cell)
-            now: State = [*given[:count]] if given else [None] * count
+            values = self._through(by, list(zip(*parts, strict=True)), given[:count])
             given = given[count:]
-            values = self._through(by, list(zip(*parts, strict=True)), now)
         self.outputs = values
 
     def _through(self, by: _Unrolled, values: list[Any], states: State) -> list[Value]:
         found: list[Value] = []
         for by.time, value in enumerate(values):
-            now = _STEPS[type(by.cell)](by, value, states)
-            found.append(now[0])
-            states = [*now]
-        self.states += now
+            states = _STEPS[type(by.cell)](by, value, states)
+            found.append(states[0])
+        self.states += states
         return found
 
     def _at_each(self, sequence: Value, role: str) -> list[Value]:
@@ -431,5 +453,6 @@ FAMILY = Family(
             lambda x: L.Reshape((2, 2))(L.Bidirectional(L.SimpleRNN(4), merge_mode="ave")(x)),
             both=True,
         ),
+        LayerRule(layers=(DDQState,), output=Output.KEEPS, lower=lower_alias),
     ),
 )

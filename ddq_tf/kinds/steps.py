@@ -20,7 +20,10 @@ _GRID = "_ddq_grid"
 
 
 def on_one_grid(layer: Any, key: Any) -> Any:
-    """Returns a sum or product, which will write on one grid with all others of the same key."""
+    """Returns a layer, which will write on one grid with all others of the same key.
+
+    What one of them needs to be rescaled first is rescaled before each.
+    """
     object.__setattr__(layer, _GRID, key)
     return layer
 
@@ -51,11 +54,13 @@ class Steps:
 
     Attributes:
         inputs: what the node reads.
+        name: of the node.
     """
 
     def __init__(self, to: Canonicalizer, node: FlatNode) -> None:
         self._to = to
         self._node = node
+        self.name = node.name
         self._nodes: list[FlatNode] = []
         self.inputs = [
             Value(tensor, shape) for tensor, shape in zip(node.inputs, node.shapes, strict=True)

@@ -25,6 +25,7 @@ from ddq_tf.layers.rows import (
     DDQUnitNormalization,
     RowNormalization,
 )
+from ddq_tf.layers.state import DDQState, StateMark
 from ddq_tf.layers.weighted import (
     DDQConv2D,
     DDQConv2DTranspose,
@@ -62,6 +63,7 @@ __all__ = [
     "DDQRescaling",
     "DDQSlice",
     "DDQSoftmax",
+    "DDQState",
     "DDQUnitNormalization",
     "DDQWeightedLayer",
     "FloatConv2D",
@@ -70,6 +72,7 @@ __all__ = [
     "FloatDepthwiseConv2D",
     "FloatLayer",
     "RowNormalization",
+    "StateMark",
     "activation_layers",
     "constant_layers",
     "elu",

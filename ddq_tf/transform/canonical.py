@@ -29,6 +29,7 @@ import numpy as np
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.grids.affine import multiplies
 from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
+from ddq_tf.kinds.steps import grid_key, on_one_grid
 from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 from ddq_tf.transform.batches import batch_first
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
@@ -77,6 +78,9 @@ class Canonicalizer:
                 made.trainable = made.trainable and getattr(original, "trainable", True)
                 # Not by setattr: Keras would take the original for a part of the layer.
                 object.__setattr__(made, _ORIGIN, origin_of(original))
+                shared = grid_key(original)
+                if shared is not None and grid_key(made) is None:
+                    on_one_grid(made, (shared, role))
         return self._layers[key]
 
     def _expand_all(self) -> bool:

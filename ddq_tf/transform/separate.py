@@ -12,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import Output, output_of
-from ddq_tf.layers import DDQMask, DDQRescaling
+from ddq_tf.kinds.steps import grid_key, on_one_grid
+from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 from ddq_tf.transform.ties import Ties, shared_calls
 
 
@@ -44,10 +46,12 @@ def separate(graph: FlatGraph, places: Iterable[tuple[str, int | None]]) -> Flat
         graph: a canonical graph.
         places: (name, number) of nodes and their inputs; None stands for the output.
     """
-    by = _Separator(graph)
-    for name, place in places:
-        for node in graph.nodes:
-            if node.name == name:
+    by, wanted = _Separator(graph), set(places)
+    keys = {node.name: grid_key(node.layer) for node in graph.nodes}
+    alike = {(keys.get(name), place) for name, place in wanted if keys.get(name) is not None}
+    for node in graph.nodes:
+        for place in (*range(len(node.inputs)), None):
+            if (node.name, place) in wanted or (grid_key(node.layer), place) in alike:
                 by.after(node) if place is None else by.before(*_reached(graph, node, place))
     return by.graph()
 
@@ -67,6 +71,7 @@ class _Separator:
         self._inputs: dict[int, dict[int, int]] = {}
         self._before: dict[int, list[FlatNode]] = {}
         self._after: dict[int, tuple[int, list[FlatNode]]] = {}
+        self._shared: dict[tuple[Any, int | None], DDQRescaling] = {}
         tensors = [t for node in graph.nodes for t in (*node.inputs, *node.outputs)]
         self._count = max((*tensors, *graph.inputs), default=-1) + 1
 
@@ -77,19 +82,24 @@ class _Separator:
         if tensor not in known:
             known[tensor] = self._new()
             label, shape = f"{node.name}_input_{place}", node.shapes[place]
-            new = self._rescaled(label, tensor, known[tensor], shape)
+            layer = self._rescaling(node, place, label)
+            new = self._rescaled(layer, label, tensor, known[tensor], shape)
             self._before.setdefault(id(node), []).extend(new)
 
     def after(self, node: FlatNode) -> None:
-        """Rescales the output of a node."""
-        if id(node) not in self._after:
+        """Rescales the output of a node; numbers beside others of a key go to the new grid."""
+        key = grid_key(node.layer)
+        if key is not None and isinstance(node.layer, DDQConstant):
+            on_one_grid(node.layer, (key, None))
+        elif id(node) not in self._after:
             inner = self._new()
             merges = len(node.inputs) > 1
             shape = node.layer.compute_output_shape(node.shapes if merges else node.shapes[0])
             label = f"{node.name}_output"
+            layer = self._rescaling(node, None, label)
             self._after[id(node)] = (
                 inner,
-                self._rescaled(label, inner, node.outputs[0], tuple(shape)),
+                self._rescaled(layer, label, inner, node.outputs[0], tuple(shape)),
             )
 
     def graph(self) -> FlatGraph:
@@ -110,17 +120,30 @@ class _Separator:
         self._count += 1
         return self._count - 1
 
+    def _rescaling(self, node: FlatNode, place: int | None, label: str) -> DDQRescaling:
+        """The rescaling of an input, None for the output; one for all layers of a key."""
+        key = grid_key(node.layer)
+        if key is None:
+            return DDQRescaling(1.0, name=label)
+        new = on_one_grid(DDQRescaling(1.0, name=label), (key, place))
+        return self._shared.setdefault((key, place), new)
+
     def _rescaled(
-        self, label: str, reads: int, writes: int, shape: tuple[int | None, ...]
+        self,
+        layer: DDQRescaling,
+        label: str,
+        reads: int,
+        writes: int,
+        shape: tuple[int | None, ...],
     ) -> list[FlatNode]:
         """A rescaling by 1; of what is no image, between two reshapes."""
         if len(shape) == 4:
-            return [_node(DDQRescaling(1.0, name=label), reads, writes, shape)]
+            return [_node(layer, reads, writes, shape)]
         column = (1, math.prod(size or 1 for size in shape[1:]), 1)
         there, back = self._new(), self._new()
         return [
             _node(keras.layers.Reshape(column, name=f"{label}_column"), reads, there, shape),
-            _node(DDQRescaling(1.0, name=label), there, back, (shape[0], *column)),
+            _node(layer, there, back, (shape[0], *column)),
             _node(
                 keras.layers.Reshape(shape[1:], name=f"{label}_shape"),
                 back,

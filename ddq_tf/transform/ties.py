@@ -92,11 +92,11 @@ class Ties:
 
 
 def alike(graph: FlatGraph) -> list[list[FlatNode]]:
-    """Returns the sums and products whose outputs lie on one grid, as `kinds.steps` says."""
+    """Returns the operators whose outputs lie on one grid, as `kinds.steps` says."""
     nodes: dict[Any, list[FlatNode]] = {}
     for node in graph.nodes:
         key = grid_key(node.layer)
-        if key is not None:
+        if key is not None and output_of(node) is Output.OWN:
             nodes.setdefault(key, []).append(node)
     return [found for found in nodes.values() if len(found) > 1]
 
@@ -124,7 +124,8 @@ def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
     """Returns the ReLU that an operator does itself, behind the BatchNorm that folds into it.
 
     It alone reads what the operator writes. A ceiling other than 6 is the end of a grid, which an
-    operator that is called several times shares with others: such a ReLU stands alone.
+    operator that is called several times, or is one of a key, shares with others: such a ReLU
+    stands alone.
     """
     if is_activation(node) or (node.has_kernel and not does_linear(node)):
         return None
@@ -135,5 +136,5 @@ def fused_activation(graph: FlatGraph, node: FlatNode) -> FlatNode | None:
     function = function_of(after.layer)
     if function is None or not function.is_fused:
         return None
-    is_shared = graph.calls(node.layer) > 1
+    is_shared = graph.calls(node.layer) > 1 or grid_key(node.layer) is not None
     return None if is_shared and function.name == "clipped_relu" else after

@@ -92,6 +92,17 @@ def test_trained_saved_and_exported(kind, tmp_path):
     assert proof.delegation.partitions == 1
 
 
+def test_a_ceiling_holds_on_the_grid_of_all_steps():
+    model = model_of(lambda x: L.SimpleRNN(4, activation=L.ReLU(0.75))(x))
+    model.layers[1].set_weights([3 * w for w in model.layers[1].get_weights()])
+    x = sequences()
+    q = quantize_model(model, DDQConfig(budget=None), calibration=x)
+    expected, received = array(model(x)), array(q(x))
+    assert expected.max() == 0.75
+    assert np.abs(received - expected).max() < 0.2
+    assert received.max() == pytest.approx(0.75, abs=0.02)
+
+
 def test_weights_stand_in_the_file_once(tmp_path):
     sizes = []
     for steps in (2, 3):
