@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ddq_tf.export.model_metadata import ModelMetadata
     from ddq_tf.export.operator_profile import OperatorTime, profile
     from ddq_tf.export.stock import stock_int8
+    from ddq_tf.export.stream import Stream
     from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
     from ddq_tf.export.vela import VelaReport, compile_with_vela
     from ddq_tf.export.verification import (
@@ -37,6 +38,7 @@ __all__ = [
     "ModelMetadata",
     "OperatorTime",
     "Runner",
+    "Stream",
     "VelaReport",
     "Verification",
     "benchmark",
@@ -66,6 +68,7 @@ _HOMES = {
     "OperatorTime": "operator_profile",
     "MicroVerification": "tflm_verification",
     "Runner": "interpreter",
+    "Stream": "stream",
     "VelaReport": "vela",
     "Verification": "verification",
     "benchmark": "host_benchmark",

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 
 from ddq_tf.arguments import check_is, check_path
-from ddq_tf.errors import raise_all
+from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export import metadata_schema, model_metadata, runtime_check, tflite, tflm
 from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
@@ -66,6 +66,7 @@ def export_tflite(
     output_type: str = "int8",
     keep_names: bool = False,
     metadata: ModelMetadata | None = None,
+    streaming: bool = False,
 ) -> ExportResult:
     """Writes a DDQ model as an integer-only .tflite file, which LiteRT has loaded before.
 
@@ -83,22 +84,35 @@ def export_tflite(
         keep_names: whether to keep the names of inner tensors, for looking at the file. Inputs and
             outputs keep theirs anyway, and the signature shows the Keras names.
         metadata: labels and normalization, as apps and tools read them; None for none.
+        streaming: whether the file computes one time step of a model with recurrent layers. It
+            takes the step's features, (batch, features), and the states that the step before left,
+            and gives the output and the new states under the same names: "lstm_h" and "lstm_c" of
+            a layer "lstm". States are int8 codes, at first their zero points. `Stream` runs such a
+            file. After all steps its codes are those of the file of the whole sequence.
 
     Raises:
-        DDQError: if layers have no integer form, or scales or sums that LiteRT cannot run (all are
-            named), or LiteRT refuses the file, or an argument is unknown or does not fit the
-            model, or the target needs a package that is missing.
+        DDQError: if layers have no integer form, or scales or sums that LiteRT cannot run, or need
+            more than one step and the states to stream (all are named), or LiteRT refuses the file,
+            or an argument is unknown or does not fit the model, or the target needs a package that
+            is missing.
     """
     check_path("path", path)
     check_writable(path)
     check_is("metadata", metadata, ModelMetadata | None)
+    check_is("streaming", streaming, bool)
     named = named_target(model, target)
+    if streaming and named.runtime != "LiteRT":
+        raise DDQError(
+            "streaming=True needs a target that runs in LiteRT, where a step is proved exact. "
+            f"Received: {named.name!r}. Choose 'litert', or export the whole sequence"
+        )
     if named.lookup_tables:
         tflm.package()
-    lowered = lower(model, named, input_type=input_type, output_type=output_type)
+    types = {"input_type": input_type, "output_type": output_type}
+    lowered = lower(model, named, **types, streaming=streaming)
     chosen = target_of(model, target)
     if align_if_needed(model):
-        lowered = lower(model, named, input_type=input_type, output_type=output_type)
+        lowered = lower(model, named, **types, streaming=streaming)
     graph = run_passes(lowered, chosen)
     _check_operators(graph, chosen)
     runs_in_litert = chosen.runtime == "LiteRT"

@@ -7,18 +7,20 @@ at most 6 the ReLU6.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lowering.builder import Lowering
+from ddq_tf.export.one_step import one_step
+from ddq_tf.export.stream import STATES
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.grids import grid_of
 from ddq_tf.grids.affine import affine_chain, is_affine
 from ddq_tf.grids.fold import fixed_grid_after, is_finite, quantizer_after
 from ddq_tf.kinds import Output, find_rule, output_of, rule_of
-from ddq_tf.layers import rounds_activations
 from ddq_tf.targets import Target, get_target
 
 IO_TYPES: Mapping[str, DType] = {
@@ -34,6 +36,7 @@ def lower(
     *,
     input_type: str = "int8",
     output_type: str = "int8",
+    streaming: bool = False,
 ) -> Graph:
     """Returns the integer graph of a DDQ model; all weights still INT8.
 
@@ -42,23 +45,32 @@ def lower(
         target: where the file will run; None for what the model was made for.
         input_type: "int8", "uint8" or "float32".
         output_type: likewise.
+        streaming: whether the graph is of one time step, with the states as inputs and outputs,
+            always INT8.
 
     Raises:
-        DDQError: naming every layer that has no integer form, if there are any.
+        DDQError: naming every layer that has no integer form, or cannot stream, if there are any.
     """
     for name, value in (("input_type", input_type), ("output_type", output_type)):
         if value not in IO_TYPES:
             raise DDQError(f"{name} must be one of {sorted(IO_TYPES)}. Received: {value!r}")
-    graph = flatten(model)
+    graph, states = flatten(model), ()
+    labels = getattr(model, "float_outputs", ())
+    if streaming:
+        labels = tuple(labels or model.output_names)
+        step = one_step(graph, model.name, labels)
+        graph, states = step.graph, step.states
+        labels += states
     raise_all(f"model {model.name!r} cannot be exported:", _problems(graph))
     lowering = Lowering(graph, (target or named_target(model)).float_islands)
-    lowering.enter(IO_TYPES[input_type])
+    lowering.enter(IO_TYPES[input_type], states)
     for node in graph.nodes:
         write = rule_of(node.layer).lower
         if write is not None:  # as `_problems` has seen
             write(lowering, node)
-    labels = getattr(model, "float_outputs", ())
-    return lowering.leave(IO_TYPES[output_type], labels)
+    lowered = lowering.leave(IO_TYPES[output_type], labels, states)
+    told = {STATES: "\n".join(states).encode()} if streaming else {}
+    return dataclasses.replace(lowered, metadata=told)
 
 
 def named_target(model: Any, name: str | None = None) -> Target:
@@ -79,7 +91,7 @@ def _problems(graph: FlatGraph) -> list[str]:
     """One line for each layer that has no integer form where it stands."""
     found = []
     for tensor, name in zip(graph.inputs, graph.input_names, strict=True):
-        if not all(rounds_activations(node.layer) for node in graph.consumers(tensor)):
+        if not all(output_of(node) is Output.GRID for node in graph.consumers(tensor)):
             found.append(f"input {name!r}: needs a DDQActivation as its only reader")
     for node in graph.nodes:
         problem = _problem(graph, node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -22,11 +23,12 @@ from ddq_tf.export.interpreter import (
     delegation,
     quantized_inputs,
 )
-from ddq_tf.export.ir import DType, Graph
+from ddq_tf.export.ir import DType, Graph, Tensor
 from ddq_tf.export.lower import lower
 from ddq_tf.export.operators import weight_kind
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.simulation import simulate, sums_floats, with_all_outputs
+from ddq_tf.export.stream import Stream, rows_of, states_of, told_states, zero_states
 from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, batches_of, checked, in_parts
 from ddq_tf.grids import Grid, grid_of
@@ -67,6 +69,9 @@ def verify(
 ) -> Verification:
     """Compares a DDQ model in Keras with its exported file in stock LiteRT.
 
+    A streaming file runs step by step: what it gives behind the last step is compared, or behind
+    each where the model gives that.
+
     Args:
         model: the DDQ model that was exported.
         file: what `export_tflite` returned, or the file's path or content.
@@ -80,7 +85,8 @@ def verify(
     """
     interface = _interface_of_ddq(model)
     content = content_of(file)
-    runner = Runner(content, num_threads=num_threads)
+    streams = bool(states_of(content))
+    runner = (Stream if streams else Runner)(content, num_threads=num_threads)
     agreement = _Agreement(model, interface, runner)
     for batch in batches_of(batches, interface):
         agreement.add(batch)
@@ -92,7 +98,7 @@ def verify(
         equal_codes_share=agreement.equal / agreement.total,
         max_lsb=agreement.max_lsb,
         weight_codes_identical=_same_weights(
-            model, tflite.read(content), _target(model, file, target)
+            model, tflite.read(content), _target(model, file, target), streams
         ),
         delegation=delegation(content),
     )
@@ -111,7 +117,7 @@ def _interface_of_ddq(model: keras.Model) -> Interface:
 class _Agreement:
     """Counts how far a model and its file agree, batch by batch, over all outputs."""
 
-    def __init__(self, model: keras.Model, interface: Interface, runner: Runner) -> None:
+    def __init__(self, model: keras.Model, interface: Interface, runner: Runner | Stream) -> None:
         self.model = model
         self.runner = runner
         self.interface = interface
@@ -132,7 +138,7 @@ class _Agreement:
     def _add(self, arrays: list[np.ndarray]) -> None:
         expected = keras.tree.flatten(self.model(self.interface.packed(arrays), training=False))
         inputs = dict(zip(self.interface.names, arrays, strict=True))
-        received = self._from_file(inputs, len(expected))
+        received = self._from_file(inputs, [np.ndim(wanted) for wanted in expected])
         same = np.ones(len(arrays[0]))
         for wanted, (codes, info), grid in zip(expected, received, self.grids, strict=True):
             same = np.minimum(same, self._compare(np.asarray(wanted), codes, info, grid))
@@ -140,16 +146,19 @@ class _Agreement:
         self.same_answers += float(np.sum(same))
 
     def _from_file(
-        self, inputs: dict[str, np.ndarray], count: int
+        self, inputs: dict[str, np.ndarray], ranks: Sequence[int]
     ) -> list[tuple[np.ndarray, TensorInfo]]:
-        """The file's outputs in the model's order."""
+        """The file's outputs, of the model's ranks and in its order."""
         codes = self.runner.run(quantized_inputs(self.runner, inputs))
         labels = getattr(self.model, "float_outputs", ()) or tuple(codes)
-        if set(labels) != set(codes) or len(labels) != count:
+        if set(labels) != set(codes) or len(labels) != len(ranks):
             raise DDQError(
                 f"the file needs the model's outputs {list(labels)}. Received: {list(codes)}. "
                 "It was exported from another model"
             )
+        if isinstance(self.runner, Stream):
+            rows = zip(labels, ranks, strict=True)
+            codes |= {name: codes[name][:, -1] for name, rank in rows if codes[name].ndim > rank}
         return [(codes[label], self.runner.outputs[label]) for label in labels]
 
     def _compare(
@@ -191,7 +200,7 @@ class Difference:
 
 
 def first_difference(
-    model: keras.Model, images: Any, *, target: str | None = None
+    model: keras.Model, images: Any, *, target: str | None = None, streaming: bool = False
 ) -> Difference | None:
     """Compares Keras, the integer simulator and LiteRT operator by operator.
 
@@ -202,6 +211,7 @@ def first_difference(
         model: a DDQ model.
         images: float32 inputs, as `verify` takes a batch; a few are enough.
         target: what to export for; None for the model's own.
+        streaming: whether to compare the streaming file, at each step; Keras tells the outputs.
 
     Returns:
         The first difference, or None where all codes of all operators are equal.
@@ -212,16 +222,69 @@ def first_difference(
     """
     interface = _interface_of_ddq(model)
     chosen = _target(model, None, target)
-    lowered = lower(model, chosen)
-    shown = with_all_outputs(run_passes(lowered, chosen))
+    lowered = lower(model, chosen, streaming=streaming)
+    graph = run_passes(lowered, chosen)
+    shown = with_all_outputs(graph)
     runtime_check.check(shown)
     runner = Runner(tflite.write(shown))
     arrays = checked(interface.arrays(images), interface, "the batch")
-    codes = quantized_inputs(runner, dict(zip(interface.names, arrays, strict=True)))
-    ran = runner.run(codes)
+    named = dict(zip(interface.names, arrays, strict=True))
+    if not streaming:
+        codes = quantized_inputs(runner, named)
+        trained = _trained_codes(model, lowered, arrays)
+        return _difference(shown, codes, runner.run(codes), trained)
+    names = told_states(graph)
+    infos = {name: info for name, info in runner.inputs.items() if name not in names}
+    states = zero_states({name: runner.inputs[name] for name in names}, len(arrays[0]))
+    rows = rows_of(infos, {name: infos[name].quantize(values) for name, values in named.items()})
+    outputs = keras.tree.flatten(model(interface.packed(arrays), training=False))
+    expected = _outputs_by_step(outputs, graph, len(rows))
+    for row, trained in zip(rows, expected, strict=True):
+        codes = {**row, **states}
+        ran = runner.run(codes)
+        found = _difference(shown, codes, ran, trained)
+        if found is not None:
+            return found
+        states = {name: ran[graph.outputs[name]] for name in names}
+    return None
+
+
+def _outputs_by_step(outputs: list[Any], graph: Graph, steps: int) -> list[dict[str, np.ndarray]]:
+    """The codes of a model's outputs, as far as it tells them, behind each step.
+
+    Args:
+        outputs: of the model.
+        graph: of one step.
+        steps: how many.
+    """
+    tensors = [graph.tensors[name] for name in graph.outputs.values()]
+    trained: list[dict[str, np.ndarray]] = [{} for _ in range(steps)]
+    for tensor, values in zip(tensors[: len(outputs)], outputs, strict=True):
+        codes = _codes_of(tensor, values)
+        if codes.ndim > len(tensor.shape):
+            for step, of_step in enumerate(trained):
+                of_step[tensor.name] = codes[:, step]
+        else:
+            trained[-1][tensor.name] = codes
+    return trained
+
+
+def _difference(
+    shown: Graph,
+    codes: dict[str, np.ndarray],
+    ran: dict[str, np.ndarray],
+    trained: dict[str, np.ndarray],
+) -> Difference | None:
+    """Compares what LiteRT ran and what was trained with the simulator.
+
+    Args:
+        shown: with all codes as outputs.
+        codes: of its inputs.
+        ran: of its outputs, in LiteRT.
+        trained: likewise, in Keras; of some.
+    """
     sums = [op.outputs[0] for op in shown.ops if sums_floats(op, shown)]
     computed = simulate(shown, codes, given={name: ran[name] for name in sums})
-    trained = _trained_codes(model, lowered, arrays)
     for op in shown.ops:
         name = op.outputs[0]
         if name not in ran or shown.tensors[name].dtype is DType.FLOAT32:
@@ -255,11 +318,17 @@ def _trained_codes(
     outputs = keras.tree.flatten(taps(inputs, training=False))
     trained = {}
     for name, values in zip(names, outputs, strict=True):
-        grid = lowered.tensors[name].quantization
-        if grid is not None:
-            codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale[0]))
-            trained[name] = np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
+        tensor = lowered.tensors[name]
+        if tensor.quantization is not None:
+            trained[name] = _codes_of(tensor, values)
     return trained
+
+
+def _codes_of(tensor: Tensor, values: Any) -> np.ndarray:
+    """Real numbers as codes of an INT8 tensor."""
+    grid: Any = tensor.quantization
+    codes = np.rint(np.asarray(values, np.float64) / np.float64(grid.scale[0]))
+    return np.clip(codes + grid.zero_point, -128, 127).astype(np.int8)
 
 
 def _target(model: Any, file: Any, target: str | None) -> Target:
@@ -274,9 +343,9 @@ def _codes(values: np.ndarray, grid: Grid) -> np.ndarray:
     return np.clip(codes, grid.qmin, grid.qmax).astype(np.int64)
 
 
-def _same_weights(model: keras.Model, written: Graph, target: Target) -> bool:
+def _same_weights(model: keras.Model, written: Graph, target: Target, streams: bool) -> bool:
     """Whether the file's weights, unpacked, are the codes that the layers train with."""
-    expected = run_passes(lower(model, target), target)
+    expected = run_passes(lower(model, target, streaming=streams), target)
     trained = [t.data for t in _weights(expected)]
     stored = [t.data for t in _weights(written)]
     return len(trained) == len(stored) and all(

@@ -88,6 +88,7 @@ PURE_EXPORT = (
 KERAS_EXPORT = {
     "lower",
     "lowering",
+    "one_step",
     "measurement",
     "verification",
     "tflm_verification",

@@ -212,6 +212,14 @@ _BAD = {
         ["export", "{ddq}", "--out={out}.tflite", "--android={out}"],
         "app/src/main/assets in it",
     ),
+    "stream without states": (
+        ["export", "{ddq}", "--out={out}.tflite", "--streaming"],
+        "needs a recurrent layer",
+    ),
+    "stream for an app": (
+        ["export", "{ddq}", "--out={out}.tflite", "--streaming", "--android={app}"],
+        "Leave one of the two out",
+    ),
     "app without labels": (
         ["export", "{ddq}", "--out={out}.tflite", "--android={app}"],
         "--labels=FILE must name",

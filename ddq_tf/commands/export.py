@@ -27,9 +27,15 @@ def _run(call: Call) -> Outcome:
         labels=values["labels"],
         input_range=values["input_range"],
         android=values["android"],
+        streaming=values["streaming"],
     )
     results = export_results(result)
     asset = [("asset", str(asset_of(values["android"])))] if values["android"] else []
+    streams = (
+        [("streaming", f"one time step; states: {', '.join(results['states'])}")]
+        if results["states"]
+        else []
+    )
     ops = ", ".join(f"{count} {kind}" for kind, count in results["ops"].items())
     call.screen.table(
         [
@@ -41,6 +47,7 @@ def _run(call: Call) -> Outcome:
             ("target", result.target.name),
             ("runs on", f"{result.target.runtime} {result.min_runtime} or later"),
             ("operators", ops),
+            *streams,
         ],
     )
     return Outcome(results=results)
@@ -74,6 +81,11 @@ COMMAND = Command(
                 flags.choice("output_type", "of the file's output", _TYPES, "int8"),
                 flags.switch(
                     "keep_names", "keep the names of inner tensors, for looking at the file"
+                ),
+                flags.switch(
+                    "streaming",
+                    "write one time step of a model with recurrent layers, which takes and gives "
+                    "their states",
                 ),
                 flags.text("labels", "FILE", "the classes, one a line, for the file's metadata"),
                 flags.pair(

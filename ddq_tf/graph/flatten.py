@@ -720,8 +720,8 @@ def _says_inference(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get("training") is False
 
 
-def _read_by(outputs: Sequence[int], nodes: Sequence[FlatNode]) -> tuple[FlatNode, ...]:
-    """The nodes that outputs depend on."""
+def read_by(outputs: Sequence[int], nodes: Sequence[FlatNode]) -> tuple[FlatNode, ...]:
+    """Returns the nodes that outputs depend on, in their order."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if needed & set(node.outputs):
@@ -748,7 +748,7 @@ def flatten(model: Any) -> FlatGraph:
     inputs = [flattener.new_tensor(tensor.shape) for tensor in functional.inputs]
     outputs = flattener.walk(functional, inputs, "", False)
     return FlatGraph(
-        nodes=_read_by(outputs, flattener.nodes),
+        nodes=read_by(outputs, flattener.nodes),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         input_names=input_names(functional),

@@ -11,6 +11,7 @@ from typing import Any
 from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import ExportResult, export_tflite
 from ddq_tf.export.model_metadata import ModelMetadata
+from ddq_tf.export.stream import told_states
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.jobs import android as app
 from ddq_tf.jobs.loading import check_output, load_ddq_model, read_notes
@@ -29,6 +30,7 @@ def export_file(
     labels: str | os.PathLike[str] | None = None,
     input_range: tuple[float, float] | None = None,
     android: str | os.PathLike[str] | None = None,
+    streaming: bool = False,
 ) -> ExportResult:
     """Exports a saved DDQ model; see `ddq_tf.export.export_tflite`.
 
@@ -45,11 +47,17 @@ def export_file(
         input_range: the values that pixels 0 and 255 become, for the file's metadata.
         android: an Android project that gets a copy as its asset; it needs labels, and an input
             range given here or noted in the model's file. None for none.
+        streaming: as for `export_tflite`; an app for pictures has no use for it.
 
     Raises:
         DDQError: if the model cannot be loaded or exported, or a file cannot be written, or the
             Android project is none or could not use the file.
     """
+    if streaming and android is not None:
+        raise DDQError(
+            "--android puts a model of whole pictures into an app for pictures. Received: "
+            "--streaming too. Leave one of the two out; docs/android.md shows the loop of a stream"
+        )
     out = check_output(out, ".tflite")
     asset = None if android is None else app.asset_of(android)
     notes = read_notes(source)
@@ -67,6 +75,7 @@ def export_file(
         output_type=output_type,
         keep_names=keep_names,
         metadata=metadata,
+        streaming=streaming,
     )
     if asset is not None:
         atomic_write_bytes(asset, out.read_bytes())
@@ -122,4 +131,5 @@ def export_results(result: ExportResult) -> dict[str, Any]:
         "code_entropy_bytes": result.compressed.code_entropy,
         "num_ops": len(result.graph.ops),
         "ops": kinds,
+        "states": list(told_states(result.graph)),
     }

@@ -21,6 +21,8 @@ from ddq_tf.kinds.rule import (
     Family,
     LayerRule,
     Output,
+    anywhere,
+    but_the_last,
     on_any_rank,
     plain_copy,
 )
@@ -201,6 +203,11 @@ def _prelu_row(layer: Any, name: str) -> Any:
     return L.PReLU(shared_axes=axes, name=name)
 
 
+def _shares_slopes(node: FlatNode, axis: int) -> bool:
+    """Whether all positions along an axis have one slope."""
+    return int(node.layer.alpha.shape[axis - 1]) == 1
+
+
 def _lower_prelu(into: Lowering, node: FlatNode) -> None:
     """PRELU on floats, which XNNPACK takes beside integer operators."""
     slopes = as_float64(node.layer.alpha)
@@ -228,6 +235,7 @@ FAMILY = Family(
             output=_output,
             twin=_twin,
             lower=_lower_relu,
+            each_alone=anywhere,
             cuts=True,
             examples=(
                 Example(build=lambda x: L.ReLU()(x)),
@@ -247,6 +255,7 @@ FAMILY = Family(
             output=Output.ROUNDS,
             lift=lambda node: 0.5 / 256,
             lower=_lower_leaky,
+            each_alone=anywhere,
             is_homogeneous=True,
             examples=(Example(build=lambda x: L.LeakyReLU(0.1)(x)),),
         ),
@@ -256,6 +265,7 @@ FAMILY = Family(
             on_row=_prelu_row,
             output=Output.OWN,
             lower=_lower_prelu,
+            each_alone=_shares_slopes,
             is_homogeneous=True,
             examples=(
                 Example(build=lambda x: L.PReLU("random_normal", shared_axes=[1, 2])(x)),
@@ -286,6 +296,7 @@ FAMILY = Family(
             output=_output,
             twin=_twin,
             lower=_lower,
+            each_alone=but_the_last,
             examples=(
                 *_examples(*(name for name in FUNCTIONS if name not in _NOT_BY_NAME)),
                 Example(build=lambda x: L.Activation("exponential")(L.Activation("tanh")(x))),
@@ -312,6 +323,7 @@ FAMILY = Family(
             on_row=on_any_rank,
             output=Output.OWN,
             lower=_lower,
+            each_alone=but_the_last,
             rounds_powers=lambda node: node.layer.function in ROWS,
         ),
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, Twin, config_of
+from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, Twin, but_the_last, config_of
 from ddq_tf.kinds.steps import Steps
 from ddq_tf.layers import (
     DDQGroupNormalization,
@@ -101,7 +101,13 @@ def _rules(layer: type, twin: type, *examples: Example) -> tuple[LayerRule, Laye
             twin=_twin(twin),
             examples=examples,
         ),
-        LayerRule(layers=(twin,), problem=_check, output=Output.OWN, lower=_lower),
+        LayerRule(
+            layers=(twin,),
+            problem=_check,
+            output=Output.OWN,
+            lower=_lower,
+            each_alone=but_the_last,
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddq_tf.graph import FlatNode
-from ddq_tf.kinds.rule import Family, LayerRule, Output
+from ddq_tf.kinds.rule import Family, LayerRule, Output, anywhere, but_the_last
 from ddq_tf.kinds.training_only import lower_alias
 from ddq_tf.layers import DDQActivation, DDQFixedGrid, DDQMask, DDQSoftmax
 from ddq_tf.layers.formulas import softmax
@@ -34,12 +34,20 @@ def _lower_softmax(into: Lowering, node: FlatNode) -> None:
 FAMILY = Family(
     title="",
     rules=(
-        LayerRule(layers=(DDQActivation,), output=Output.GRID, lower=_lower_quantizer),
-        LayerRule(layers=(DDQFixedGrid,), output=Output.GRID, lower=lower_alias),
+        LayerRule(
+            layers=(DDQActivation,),
+            output=Output.GRID,
+            lower=_lower_quantizer,
+            each_alone=anywhere,
+        ),
+        LayerRule(
+            layers=(DDQFixedGrid,), output=Output.GRID, lower=lower_alias, each_alone=anywhere
+        ),
         LayerRule(
             layers=(DDQSoftmax,),
             output=Output.GRID,
             lower=_lower_softmax,
+            each_alone=but_the_last,
             gives_probabilities=True,
             rounds_powers=lambda node: node.layer.rounds_powers,
         ),

@@ -73,6 +73,21 @@ def no_factor(node: FlatNode) -> float | None:
     """The factor of layers that do not multiply by a number of their own."""
 
 
+def mixes(node: FlatNode, axis: int) -> bool:
+    """The answer of layers that look at several positions at once."""
+    return False
+
+
+def anywhere(node: FlatNode, axis: int) -> bool:
+    """The answer of layers that look at each value alone."""
+    return True
+
+
+def but_the_last(node: FlatNode, axis: int) -> bool:
+    """The answer of layers that look at the channels of each position alone."""
+    return axis != len(node.shapes[0]) - 1
+
+
 def no_powers(node: FlatNode) -> bool:
     """The answer of layers that round no powers."""
     return False
@@ -113,6 +128,9 @@ class LayerRule:
         adds: whether it is a sum or a difference of its inputs.
         gives_probabilities: whether it is a quantized softmax.
         rounds_powers: whether it rounds e^(x - max x).
+        each_alone: of layers in DDQ models, whether what it writes at a position along an axis of
+            its inputs, counted with the batch, comes of what it reads at that position alone, and
+            in the same way at all of them.
         is_homogeneous: whether f(k x) = k f(x) for k > 0, channel by channel, whatever its
             arguments.
         has_two_modes: whether it computes something else in training.
@@ -134,6 +152,7 @@ class LayerRule:
     adds: bool = False
     gives_probabilities: bool = False
     rounds_powers: Callable[[FlatNode], bool] = no_powers
+    each_alone: Callable[[FlatNode, int], bool] = mixes
     is_homogeneous: bool = False
     has_two_modes: bool = False
     examples: tuple[Example, ...] = ()

@@ -14,7 +14,15 @@ import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
-from ddq_tf.kinds.rule import Example, Family, LayerRule, Output, config_of, on_any_rank
+from ddq_tf.kinds.rule import (
+    Example,
+    Family,
+    LayerRule,
+    Output,
+    but_the_last,
+    config_of,
+    on_any_rank,
+)
 from ddq_tf.layers import DDQBatchNormalization, DDQRescaling
 
 if TYPE_CHECKING:
@@ -121,6 +129,7 @@ FAMILY = Family(
             lower=_lower,
             affine=batch_norm_affine,
             has_two_modes=True,
+            each_alone=but_the_last,
         ),
         LayerRule(
             layers=(L.Rescaling,),
@@ -146,6 +155,7 @@ FAMILY = Family(
             output=Output.OWN,
             lower=_lower,
             affine=_rescaling_affine,
+            each_alone=but_the_last,
         ),
     ),
 )

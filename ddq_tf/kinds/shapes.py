@@ -193,6 +193,11 @@ def _lower_reshape(into: Lowering, node: FlatNode) -> None:
     into.reshape(node, reads, writes)
 
 
+def _joins_others(node: FlatNode, axis: int) -> bool:
+    """Whether a Concatenate joins along another axis."""
+    return node.layer.axis % len(node.shapes[0]) != axis
+
+
 def _lower_concatenate(into: Lowering, node: FlatNode) -> None:
     """CONCATENATION; all inputs lie on the output's grid."""
     _, writes = into.moved(node)
@@ -261,6 +266,7 @@ FAMILY = Family(
             problem=_check_concatenate,
             output=Output.SHARED,
             lower=_lower_concatenate,
+            each_alone=_joins_others,
             examples=(
                 Example(build=lambda x: L.Concatenate()([x, L.Conv2D(3, 1)(x)])),
                 Example(build=lambda x: L.Concatenate(1)([x, x, x, x, x, x, x])),

@@ -16,6 +16,7 @@ from ddq_tf.kinds.rule import (
     LayerRule,
     Lower,
     Output,
+    anywhere,
     on_any_rank,
     plain_copy,
 )
@@ -125,6 +126,7 @@ FAMILY = Family(
             output=Output.OWN,
             twin=_sum,
             lower=_lower("ADD"),
+            each_alone=anywhere,
             adds=True,
             is_homogeneous=True,
             examples=(
@@ -141,6 +143,7 @@ FAMILY = Family(
             problem=_two_inputs,
             output=Output.OWN,
             lower=_lower("SUB"),
+            each_alone=anywhere,
             adds=True,
             is_homogeneous=True,
             examples=(Example(build=lambda x: _twice(L.Subtract())(x)),),
@@ -180,6 +183,7 @@ FAMILY = Family(
             problem=_two_inputs,
             output=Output.OWN,
             lower=_lower("MUL"),
+            each_alone=anywhere,
             factor=lambda node: 1.0,
             examples=(
                 Example(build=lambda x: _twice(L.Multiply())(x)),

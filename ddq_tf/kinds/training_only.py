@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from ddq_tf.graph import FlatNode
-from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, on_any_rank
+from ddq_tf.kinds.rule import Example, Family, LayerRule, OnRow, Output, anywhere, on_any_rank
 
 if TYPE_CHECKING:
     from ddq_tf.export.lowering.builder import Lowering
@@ -56,6 +56,7 @@ def _rule(
         on_row=on_row,
         output=Output.KEEPS,
         lower=lower_alias,
+        each_alone=anywhere,
         is_homogeneous=True,
         has_two_modes=two_modes,
         examples=(Example(build=lambda x: make()(x)),),
@@ -82,6 +83,7 @@ FAMILY = Family(
             on_row=_dropout_row,
             output=Output.KEEPS,
             lower=lower_alias,
+            each_alone=anywhere,
             is_homogeneous=True,
             has_two_modes=True,
             examples=(
@@ -108,6 +110,7 @@ FAMILY = Family(
             # One with a DTypePolicy cannot tell its configuration.
             twin=lambda config, node, name: L.Identity(name=name),
             lower=lower_alias,
+            each_alone=anywhere,
             is_homogeneous=True,
             examples=(Example(build=lambda x: L.Identity()(x)),),
         ),

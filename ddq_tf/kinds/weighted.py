@@ -17,6 +17,7 @@ from ddq_tf.kinds.rule import (
     OnRow,
     Output,
     Twin,
+    but_the_last,
     config_of,
     on_any_rank,
 )
@@ -242,6 +243,14 @@ def _check_linear(graph: FlatGraph, node: FlatNode) -> str | None:
     return None
 
 
+def _is_pointwise(node: FlatNode, axis: int) -> bool:
+    """Whether a window is one pixel long along an axis."""
+    if not but_the_last(node, axis):
+        return False
+    layer = node.layer
+    return layer.kernel_size[axis - 1] == 1 and layer.strides[axis - 1] == 1
+
+
 def _outputs_first(codes: np.ndarray) -> tuple[np.ndarray, int]:
     return codes.transpose(3, 0, 1, 2), 0
 
@@ -335,6 +344,7 @@ FAMILY = Family(
             problem=_check_linear,
             output=Output.OWN,
             lower=_lower_conv,
+            each_alone=_is_pointwise,
         ),
         LayerRule(
             layers=(L.DepthwiseConv2D,),
@@ -356,6 +366,7 @@ FAMILY = Family(
             problem=_check_linear,
             output=Output.OWN,
             lower=_lower_depthwise,
+            each_alone=_is_pointwise,
         ),
         LayerRule(
             layers=(L.SeparableConv2D,),
@@ -403,6 +414,7 @@ FAMILY = Family(
             problem=_check_linear,
             output=Output.OWN,
             lower=_lower_dense,
+            each_alone=but_the_last,
         ),
         _on_row(
             L.Conv1D,

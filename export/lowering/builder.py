@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import keras
@@ -54,13 +54,19 @@ class Lowering:
 
     # Inputs and outputs
 
-    def enter(self, dtype: DType) -> None:
-        """Declares the model's inputs, behind a QUANTIZE unless they are int8."""
+    def enter(self, outside: DType, states: Container[str] = ()) -> None:
+        """Declares the model's inputs, behind a QUANTIZE unless they are int8.
+
+        Args:
+            outside: the type of the inputs.
+            states: names of those that are int8 anyway.
+        """
         graph = self.graph
         rows = zip(graph.inputs, graph.input_names, graph.input_shapes, strict=True)
         for tensor, name, shape in rows:
             readers = graph.consumers(tensor)
             grid = quantization_of(grid_of(graph, readers[0].outputs[0])) if readers else _UNIT
+            dtype = DType.INT8 if name in states else outside
             if dtype is DType.INT8:
                 self.names[tensor] = self.declare(name, shape, dtype, grid)
             else:
@@ -70,22 +76,24 @@ class Lowering:
                     self.emit("QUANTIZE", (name,), self.names[tensor], source=name)
             self.inputs[name] = name
 
-    def leave(self, dtype: DType, labels: Sequence[str]) -> Graph:
+    def leave(self, outside: DType, labels: Sequence[str], states: Container[str] = ()) -> Graph:
         """Declares the outputs and returns the graph.
 
         Args:
-            dtype: of the outputs.
+            outside: the type of the outputs.
             labels: their names for users; empty for those of the tensors.
+            states: labels of those that are int8 anyway.
         """
         outputs: dict[str, str] = {}
         for place, tensor in enumerate(self.graph.outputs):
             name = self.names[tensor]
             label = labels[place] if labels else unused(name, outputs)
+            dtype = DType.INT8 if label in states else outside
             if dtype is not DType.INT8:
                 inner = self.tensors[name]
-                outside = _outside(dtype, inner.quantization)
+                grid = _outside(dtype, inner.quantization)
                 kind = "DEQUANTIZE" if dtype is DType.FLOAT32 else "QUANTIZE"
-                name = self.declare(f"{inner.name}_{dtype.value}", inner.shape, dtype, outside)
+                name = self.declare(f"{inner.name}_{dtype.value}", inner.shape, dtype, grid)
                 self.emit(kind, (inner.name,), name, source=inner.name)
             outputs[label] = name
         return Graph(tensors=self.tensors, ops=tuple(self.ops), inputs=self.inputs, outputs=outputs)

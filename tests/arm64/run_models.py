@@ -1,4 +1,6 @@
-"""Runs every FOLDER/*.tflite on FOLDER/*.input.npy; this file runs on the emulated core.
+"""Runs every FOLDER/*.tflite on FOLDER/*.input.npy, or of several inputs FOLDER/*.input.npz.
+
+This file runs on the emulated core; arrays of several inputs bear the numbers of their tensors.
 
     DIR/python cortex-a76 tests/arm64/run_models.py FOLDER
 
@@ -17,11 +19,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 def run(path: Path) -> int:
     interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-    codes = np.load(path.with_suffix(".input.npy"))
-    (image,) = interpreter.get_input_details()
-    interpreter.resize_tensor_input(image["index"], codes.shape)
+    for index, codes in inputs_of(path, interpreter).items():
+        interpreter.resize_tensor_input(index, codes.shape)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(image["index"], codes)
+    for index, codes in inputs_of(path, interpreter).items():
+        interpreter.set_tensor(index, codes)
     interpreter.invoke()
     outputs = {
         output["name"]: interpreter.get_tensor(output["index"])
@@ -34,6 +36,18 @@ def run(path: Path) -> int:
     return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
 
 
+def inputs_of(path: Path, interpreter: Interpreter) -> dict[int, np.ndarray]:
+    several = path.with_suffix(".input.npz")
+    if several.exists():
+        return {int(index): codes for index, codes in np.load(several).items()}
+    (image,) = interpreter.get_input_details()
+    return {image["index"]: np.load(path.with_suffix(".input.npy"))}
+
+
 files = sorted(Path(sys.argv[1]).glob("*.tflite"))
-files = [path for path in files if path.with_suffix(".input.npy").exists()]
+files = [
+    path
+    for path in files
+    if any(path.with_suffix(f".input.{kind}").exists() for kind in ("npy", "npz"))
+]
 print(json.dumps({path.stem: run(path) for path in files}))

@@ -28,6 +28,7 @@ import ddq_tf
 from ddq_tf.export import tflite
 from ddq_tf.export.interpreter import Runner, delegation
 from ddq_tf.export.ir import DType, Graph
+from ddq_tf.export.stream import zero_states
 from ddq_tf.kinds import FUNCTIONS
 from tests.export.graphs import Builder
 from tests.toys import images, shake
@@ -265,3 +266,34 @@ def test_arm_computes_the_same_codes(core, models, emulator):
         computed = np.load(path.with_suffix(".output.npy"))
         np.testing.assert_array_equal(computed, expected, err_msg=path.stem)
         path.with_suffix(".output.npy").unlink()
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_arm_computes_the_same_steps(core, emulator, tmp_path):
+    """A streaming file, at all steps at once: each reads the states that this machine had."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 6), name="features")
+    x = keras.layers.LSTM(9, return_sequences=True)(keras.layers.LayerNormalization()(inputs))
+    model = shake(keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GRU(7)(x))))
+    values = images(EXAMPLES, (4, 6))
+    q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(budget=None), calibration=values)
+    path = ddq_tf.export.export_tflite(q, tmp_path / "step.tflite", streaming=True).path
+    stream, runner, read, written = ddq_tf.export.Stream(path), Runner(path), [], []
+    for step in range(4):
+        codes = {"features": stream.inputs["features"].quantize(values[:, step])}
+        read.append({**zero_states(runner.inputs, EXAMPLES), **stream.states, **codes})
+        written.append(stream.step(codes) | stream.states)
+    joined = {
+        str(info.index): np.concatenate([codes[name] for codes in read])
+        for name, info in runner.inputs.items()
+    }
+    np.savez(path.with_suffix(".input.npz"), **joined)
+    command = [emulator, core, SCRIPT, tmp_path]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == {"step": 1}
+    computed = dict(np.load(path.with_suffix(".output.npz")))
+    expected = [np.concatenate([codes[name] for codes in written]) for name in runner.outputs]
+    for received, wanted in zip(computed.values(), expected, strict=True):
+        np.testing.assert_array_equal(received, wanted)
+        assert len(np.unique(wanted)) > 20
