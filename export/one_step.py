@@ -81,7 +81,7 @@ def one_step(graph: FlatGraph, name: str, labels: Sequence[str]) -> OneStep:
     for mark in states:
         names += (unused(mark.name, (*graph.input_names, *labels, *names)),)
     kept = (*outputs, *(walk.new[walk.states[mark]] for mark in states))
-    inputs = [*walk.inputs, *(walk.entries[mark.name] for mark in states)]
+    inputs = [*walk.inputs, *(walk.entries[mark.owner, mark.label] for mark in states)]
     return OneStep(
         graph=FlatGraph(
             nodes=read_by(kept, walk.nodes),
@@ -130,7 +130,7 @@ class _Walk:
     Attributes:
         nodes: of the new graph, with some that nothing reads.
         inputs: of the new graph that the model has too.
-        entries: the inputs that hold states, by name.
+        entries: the inputs that hold states, by layer and label.
         states: for each state the tensor behind the last step.
         new: from tensors that the last step knows to those of the new graph.
         problems: a line each.
@@ -140,7 +140,7 @@ class _Walk:
         self.graph = graph
         self.steps = max(mark.of for mark in marks)
         self.nodes: list[FlatNode] = []
-        self.entries: dict[str, _Input] = {}
+        self.entries: dict[tuple[str, str], _Input] = {}
         self.states: dict[StateMark, int] = {}
         self.new: dict[int, int] = {}
         troubles = {mark.owner: words for mark in marks if (words := _problem_of(mark))}
@@ -248,14 +248,15 @@ class _Walk:
             self._alias(node, _Place(step=mark.step), node.inputs[0])
             self.states[mark] = tensor
         elif mark.step == mark.of - 2:
-            if mark.name in self.entries:
+            key = mark.owner, mark.label
+            if key in self.entries:
                 self.problems.append(
                     f"layer {mark.owner!r}: needs a single call, whose states have its name. "
                     "Received: several calls. Give each call a layer of its own"
                 )
             shape = node.shapes[0]
             entry = self._tensor(shape)
-            self.entries[mark.name] = _Input(entry, shape)
+            self.entries[key] = _Input(entry, shape)
             self.new[tensor] = self._append(*self._grid(node.inputs[0]), [entry], shape)
 
     def _grid(self, tensor: int) -> tuple[Any, str]:

@@ -17,6 +17,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export.interpreter import Runner, is_for_micro
 from ddq_tf.export.measurement import evaluate, meter_of, runner_for, tflite_accuracy
 from ddq_tf.export.metadata_reader import read_metadata
+from ddq_tf.export.stream import states_of
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
@@ -296,6 +297,12 @@ def _any_runner(content: bytes) -> Runner | MicroRunner:
 def _open_for_tflite(content: bytes, options: DataOptions) -> tuple[Images, Mapping[str, str]]:
     """Opens a data set for a file; also returns who says how pictures become its inputs."""
     runner = _any_runner(content)
+    if len(runner.inputs) > 1 and states_of(content):
+        raise DDQError(
+            "an accuracy needs the file of the whole sequence. Received: a streaming file, of one "
+            "time step. Export without --streaming, which gives the same codes; `ddq verify` "
+            "proves them"
+        )
     metadata = read_metadata(content, with_labels=False)
     pixels = pixels_of_file(options, metadata, runner.input)
     images = open_images(

@@ -119,6 +119,8 @@ def test_by_commands(tmp_path, capsys):
     data = ["--data=digits", "--limit=64", "--input_range=-1,1"]
     assert cli.run(["verify", model, str(out), *data]) == 0
     assert "All output codes are equal" in " ".join(capsys.readouterr().out.split())
+    assert cli.run(["evaluate", str(out), *data[:2]]) == 2
+    assert "the file of the whole sequence" in " ".join(capsys.readouterr().err.split())
 
 
 def several(x):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model, reconstruct_model
-from ddq_tf.kinds import RULES
+from ddq_tf.graph import flatten
+from ddq_tf.kinds import RULES, rule_of
 from ddq_tf.training.batch_norm import fixed_statistics
+from ddq_tf.transform.canonical import canonical
+from ddq_tf.transform.quantize import rebuilt
 from tests.kinds.test_contract import name_of
 from tests.toys import array, images, shake
 
@@ -41,6 +47,32 @@ def test_homogeneous_layers_are(name):
         wanted = array(model(x, training=False)) * factors
         received = array(model(x * factors, training=False))
         np.testing.assert_allclose(received, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_look_at_each_position_alone_do():
+    """The last position of the whole is what they make of the last position."""
+    titles = {"weights", "activations", "sums and products", "shapes", "scales", "normalizations"}
+    looked_at = collections.Counter()
+    for rule in (rule for each in RULES.families if each.title in titles for rule in each.rules):
+        for model, _ in itertools.islice(models_of(rule), 2):
+            twin = rebuilt(canonical(flatten(model)), DDQConfig(budget=None), model).model
+            for node in flatten(twin).nodes:
+                for axis in range(1, len(node.shapes[0]) - 1):
+                    if rule_of(node.layer).each_alone(node, axis):
+                        looked_at[type(node.layer).__name__] += assert_alone(node, axis)
+    assert all(looked_at[kind] for kind in ("DDQConv2D", "DDQDense", "Add", "PReLU", "DDQSoftmax"))
+
+
+def assert_alone(node, axis):
+    inputs = [images(2, shape[1:]) for shape in node.shapes]
+    if any(len(x.shape) <= axis or x.shape[axis] < 2 for x in inputs):
+        return 0
+    whole, alone = (
+        array(node.layer(reads if len(reads) > 1 else reads[0]))
+        for reads in (inputs, [np.take(x, [-1], axis) for x in inputs])
+    )
+    np.testing.assert_allclose(np.take(whole, [-1], axis), alone, atol=1e-5, err_msg=node.name)
+    return 1
 
 
 @pytest.mark.parametrize("layer", [L.GaussianNoise(0.5), L.Identity(), L.GaussianDropout(0.3)])
