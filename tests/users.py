@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 L = keras.layers
@@ -155,4 +158,20 @@ def operations():
     return keras.Model(inputs, ops.softmax(L.Dense(3)(ops.sum(x, axis=1))))
 
 
-MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call, operations)
+def _hard_swish(x):
+    return x * ops.relu6(x + 3.0) / 6.0
+
+
+def functions():
+    """Activations that are functions: of TensorFlow, of one's own, without a name, in part."""
+    x = keras.Input((8, 8, 3))
+    y = L.Conv2D(4, 3, padding="same", activation=tf.nn.relu)(x)
+    y = L.DepthwiseConv2D(3, activation=_hard_swish)(y)
+    shared = L.Conv2D(4, 1, activation=lambda z: ops.relu(z) * 0.5, name="shared")
+    y = L.Activation(tf.nn.silu)(shared(shared(y)))
+    y = L.Reshape((-1, 4))(y)
+    y = L.Dense(4, activation=functools.partial(ops.leaky_relu, negative_slope=0.125))(y)
+    return keras.Model(x, L.Dense(3, activation=tf.nn.softmax)(L.GlobalAveragePooling1D()(y)))
+
+
+MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call, operations, functions)

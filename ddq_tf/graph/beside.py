@@ -17,7 +17,7 @@ _JOINING = (L.Add, L.Subtract, L.Multiply, L.Concatenate, op.Concatenate)
 _SUBTRACTING = (L.Subtract, op.Subtract)
 _ADDING = (L.Add, op.Add, *_SUBTRACTING)
 _PAIRS = (op.Add, op.Subtract, op.Multiply)
-# What is added to hide something from a softmax is 0, or no more than this.
+# What is added to hide something from a softmax is no more than this, and as far below the rest.
 MOST_MASKED = -50.0
 
 
@@ -83,17 +83,29 @@ def operands(
     given = [place for place in places if isinstance(place, Beside)]
     if type(layer) is L.Softmax and len(places) == 2:
         return Operands(places=(tensors[0],), kept=given[0].values > 0.5)
+    channels = tensors[0].shape[-1]
+    of_channels = given[0].values.shape[-1:] == (channels,) == (given[0].values.size,)
     if type(layer) in _ADDING and len(places) == 2:
         (beside,) = given
         negative = -1 if type(layer) in _SUBTRACTING else 1
-        kept = negative * beside.values > MOST_MASKED
+        kept = _kept(negative * beside.values, of_channels)
         if not kept.all() and not (negative < 0 and places[0] is beside):
             return _masked(places, beside, kept)
     if type(layer) in _PAIRS and len(places) == 2:
-        channels = tensors[0].shape[-1]
-        of_channels = given[0].values.shape[-1:] == (channels,) == (given[0].values.size,)
         return None if of_channels or given[0].values.size == 1 else Operands(places=places)
     return Operands(places=places) if type(layer) in _JOINING else None
+
+
+def _kept(added: np.ndarray, of_channels: bool) -> np.ndarray:
+    """What numbers that are added leave as it is; all of it where they are no mask.
+
+    The mean of images that preprocessing takes away, -103.9, -116.8 and -123.7, is none.
+    """
+    kept = added > MOST_MASKED
+    hides_some = kept.any() and not kept.all()
+    if hides_some and added[kept].min() - added[~kept].max() >= -MOST_MASKED:
+        return kept if not (of_channels and added[kept].any()) else np.ones_like(kept)
+    return np.ones_like(kept)
 
 
 def _masked(places: tuple[Any, ...], beside: Beside, kept: np.ndarray) -> Operands:

@@ -20,6 +20,7 @@ from keras.src.utils.naming import to_snake_case
 from ddq_tf.errors import DDQError
 from ddq_tf.graph.beside import Beside, operands
 from ddq_tf.graph.beside import numbers as numbers_beside
+from ddq_tf.graph.origin import set_origin
 from ddq_tf.graph.tracing import (
     Call,
     NotReadableError,
@@ -28,6 +29,7 @@ from ddq_tf.graph.tracing import (
     is_misread,
     is_opened,
     trace,
+    users_function,
     written_spec,
 )
 from ddq_tf.layers import DDQConstant, DDQMask
@@ -154,9 +156,11 @@ class FlatGraph:
         """Returns the graph with no name used by two layers.
 
         Args:
-            before: the graph that this one was made of; its layers keep their names.
+            before: the graph that this one was made of; its layers keep their names, and what was
+                made in the place of one may have its name.
         """
-        names = {id(node.layer): node.name for node in before.nodes}
+        kept = {id(node.layer) for node in self.nodes}
+        names = {id(node.layer): node.name for node in before.nodes if id(node.layer) in kept}
         taken = {*names.values(), *self.input_names}
         for node in self.nodes:
             if id(node.layer) not in names:
@@ -365,6 +369,7 @@ class _Flattener:
         self.nodes: list[FlatNode] = []
         self._names: dict[int, str] = {}
         self._held: dict[tuple[int, Shape], DDQConstant] = {}
+        self._bare: dict[int, Any] = {}
         self._shapes: list[Shape] = []
 
     def new_tensor(self, shape: Shape) -> int:
@@ -515,6 +520,12 @@ class _Flattener:
         constants: tuple[Any, ...] = (),
         trouble: str = "",
     ) -> list[int]:
+        function = users_function(called.layer)
+        if function is not None:
+            if not isinstance(called.layer, keras.layers.Activation):
+                bare = dataclasses.replace(called, layer=self._without_function(called))
+                reads = self._node(bare, reads, written, constants=constants, trouble=trouble)
+            return self._function(called, function, reads)
         shapes = tuple(self._shapes[number] for number in reads)
         writes = [self.new_tensor(shape) for shape in written(shapes)]
         self.nodes.append(
@@ -531,6 +542,31 @@ class _Flattener:
             )
         )
         return writes
+
+    def _without_function(self, called: _Called) -> Any:
+        """A layer without its activation, for all its calls; it has the layer's variables."""
+        layer = called.layer
+        if id(layer) not in self._bare:
+            bare = object.__new__(type(layer))  # Keras would make a copy with weights of its own
+            vars(bare).update(vars(layer), activation=keras.activations.linear)
+            set_origin(bare, layer)
+            self._bare[id(layer)] = bare
+            self._names[id(bare)] = called.name
+        return self._bare[id(layer)]
+
+    def _function(self, called: _Called, function: Any, reads: Sequence[int]) -> list[int]:
+        """Appends what a user's function does that is a layer's activation."""
+        own = getattr(function, "__name__", type(function).__name__).strip("<>")
+        name = unused(f"{called.name}_{own}", self._names.values())
+        layer = keras.layers.Lambda(function, name=name)
+        self._names[id(layer)] = name
+        given = keras.KerasTensor(self._shapes[reads[0]])
+        try:
+            found = trace(layer, (given,), {}, graph_of)
+        except NotReadableError as error:
+            unread = dataclasses.replace(called, layer=layer, name=name, trouble=str(error))
+            return self._node(unread, reads, lambda shapes: [shapes[0]])
+        return self._play(found, reads, f"{called.name}_", called.inference)
 
     def _returned(self, given: Any, found: Trace, like: int, prefix: str) -> int:
         """The number of what a layer returned that does not depend on its inputs."""

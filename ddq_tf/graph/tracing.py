@@ -18,11 +18,27 @@ from typing import Any
 
 import keras
 from keras.src.layers import layer as layer_module
+from keras.src.layers.convolutional.base_conv import BaseConv
+from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
+from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
+from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 from keras.src.ops.nn import DotProductAttention
 from keras.src.ops.numpy import Einsum
 
 from ddq_tf.errors import DDQError
 
+# Layers that put what they compute through an activation at last.
+_DO_ACTIVATIONS = (
+    keras.layers.Activation,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    BaseConv,
+    BaseConvTranspose,
+    BaseDepthwiseConv,
+    BaseSeparableConv,
+)
+# Whose functions are known by their names.
+_KNOWN_BY_NAME = ("keras", "tensorflow", "jax", "ddq_tf")
 # Of Keras's own layers those that are nothing but what they call.
 _OPENED = (
     keras.layers.Lambda,
@@ -117,6 +133,18 @@ def is_opened(layer: Any) -> bool:
     module = type(layer).__module__
     is_own = module.startswith(("keras.src.layers.", f"{_OURS}."))
     return type(layer) in _OPENED or isinstance(layer, keras.Model) or not is_own
+
+
+def users_function(layer: Any) -> Callable[[Any], Any] | None:
+    """Returns the activation of a layer that is a function of the user's; None if it is not.
+
+    It is read by what it does, as a layer of the user's is.
+    """
+    function = layer.activation if isinstance(layer, _DO_ACTIVATIONS) else None
+    if not callable(function) or isinstance(function, keras.layers.Layer):
+        return None
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return None if module.split(".")[0] in _KNOWN_BY_NAME else function
 
 
 def is_misread(layer: Any) -> bool:
@@ -432,6 +460,11 @@ _CURES = (
     (
         "as input to a TensorFlow function",
         "it calls TensorFlow there; write the same by keras.ops or by Keras layers",
+    ),
+    (
+        "add_loss",
+        "what its call adds to the loss has no place in the DDQ model, which trains what the layer "
+        "is made of; use activity_regularizer, or add it in compute_loss() of the model",
     ),
     (
         "stateless scope",

@@ -93,6 +93,16 @@ FUNCTIONS |= {
 }
 
 
+# By the name that a function of tf.nn has: Keras's for the same function.
+_OF_TENSORFLOW = {
+    "swish": "silu",
+    "softmax_v2": "softmax",
+    "log_softmax_v2": "log_softmax",
+    **{name: name for name in ("relu", "relu6", "leaky_relu", "elu", "selu", "gelu")},
+    **{name: name for name in ("sigmoid", "tanh", "softplus", "softsign")},
+}
+
+
 def activation_name(layer: Any) -> str | None:
     """Returns Keras's name for the function of an activation layer, or of a layer's `activation`.
 
@@ -116,9 +126,10 @@ def activation_name(layer: Any) -> str | None:
     function = layer.activation
     if function is elu:
         return "elu"
-    if not getattr(function, "__module__", "").startswith("keras."):
-        return None  # a user's own, which Keras may not serialize
-    name = keras.activations.serialize(function)
+    module = (getattr(function, "__module__", None) or "").split(".")[0]
+    if module == "tensorflow":  # tf.nn.relu and its kin compute what Keras's do
+        return _OF_TENSORFLOW.get(function.__name__)
+    name = keras.activations.serialize(function) if module == "keras" else None
     return name if isinstance(name, str) else None
 
 

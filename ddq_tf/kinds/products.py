@@ -299,25 +299,32 @@ def attention(
 def _dot(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
     layer, steps = node.layer, Steps(to, node)
     ranks = [len(shape) for shape in node.shapes]
-    if layer.normalize or len(ranks) != 2 or max(ranks) > _HIGHEST_RANK:
+    if len(ranks) != 2 or max(ranks) > _HIGHEST_RANK:
         return [node]
     axes = [layer.axes] * 2 if isinstance(layer.axes, int) else layer.axes
     first, second = (axis % rank for axis, rank in zip(axes, ranks, strict=True))
-    if 0 in (first, second):
+    are_last = first == ranks[0] - 1 and second == ranks[1] - 1
+    if 0 in (first, second) or (layer.normalize and not are_last):
         return [node]
     left = string.ascii_lowercase[: ranks[0]]
     right = [left[0], *string.ascii_uppercase[1 : ranks[1]]]
     right[second] = left[first]
     writes = "".join(c for c in (*left, *right[1:]) if c != left[first])
-    made = einsum(steps, steps.inputs[0], steps.inputs[1], Letters(left, "".join(right), writes))
+    x, y = steps.inputs
+    if layer.normalize:
+        x, y = (
+            steps.call(f"norm_{n}", lambda name: L.UnitNormalization(name=name), each)
+            for n, each in enumerate((x, y))
+        )
+    made = einsum(steps, x, y, Letters(left, "".join(right), writes))
     return [node] if made is None else steps.writing(made)
 
 
 def _check_dot(graph: FlatGraph, node: FlatNode) -> str | None:
     shapes = " and ".join(map(str, node.shapes))
     return (
-        "needs two tensors of fixed sizes, of rank 4 at most, one axis that is not the batch, and "
-        f"normalize=False. Received: shapes {shapes}, axes={node.layer.axes}, "
+        "needs two tensors of fixed sizes, of rank 4 at most, and one axis that is not the batch, "
+        f"the last with normalize=True. Received: shapes {shapes}, axes={node.layer.axes}, "
         f"normalize={node.layer.normalize}"
     )
 
@@ -376,6 +383,7 @@ FAMILY = Family(
                 Example(build=lambda x: L.Dot(1)([x, L.Dense(6)(x)]), shape=_SEQUENCE),
                 Example(build=lambda x: L.Dot(-1)([x, L.Dense(4)(x)]), shape=_SEQUENCE),
                 Example(build=lambda x: L.Dot(1)([x, L.Dense(7)(x)]), shape=(7,)),
+                Example(build=lambda x: L.Dot(-1, normalize=True)([x, L.Dense(7)(x)]), shape=(7,)),
             ),
         ),
         LayerRule(

@@ -54,12 +54,23 @@ def shared(function: Callable[..., Tensor], position: int) -> Callable[..., Tens
     import tensorflow as tf
 
     def call(*tensors: Tensor) -> Tensor:
-        given = [tf.convert_to_tensor(tensor) for tensor in tensors]
+        given = [_with_gradient_of_its_shape(tf.convert_to_tensor(tensor)) for tensor in tensors]
         result = _traced(function, tuple(_spec(tensor) for tensor in given))(*given)
         result.set_shape(given[position].shape)
         return result
 
     return call
+
+
+def _with_gradient_of_its_shape(tensor: Tensor) -> Tensor:
+    """The tensor; what optimizers are given for it has its shape, though a shared trace has none.
+
+    A reshape costs nothing, and its gradient is one to the old shape.
+    """
+    import tensorflow as tf
+
+    is_known = tensor.shape.is_fully_defined() and _spec(tensor).shape != tensor.shape
+    return tf.reshape(tensor, tensor.shape) if is_known and not tf.executing_eagerly() else tensor
 
 
 def _spec(tensor: Tensor) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ from keras import ops
 
 from ddq_tf.backend import compiled
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.inputs import as_array, in_parts
+from ddq_tf.graph import flatten
+from ddq_tf.graph.inputs import Interface, as_array, in_parts
 from ddq_tf.layers import DDQActivation, activation_layers, examples_at_once, weighted_layers
 from ddq_tf.layers.activation import Observer
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _VALUES_KEPT = 1 << 17
+_FEWEST_STEPS = 4  # that a column of an input moves by without a warning
 _LEAST_SHARE = 2.0**-14  # of what arrives at a ReLU, that its range spans
 
 
@@ -83,6 +86,40 @@ def calibrate_activations(model: keras.Model, batches: list[Any], seed: int, met
     for layer in activation_layers(model):
         values = samplers[layer.name].values
         _set_activation_range(layer, values, arrived[layer.name], method)
+
+
+def tell_faint_columns(model: keras.Model, batches: list[Any]) -> None:
+    """Warns of columns of an input that vary on the data, but hardly by a step of its grid.
+
+    A model's input has one scale for all its columns; a Normalization behind it cannot bring back
+    what was rounded away.
+
+    Args:
+        model: a DDQ model with calibrated ranges.
+        batches: the calibration data.
+    """
+    if not batches:
+        return
+    graph, interface = flatten(model), Interface(model)
+    rows = zip(*map(interface.arrays, batches), strict=True)
+    for tensor, name, arrays in zip(graph.inputs, interface.names, rows, strict=True):
+        node = graph.sole_consumer(tensor)
+        if node is None or not isinstance(node.layer, DDQActivation):
+            continue
+        flat = [np.asarray(array, np.float32).reshape(-1, array.shape[-1]) for array in arrays]
+        highest = np.max([x.max(axis=0) for x in flat], axis=0)
+        lowest = np.min([x.min(axis=0) for x in flat], axis=0)
+        steps = (highest - lowest) / float(node.layer.step)
+        faint = np.flatnonzero((steps > 0) & (steps < _FEWEST_STEPS))
+        if faint.size:
+            warnings.warn(
+                f"input {name!r}: {faint.size} of {steps.size} columns (the first is number "
+                f"{faint[0]}) vary by less than {_FEWEST_STEPS} steps of {node.layer.step:.3g} on "
+                "the calibration data: the file hardly sees them. An input has one scale for all "
+                "its columns, so bring them to like ranges before the model, and a Normalization "
+                "out of it",
+                stacklevel=4,
+            )
 
 
 def _observe(

@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
+from ddq_tf.graph.origin import set_origin
 from ddq_tf.grids.affine import multiplies
 from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
 from ddq_tf.kinds.steps import grid_key, on_one_grid
@@ -76,8 +77,7 @@ class Canonicalizer:
             if made is not original:
                 # Operations have none.
                 made.trainable = made.trainable and getattr(original, "trainable", True)
-                # Not by setattr: Keras would take the original for a part of the layer.
-                object.__setattr__(made, _ORIGIN, origin_of(original))
+                set_origin(made, original)
                 shared = grid_key(original)
                 if shared is not None and grid_key(made) is None:
                     on_one_grid(made, (shared, role))
@@ -121,14 +121,6 @@ class Canonicalizer:
     def _stands(self, node: FlatNode) -> bool:
         """Whether a node is still in the graph."""
         return self.graph.producer(node.outputs[0]) is node
-
-
-_ORIGIN = "_ddq_origin"
-
-
-def origin_of(layer: Any) -> Any:
-    """Returns the layer of the float model that a layer comes from; often itself."""
-    return getattr(layer, _ORIGIN, layer)
 
 
 _Neighbours = Callable[[Canonicalizer, FlatNode], FlatGraph | None]

@@ -15,14 +15,15 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph, FlatNode, flatten
 from ddq_tf.graph.inputs import Interface, examples_of
+from ddq_tf.graph.origin import origin_of
 from ddq_tf.grids import align
 from ddq_tf.grids.limits import narrow, problems
 from ddq_tf.grids.relations import conflicts
 from ddq_tf.rules import Place, resolved
 from ddq_tf.search import DDQModel, own_attributes, weight_budget
 from ddq_tf.targets import Target
-from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels
-from ddq_tf.transform.canonical import canonical, origin_of
+from ddq_tf.transform.calibrate import calibrate_activations, calibrate_kernels, tell_faint_columns
+from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.factors import separate_factors
 from ddq_tf.transform.ranges import KnownRanges, Ranges, as_ranges
 from ddq_tf.transform.rebuild import Rebuilt, blocks_of_own_precision, rebuild
@@ -125,6 +126,7 @@ def _quantized(model: keras.Model, config: DDQConfig, calibration: Any, ranges: 
     calibrate_kernels(quantized)
     calibrate_activations(quantized, batches, config.seed, config.activation_calibration)
     known.set_all(quantized)
+    tell_faint_columns(quantized, batches)
     raise_all(f"model {model.name!r} cannot be quantized:", narrow(flatten(quantized)))
     align(quantized)
     found = problems(flatten(quantized), config.resolved_target)

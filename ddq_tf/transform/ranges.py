@@ -11,6 +11,7 @@ import numpy as np
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import FlatGraph
+from ddq_tf.graph.origin import origin_of
 from ddq_tf.layers import (
     DDQActivation,
     DDQWeightedLayer,
@@ -23,7 +24,6 @@ from ddq_tf.rules import Rule
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.targets import get_target
 from ddq_tf.transform.calibrate import input_range
-from ddq_tf.transform.canonical import origin_of
 
 Range = tuple[float, float]
 

@@ -97,6 +97,13 @@ def test_a_fit_of_final_precisions_leaves_callbacks_alone():
     assert len(history["loss"]) == 2
 
 
+def test_gradients_of_several_steps_may_be_added_up():
+    optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)
+    model = compiled(quantized(), optimizer, eager=False)
+    fit(model)
+    assert model.weight_budget.average_bits <= 0.7 * 8
+
+
 @pytest.mark.parametrize("frequency", [None, 3])
 @pytest.mark.parametrize("eager", [True, False])
 def test_averaged_weights_become_those_of_the_model(frequency, eager, tmp_path):

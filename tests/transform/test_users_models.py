@@ -5,15 +5,16 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from ddq_tf import DDQConfig, jobs, load_model, quantize_model, reconstruct_model
+from ddq_tf import DDQConfig, Rule, jobs, load_model, quantize_model, reconstruct_model
 from ddq_tf.errors import DDQError
 from ddq_tf.export import export_tflite, first_difference, verify
 from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface
 from ddq_tf.layers import DDQConv2D, DDQDense
 from tests.toys import array, images, shake
-from tests.users import MODELS, ResNet, lambdas, operations, resnet
+from tests.users import MODELS, ResNet, functions, lambdas, operations, resnet
 
 L = keras.layers
 
@@ -56,6 +57,32 @@ def test_calls_that_share_a_variable_share_a_layer():
     dense = [n.layer for n in flatten(quantized).nodes if type(n.layer) is DDQDense]
     assert (len(convolutions), len(set(map(id, convolutions)))) == (3, 2)
     assert (len(dense), len(set(map(id, dense)))) == (3, 2)
+
+
+def test_a_function_that_is_an_activation_leaves_its_layer_what_it_was():
+    model = functions()
+    model.get_layer("shared").trainable = False
+    rules = (Rule(lambda layer: layer is model.get_layer("shared"), bits=8),)
+    quantized = quantize_model(model, DDQConfig(budget=None, rules=rules), calibration=of(model))
+    layer = quantized.get_layer("shared")
+    assert not layer.trainable
+    assert layer.quantizer.precisions == (8,)
+    calls = [node for node in flatten(quantized).nodes if node.layer is layer]
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "cure"),
+    [
+        (lambda x: tf.abs(x) * 2, "write the same by keras.ops"),
+        (lambda x: x if float(keras.ops.max(x)) > 0 else -x, "no values of tensors"),
+    ],
+)
+def test_a_function_that_cannot_be_read_is_told_with_its_line(function, cure):
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, L.Conv2D(4, 3, activation=function, name="odd")(x))
+    with pytest.raises(DDQError, match=rf"'odd_lambda'.*test_users_models\.py:\d+: .*{cure}"):
+        quantize_model(model, calibration=of(model))
 
 
 def test_a_variable_of_a_layer_and_of_an_operation_is_refused():
@@ -133,3 +160,25 @@ def test_a_lambda_needs_no_name_to_come_back(tmp_path):
     model = lambdas()
     quantized = quantize_model(model, DDQConfig(budget=None), calibration=of(model))
     assert not any(isinstance(layer, L.Lambda) for layer in quantized.layers)
+
+
+@pytest.mark.parametrize("kind", ["mobilenet_v2", "resnet50", "densenet"])
+def test_preprocessing_within_the_model(kind, tmp_path):
+    x = keras.Input((16, 16, 3))
+    prepared = getattr(keras.applications, kind).preprocess_input(x)
+    model = keras.Model(x, L.Conv2D(4, 3, activation="relu")(prepared))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.float32)
+    quantized = quantize_model(model, DDQConfig(budget=None), calibration=pixels)
+    wanted = array(model(pixels))
+    assert np.abs(array(quantized(pixels)) - wanted).max() < 0.03 * wanted.max()
+    file = export_tflite(quantized, tmp_path / "net.tflite")
+    assert verify(quantized, file, [pixels]).equal_codes_share == 1.0
+
+
+def test_columns_that_one_scale_cannot_hold_are_told():
+    rows = images(64, (4,)) * np.float32([1e-3, 1.0, 1.0, 1.0])
+    norm = L.Normalization(mean=[0.0] * 4, variance=[1e-6, 1.0, 1.0, 1.0])
+    model = keras.Sequential([keras.Input((4,), name="row"), norm, L.Dense(3)])
+    with pytest.raises(UserWarning, match=r"'row': 1 of 4 columns \(the first is number 0\)"):
+        quantize_model(model, DDQConfig(budget=None), calibration=rows)
+    quantize_model(model, DDQConfig(budget=None), calibration=rows[:, 1:2] * np.ones(4, np.float32))

@@ -18,6 +18,7 @@ from ddq_tf.errors import DDQError
 from ddq_tf.export.exporter import export_tflite
 from ddq_tf.export.interpreter import delegation
 from ddq_tf.graph import FlatGraph, FlatNode
+from ddq_tf.graph.origin import origin_of
 from ddq_tf.jobs.doctor.cost import step_times, training_cost
 from ddq_tf.jobs.doctor.reading import counted
 from ddq_tf.layers import operator_kind
@@ -27,7 +28,6 @@ from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search import DDQModel, weight_budget
 from ddq_tf.search.budget import PrecisionBudget
 from ddq_tf.targets import TARGETS, OpKind, Target
-from ddq_tf.transform.canonical import origin_of
 from ddq_tf.transform.quantize import Examination, rebuilt
 
 _SIZES = (8, 4, 2)

@@ -15,6 +15,7 @@ from ddq_tf.kinds.rule import Example, LayerRule
 from ddq_tf.kinds.steps import Steps
 
 L = keras.layers
+_LEAST_LENGTH = 1e-5
 
 
 def _batch_norm(steps: Steps, node: FlatNode) -> Made:
@@ -80,6 +81,17 @@ def _of_rows(steps: Steps, node: FlatNode) -> Made:
     return steps.call("norm", built, value, owner=owner_of(gain), label="")
 
 
+def _of_length_one(steps: Steps, node: FlatNode) -> Made:
+    """Divided by the Euclidean length along the last axis."""
+    (value,), operation = steps.inputs, node.layer
+    is_last = operation.axis in (-1, len(value.shape) - 1)
+    # Both matter to vectors only that are shorter than epsilon.
+    epsilon = keras.config.epsilon() if operation.epsilon is None else operation.epsilon
+    if not is_last or operation.order != 2 or epsilon > _LEAST_LENGTH:
+        return None
+    return steps.call("norm", lambda name: L.UnitNormalization(name=name), value, label="")
+
+
 def _rows_entry(words: str, kind: type, *examples: Any) -> LayerRule:
     return table_entry(
         words,
@@ -91,6 +103,16 @@ def _rows_entry(words: str, kind: type, *examples: Any) -> LayerRule:
 
 
 RULES: tuple[LayerRule, ...] = (
+    table_entry(
+        "normalize",
+        _of_length_one,
+        nn.Normalize,
+        needs=f"the last axis, order=2 and epsilon of at most {_LEAST_LENGTH:g}",
+        examples=(
+            ops.normalize,
+            Example(build=lambda x: ops.normalize(x, axis=1), shape=(7,)),
+        ),
+    ),
     table_entry(
         "batch_normalization",
         _batch_norm,
