@@ -171,7 +171,9 @@ def random_inputs(shape: tuple[int, ...], low: float, high: float) -> np.ndarray
     return (low + (high - low) * share).astype(np.float32)
 
 
-def fitted(model: ddq_tf.DDQModel, inputs: np.ndarray, *, epochs: int = 1) -> ddq_tf.DDQModel:
+def fitted(
+    model: ddq_tf.DDQModel, inputs: np.ndarray, *, epochs: int = 1, eager: bool = False
+) -> ddq_tf.DDQModel:
     """Returns the model after two steps an epoch on random targets, which move all it learns."""
     rng = np.random.default_rng(SEED)
     outputs = model(inputs[:1], training=False)
@@ -179,7 +181,7 @@ def fitted(model: ddq_tf.DDQModel, inputs: np.ndarray, *, epochs: int = 1) -> dd
         lambda y: rng.uniform(0, 1, (len(inputs), *y.shape[1:])).astype(np.float32), outputs
     )
     trained: Any = model
-    trained.compile("adam", "mse")
+    trained.compile("adam", "mse", run_eagerly=eager)
     trained.fit(inputs, targets, batch_size=len(inputs) // 2, epochs=epochs, verbose=0)
     return model
 

@@ -48,12 +48,17 @@ def _mlp(x: Any, units: tuple[int, ...], activation: Any) -> Any:
     return x
 
 
-def vit(side: int = SIDE, width: int = 48, depth: int = 4, heads: int = 3) -> keras.Model:
+def _changes() -> list[Any]:
+    return [layers.RandomFlip("horizontal"), layers.RandomZoom(0.2, 0.2)]
+
+
+def vit(
+    side: int = SIDE, width: int = 48, depth: int = 4, heads: int = 3, *, augmented: bool = True
+) -> keras.Model:
     """Returns keras.io's Vision Transformer (Dosovitskiy et al., 2020) with its augmentation."""
     inputs = keras.Input((side, side, 3), name="image")
     augmentation = keras.Sequential(
-        [layers.Rescaling(1 / 255), layers.RandomFlip("horizontal"), layers.RandomZoom(0.2, 0.2)],
-        name="augmentation",
+        [layers.Rescaling(1 / 255), *(_changes() if augmented else ())], name="augmentation"
     )
     x = Patches(4)(augmentation(inputs))
     x = PatchEncoder((side // 4) ** 2, width)(x)
@@ -225,7 +230,8 @@ class SwinBlock(layers.Layer):
                 parts[:, rows, columns, :] = number
             windows: Any = _partition(ops.convert_to_tensor(parts), self.size)
             windows = ops.reshape(windows, [-1, self.size * self.size])
-            mask: Any = ops.expand_dims(windows, axis=1) - ops.expand_dims(windows, axis=2)
+            columns: Any = ops.expand_dims(windows, axis=1)
+            mask: Any = columns - ops.expand_dims(windows, axis=2)
             mask = ops.where(mask != 0, -100.0, mask)
             mask = ops.where(mask == 0, 0.0, mask)
             self.attn_mask = keras.Variable(
