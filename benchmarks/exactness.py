@@ -1,6 +1,6 @@
 """Simulator, LiteRT and Keras code by code on many architectures; x86 against ARM.
 
-    python benchmarks/exactness.py [--family beyond_cnn] [--arm DIR] [MODEL ...]
+    python benchmarks/exactness.py [--family beyond_cnn] [--arm DIR] [--go_on] [MODEL ...]
     python benchmarks/exactness.py --forms [--family beyond_cnn] [--xla] [--jax PYTHON] [--go_on]
         [MODEL ...]
 
@@ -335,7 +335,10 @@ def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="MODEL", help="some models only; not written without --forms"
+        "names",
+        nargs="*",
+        metavar="MODEL",
+        help="some models only; not written without --forms or --go_on",
     )
     parser.add_argument("--family", choices=FAMILIES, default="cnn", help="of which networks")
     parser.add_argument("--models", default="../shared/models", help="folder of mlperf_tiny/")
@@ -343,11 +346,12 @@ def main() -> None:
     parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
     parser.add_argument("--xla", action="store_true", help="also TensorFlow's XLA, with --forms")
     parser.add_argument("--jax", help="a Python that has JAX; without, this one if it has")
-    parser.add_argument("--go_on", action="store_true", help="keep the rows that --forms wrote")
+    parser.add_argument("--go_on", action="store_true", help="keep the rows that are there")
     options = parser.parse_args()
     jax = python_with_jax(options.jax)
     ending = "" if options.family == "cnn" else f"_{options.family}"
-    rows = rows_of(f"exactness_forms{ending}") if options.forms and options.go_on else {}
+    result = f"exactness{'_forms' if options.forms else ''}{ending}"
+    rows = rows_of(result) if options.go_on else {}
     for name in options.names or FAMILIES[options.family]:
         model, images = network(name, Path(options.models))
         with tempfile.TemporaryDirectory() as folder:
@@ -360,12 +364,12 @@ def main() -> None:
         keras.backend.clear_session()
         if options.forms:  # after each, for it takes long
             results = {"summary": summary_of_forms(rows), "models": rows}
-            write_result(f"exactness_forms{ending}", results, seed=SEED)
+            write_result(result, results, seed=SEED)
     if options.forms:
         return
     print(summary(rows))
-    if not options.names:
-        write_result(f"exactness{ending}", {"summary": summary(rows), "models": rows}, seed=SEED)
+    if options.go_on or not options.names:
+        write_result(result, {"summary": summary(rows), "models": rows}, seed=SEED)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
+_HIGHEST_RANK = 4
 _ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
@@ -126,8 +127,10 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _along_axes(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Softmax over other axes than the last, or several."""
-    if node.layer.axis == -1:
+    """Softmax over other axes than the last, or several, or of more than four."""
+    shape = node.shapes[0]
+    is_plain = len(shape) <= _HIGHEST_RANK or None in shape[1:]
+    if node.layer.axis == -1 and is_plain:
         return [node]
     steps = Steps(to, node)
     made = steps.of_rows(steps.inputs[0], node.layer.axis, lambda name: L.Softmax(name=name))

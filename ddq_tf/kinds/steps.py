@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _GRID = "_ddq_grid"
+_MOST_ROWS = 2  # axes between the batch and the last
 
 
 def on_one_grid(layer: Any, key: Any) -> Any:
@@ -132,6 +133,8 @@ class Steps:
     ) -> Value | None:
         """Returns what a layer that sees the last axis makes of others: put last, and joined.
 
+        What is left of more than four axes is joined too: operators know no more.
+
         Args:
             value: the value.
             axis: which axes the layer is to see as one.
@@ -148,7 +151,10 @@ class Steps:
         order = (*others, *axes)
         value = self.permuted("last", value, order)
         size = math.prod(shape[n] or 0 for n in axes) if len(axes) > 1 else shape[axes[0]]
-        value = self.reshaped("row", value, (*(shape[n] for n in others), size))
+        rows = tuple(shape[n] for n in others)
+        if len(rows) > _MOST_ROWS and None not in rows:
+            rows = (math.prod(n or 0 for n in rows),)
+        value = self.reshaped("row", value, (*rows, size))
         value = self.call("", make, value)
         value = self.reshaped("axes", value, tuple(shape[n] for n in order))
         return self.permuted("back", value, tuple(1 + order.index(n) for n in range(1, rank)))

@@ -240,8 +240,9 @@ def joined(build) -> keras.Model:
 
 
 def everything(x):
-    """Attention by layers and by keras.ops, and what stands between."""
-    x = block(L.Dense(16, "swish")(x))
+    """Attention by layers, also over rows and columns, by keras.ops, and what stands between."""
+    x = L.Reshape((2, 2, 16))(block(L.Dense(16, "swish")(x)))
+    x = L.Reshape((4, 16))(L.MultiHeadAttention(2, 4)(x, x))
     y = L.Reshape((4, 2, 8))(L.LeakyReLU(0.1)(L.Dense(16)(x)))
     y = ops.dot_product_attention(y, ops.silu(y), y)
     y = ops.einsum("abcd,abed->abce", L.Permute((2, 1, 3))(y), L.Permute((2, 1, 3))(y))
