@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
-_HIGHEST_RANK = 4
+_HIGHEST_RANK = 5  # of TensorFlow's softmax
 _ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
@@ -127,7 +127,7 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _along_axes(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Softmax over other axes than the last, or several, or of more than four."""
+    """Softmax over other axes than the last, or several, or of more than five."""
     shape = node.shapes[0]
     is_plain = len(shape) <= _HIGHEST_RANK or None in shape[1:]
     if node.layer.axis == -1 and is_plain:

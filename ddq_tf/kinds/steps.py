@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _GRID = "_ddq_grid"
-_MOST_ROWS = 2  # axes between the batch and the last
+_MOST_ROWS = 3  # axes between the batch and the last: TensorFlow's softmax takes five in all
 
 
 def on_one_grid(layer: Any, key: Any) -> Any:
@@ -133,7 +133,7 @@ class Steps:
     ) -> Value | None:
         """Returns what a layer that sees the last axis makes of others: put last, and joined.
 
-        What is left of more than four axes is joined too: operators know no more.
+        What is left of more than five axes is joined too.
 
         Args:
             value: the value.
