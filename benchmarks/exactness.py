@@ -1,19 +1,22 @@
 """Simulator, LiteRT and Keras code by code on many architectures; x86 against ARM.
 
-    python benchmarks/exactness.py [--arm DIR] [MODEL ...]
-    python benchmarks/exactness.py --forms [--xla] [--jax PYTHON] [--go_on] [MODEL ...]
+    python benchmarks/exactness.py [--family beyond_cnn] [--arm DIR] [--go_on] [MODEL ...]
+    python benchmarks/exactness.py --forms [--family beyond_cnn] [--xla] [--jax PYTHON] [--go_on]
+        [MODEL ...]
 
 Every model goes through quantize_model (pointwise and dense weights alternately at 4 and 8 bits),
 export and verify. Then every operator's result is compared between the integer simulator and
 LiteRT; with --arm also between this machine and an emulated Cortex-A76 and Cortex-A53 (DIR as made
 by tests/arm64/setup.sh). The networks of keras.applications are untrained, their BatchNorm
 statistics measured on random images, at reduced resolution; those of MLPerf Tiny are the published
-ones. Writes benchmarks/results/exactness.json.
+ones. Writes benchmarks/results/exactness.json. The family beyond_cnn are U-Nets, detectors,
+Transformers, recurrent networks and such (benchmarks/networks), untrained too; they take a few
+steps of `fit` on random targets first. Writes benchmarks/results/exactness_beyond_cnn.json.
 
 With --forms, output codes of `model(x)`, of `predict` and, where a Python has JAX, of JAX, which
 XLA compiles, are compared with LiteRT's instead (`forward_forms`); with --xla also of TensorFlow's
 `predict` compiled by XLA, which takes most of the time. Writes
-benchmarks/results/exactness_forms.json.
+benchmarks/results/exactness_forms.json, or exactness_forms_beyond_cnn.json.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from typing import Any
 import keras
 import numpy as np
 from forward_forms import codes_of_file, different_codes, different_codes_on_jax, python_with_jax
+from networks import BEYOND_CNN
 from provenance import RESULTS, write_result
 
 import ddq_tf
@@ -76,6 +80,15 @@ MLPERF_TINY = {
 }
 
 
+def with_statistics(model: keras.Model, inputs: np.ndarray) -> keras.Model:
+    """Returns a network whose BatchNorms have the statistics of some inputs."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(inputs, training=True)
+    return model
+
+
 def application(name: str, size: int) -> tuple[keras.Model, np.ndarray]:
     """Returns an untrained network whose BatchNorms saw data, and images for it."""
     keras.utils.set_random_seed(SEED)
@@ -83,12 +96,8 @@ def application(name: str, size: int) -> tuple[keras.Model, np.ndarray]:
     options = {} if name.startswith("NASNet") else {"classifier_activation": None}
     build = getattr(keras.applications, name)
     model = build(input_shape=(size, size, 3), weights=None, classes=10, **options)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
     images = random_inputs((8, size, size, 3), 0.0, 255.0)
-    model(images, training=True)
-    return model, images
+    return with_statistics(model, images), images
 
 
 def decoder() -> keras.Model:
@@ -122,15 +131,22 @@ SMALL: dict[str, Callable[[], keras.Model]] = {"decoder": decoder, "sequences": 
 
 
 NAMES = (*APPLICATIONS, *MLPERF_TINY, *SMALL)
+FAMILIES = {"cnn": NAMES, "beyond_cnn": tuple(BEYOND_CNN)}
 
 
 def network(name: str, models: Path) -> tuple[keras.Model, np.ndarray]:
     """Returns a float network, and inputs for it.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `FAMILIES`.
         models: the folder of mlperf_tiny/.
     """
+    if name in BEYOND_CNN:
+        keras.utils.set_random_seed(SEED)
+        build, limits = BEYOND_CNN[name]
+        model = build()
+        inputs = random_inputs((8, *model.inputs[0].shape[1:]), *limits)
+        return with_statistics(model, inputs), inputs
     if name in APPLICATIONS:
         return application(name, APPLICATIONS[name])
     if name in SMALL:
@@ -155,9 +171,26 @@ def random_inputs(shape: tuple[int, ...], low: float, high: float) -> np.ndarray
     return (low + (high - low) * share).astype(np.float32)
 
 
-def quantized(model: keras.Model, images: np.ndarray) -> ddq_tf.DDQModel:
-    """Returns the DDQ model, every other layer that can at 4 bits."""
+def fitted(
+    model: ddq_tf.DDQModel, inputs: np.ndarray, *, epochs: int = 1, eager: bool = False
+) -> ddq_tf.DDQModel:
+    """Returns the model after two steps an epoch on random targets, which move all it learns."""
+    rng = np.random.default_rng(SEED)
+    outputs = model(inputs[:1], training=False)
+    targets = keras.tree.map_structure(
+        lambda y: rng.uniform(0, 1, (len(inputs), *y.shape[1:])).astype(np.float32), outputs
+    )
+    trained: Any = model
+    trained.compile("adam", "mse", run_eagerly=eager)
+    trained.fit(inputs, targets, batch_size=len(inputs) // 2, epochs=epochs, verbose=0)
+    return model
+
+
+def quantized(model: keras.Model, images: np.ndarray, *, epochs: int = 0) -> ddq_tf.DDQModel:
+    """Returns the DDQ model, every other layer that can at 4 bits, `fitted` for some epochs."""
     q = ddq_tf.quantize_model(model, ddq_tf.DDQConfig(budget=None), images)
+    if epochs:
+        fitted(q, images, epochs=epochs)
     for index, layer in enumerate(weighted_layers(q)):
         quantizer = layer.quantizer
         quantizer.choice.assign(index % len(quantizer.precisions))
@@ -175,13 +208,13 @@ def measure(q: ddq_tf.DDQModel, images: np.ndarray, folder: Path, arm: Path | No
     codes = runner.quantize_input(few)
     ran = runner.run(codes)
     computed = simulate(graph, dict.fromkeys(graph.inputs, codes))
-    outputs = next(iter(Runner(result.path).run(runner.quantize_input(images)).values()))
+    outputs = Runner(result.path).run(runner.quantize_input(images)).values()
     figures: dict[str, Any] = {
         "input_shape": list(images.shape[1:]),
         "file_bytes": result.size_bytes,
         "operators": len(graph.ops),
         **compared(graph, computed, ran),
-        "distinct_output_codes": int(np.unique(outputs).size),
+        "distinct_output_codes": min(int(np.unique(output).size) for output in outputs),
         "xnnpack_partitions": proof.delegation.partitions,
         "undelegated": list(proof.delegation.undelegated),
         "keras": {
@@ -302,21 +335,27 @@ def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="MODEL", help="some models only; not written without --forms"
+        "names",
+        nargs="*",
+        metavar="MODEL",
+        help="some models only; not written without --forms or --go_on",
     )
+    parser.add_argument("--family", choices=FAMILIES, default="cnn", help="of which networks")
     parser.add_argument("--models", default="../shared/models", help="folder of mlperf_tiny/")
     parser.add_argument("--arm", type=Path, help="folder that tests/arm64/setup.sh made")
     parser.add_argument("--forms", action="store_true", help="how a model runs, and no more")
     parser.add_argument("--xla", action="store_true", help="also TensorFlow's XLA, with --forms")
     parser.add_argument("--jax", help="a Python that has JAX; without, this one if it has")
-    parser.add_argument("--go_on", action="store_true", help="keep the rows that --forms wrote")
+    parser.add_argument("--go_on", action="store_true", help="keep the rows that are there")
     options = parser.parse_args()
     jax = python_with_jax(options.jax)
-    rows = rows_of("exactness_forms") if options.forms and options.go_on else {}
-    for name in options.names or NAMES:
+    ending = "" if options.family == "cnn" else f"_{options.family}"
+    result = f"exactness{'_forms' if options.forms else ''}{ending}"
+    rows = rows_of(result) if options.go_on else {}
+    for name in options.names or FAMILIES[options.family]:
         model, images = network(name, Path(options.models))
         with tempfile.TemporaryDirectory() as folder:
-            q = quantized(model, images)
+            q = quantized(model, images, epochs=int(name in BEYOND_CNN))
             if options.forms:
                 rows[name] = forms(q, images, Path(folder), jax, xla=options.xla)
             else:
@@ -325,12 +364,12 @@ def main() -> None:
         keras.backend.clear_session()
         if options.forms:  # after each, for it takes long
             results = {"summary": summary_of_forms(rows), "models": rows}
-            write_result("exactness_forms", results, seed=SEED)
+            write_result(result, results, seed=SEED)
     if options.forms:
         return
     print(summary(rows))
-    if not options.names:
-        write_result("exactness", {"summary": summary(rows), "models": rows}, seed=SEED)
+    if options.go_on or not options.names:
+        write_result(result, {"summary": summary(rows), "models": rows}, seed=SEED)
 
 
 if __name__ == "__main__":

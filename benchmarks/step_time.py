@@ -1,12 +1,12 @@
 """Training step of DDQ models over that of their float model, interleaved in one process.
 
-    python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32]
+    python benchmarks/step_time.py [--alpha=0.5] [--steps=20] [--output_stride=32] [--network=vit]
 
-MobileNetV2, 32 px, batch 128, Keras 3 on TensorFlow, `train_on_batch` on random data: one step of
-each variant after the other; medians; and the first step of each, in which it is traced. The same
-network is also trained by TensorFlow Model Optimization's int8 QAT on tf_keras, where these are
-installed. Peak memory is measured apart, one process for each variant. Writes
-benchmarks/results/step_time_strideN.json.
+MobileNetV2, or the small Vision Transformer of benchmarks/networks, 32 px, batch 128, Keras 3 on
+TensorFlow, `train_on_batch` on random data: one step of each variant after the other; medians; and
+the first step of each, in which it is traced. MobileNetV2 is also trained by TensorFlow Model
+Optimization's int8 QAT on tf_keras, where these are installed. Peak memory is measured apart, one
+process for each variant. Writes benchmarks/results/step_time_strideN.json or step_time_vit.json.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from networks import transformers
 from peer_workers import portable
 from provenance import write_result
 
@@ -53,8 +54,10 @@ FROZEN = {"uniform_settled": "uniform", "free_settled": "free"}
 
 
 def float_model(options: argparse.Namespace, images: np.ndarray) -> Any:
-    """Returns the float MobileNetV2."""
+    """Returns the float network."""
     keras.utils.set_random_seed(SEED)
+    if options.network == "vit":
+        return transformers.vit(augmented=False)
     model = ddq_tf.models.mobilenet_v2(
         (32, 32, 3), alpha=options.alpha, classes=10, output_stride=options.output_stride
     )
@@ -132,7 +135,7 @@ def interleaved(
 def names_of(options: argparse.Namespace) -> list[str]:
     """Returns what to measure."""
     names = options.variants.split(",")
-    return [*names, "tfmot_int8"] if has_peer() else names
+    return [*names, "tfmot_int8"] if has_peer() and options.network != "vit" else names
 
 
 def has_peer() -> bool:
@@ -149,7 +152,7 @@ def peak_so_far_kib() -> int:
 def peak_kib(name: str, options: argparse.Namespace) -> dict[str, int]:
     """Returns the peak memory of a process that trains one variant, and of its start."""
     command = [sys.executable, __file__, f"--alpha={options.alpha}", f"--memory={name}"]
-    command.append(f"--output_stride={options.output_stride}")
+    command += [f"--output_stride={options.output_stride}", f"--network={options.network}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -159,6 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--alpha", type=float, default=0.5)
     parser.add_argument("--output_stride", type=int, default=32)
+    parser.add_argument("--network", choices=("mobilenet_v2", "vit"), default="mobilenet_v2")
     parser.add_argument("--steps", type=int, default=20)
     every = ["float", *VARIANTS, *FROZEN]
     parser.add_argument("--variants", default=",".join(every), help="comma-separated")
@@ -186,14 +190,17 @@ def main() -> None:
             rows[name]["peak_over_float"] = memory[name]["peak"] / memory["float"]["peak"]
             grown = {n: m["peak"] - m["start"] for n, m in memory.items()}
             rows[name]["growth_over_float"] = grown[name] / grown["float"]
+    is_vit = options.network == "vit"
+    of_mobilenet = {"alpha": options.alpha, "output_stride": options.output_stride}
     results = {
-        "alpha": options.alpha,
-        "output_stride": options.output_stride,
+        "num_params": model.count_params(),
+        **({} if is_vit else of_mobilenet),
         "batch_size": BATCH,
         "steps": options.steps,
         "variants": rows,
     }
-    write_result(f"step_time_stride{options.output_stride}", results, seed=SEED)
+    ending = "vit" if is_vit else f"stride{options.output_stride}"
+    write_result(f"step_time_{ending}", results, seed=SEED)
     for name, row in rows.items():
         print(name, row)
 

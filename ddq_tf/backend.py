@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +110,9 @@ def compiled(
             return function
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True)
+        # TensorFlow counts tracings by the code of a function, over all models that it is made for,
+        # and warns of too many; those of a partial function it counts apart.
+        return tf.function(functools.partial(function), reduce_retracing=True)
     return _Jitted(function, variables) if backend() == "jax" else function
 
 

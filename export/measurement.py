@@ -135,8 +135,9 @@ def _meters(
     if not isinstance(metrics, Mapping):
         if len(names) > 1:
             raise DDQError(
-                f"the file has the outputs {names}: metrics must be a dictionary by output. "
-                f"Received: {metrics!r}"
+                f"the file has the outputs {names}: metrics must be a dictionary by output, as "
+                f"ddq_tf.export.evaluate(file, data, metrics={{{names[0]!r}: [...]}}). Received: "
+                f"{metrics!r}"
             )
         metrics = {names[0]: metrics}
     unknown = [name for name in metrics if name not in names]

@@ -24,6 +24,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import beyond_page
 import pytest
 import tfmot_page
 from provenance import RESULTS
@@ -146,6 +147,16 @@ def test_the_values_compared_are_those_of_the_results():
     assert f"agree on {found['elements']:,} values of {found['models']}" in page
     arm = [found[core]["different"] for core in ("cortex-a76", "cortex-a53")]
     assert [found["different_simulator_litert"], *arm] == [0, 0, 0]
+
+
+def test_networks_beyond_cnns_are_those_of_the_results():
+    text = beyond_page.PAGE.read_text("utf-8")
+    assert beyond_page.with_table(text) == text, "run python benchmarks/beyond_page.py"
+    found = json.loads((RESULTS / "exactness_beyond_cnn.json").read_text())["results"]["summary"]
+    arm = [found[core]["different"] for core in ("cortex-a76", "cortex-a53")]
+    assert [found["different_simulator_litert"], *arm] == [0, 0, 0]
+    equal = found["models_with_all_keras_output_codes_equal"]
+    assert found["models"] == equal == found["models_in_one_xnnpack_partition"]
 
 
 def test_the_forms_compared_are_those_of_the_results():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ import tensorflow as tf
 from ddq_tf import data
 from ddq_tf.data import Dataset, Fit
 from ddq_tf.errors import DDQError
+from ddq_tf.graph.flatten import functional_of, input_names
 from ddq_tf.jobs.pixels import DEFAULT_INPUT_RANGE, Pixels, pixels_of_model
 from ddq_tf.pictures import Augment, DataOptions, Range
 
@@ -165,22 +166,63 @@ def as_pictured(options: DataOptions, pixels: Pixels, *, image_size: int | None)
     )
 
 
+def num_classes_of(name: str, outputs: Mapping[str, Sequence[int | None]]) -> int:
+    """Returns how many classes a classifier of images tells apart.
+
+    Args:
+        name: of the model or file.
+        outputs: their shapes by name, the batch first.
+
+    Raises:
+        DDQError: if it has several outputs, or one for each pixel.
+    """
+    shapes = list(outputs.values())
+    if len(shapes) == 1 and len(shapes[0]) > 1 and math.prod(n or 0 for n in shapes[0][1:-1]) == 1:
+        return shapes[0][-1] or 0
+    given = ", ".join(f"{label!r} {tuple(shape)}" for label, shape in outputs.items())
+    raise DDQError(
+        f"{name} must be a classifier of images, with one output (batch, classes), for the labels "
+        f"of a data set to fit. Received the outputs {given}. Train other models by quantize_model "
+        "and fit in Python, and measure their files by ddq_tf.export.evaluate(file, data, "
+        "metrics={output: [...]})"
+    )
+
+
+def is_classifier(model: keras.Model) -> bool:
+    """Returns whether labels of a data set can fit a model; see `num_classes_of`."""
+    try:
+        num_classes_of(model.name, _outputs(model))
+    except DDQError:
+        return False
+    return True
+
+
 def open_for_model(
-    options: DataOptions, model: keras.Model, notes: Mapping[str, Any] | None = None
+    options: DataOptions,
+    model: keras.Model,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    labelled: bool = True,
 ) -> Images:
     """Opens a data set for a Keras model.
 
     Args:
         options: what the user said; a spec of "" stands for the data that the notes tell.
-        model: with one input and one output.
+        model: of one input.
         notes: those of the model's file (`loading.read_notes`).
+        labelled: whether labels are to fit its output, as of a classifier.
 
     Raises:
         DDQError: if the data cannot be read, or do not fit the model.
     """
-    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not (isinstance(takes, tuple) and isinstance(gives, tuple) and takes and gives):
-        raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    inputs = functional_of(model).inputs
+    if len(inputs) != 1:
+        raise DDQError(
+            f"model {model.name!r} must have one input, an image, to run on a data set. Received: "
+            f"the inputs {', '.join(map(repr, input_names(functional_of(model))))}"
+        )
+    label = f"model {model.name!r}"
+    num_classes = num_classes_of(label, _outputs(model)) if labelled else None
     if not options.spec:
         if not (notes or {}).get("data"):
             raise DDQError(
@@ -189,7 +231,15 @@ def open_for_model(
         options = dataclasses.replace(options, spec=str((notes or {})["data"]))
     return open_images(
         options,
-        input_shape=takes,
-        num_classes=gives[-1],
+        input_shape=tuple(inputs[0].shape),
+        num_classes=num_classes,
         pixels=pixels_of_model(options, notes, model),
     )
+
+
+def _outputs(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
+    """Shapes by name."""
+    functional = functional_of(model)
+    shapes = [tuple(tensor.shape) for tensor in functional.outputs]
+    names = getattr(functional, "output_names", None) or [f"{n}" for n in range(len(shapes))]
+    return dict(zip(names, shapes, strict=True))

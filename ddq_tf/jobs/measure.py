@@ -21,7 +21,7 @@ from ddq_tf.export.stream import states_of
 from ddq_tf.export.tflm import MicroRunner
 from ddq_tf.export.tflm_verification import MicroVerification, verify_tflm
 from ddq_tf.export.verification import Verification, verify
-from ddq_tf.jobs.images import Images, open_for_model, open_images
+from ddq_tf.jobs.images import Images, num_classes_of, open_for_model, open_images
 from ddq_tf.jobs.loading import load_ddq_model, load_model, read_notes
 from ddq_tf.jobs.pixels import pixels_of_file
 from ddq_tf.jobs.screen import Screen
@@ -250,7 +250,7 @@ def verify_file(
     """
     model = load_ddq_model(model_path)
     content = read_tflite(file_path, micro=True)
-    images = open_for_model(options, model, read_notes(model_path))
+    images = open_for_model(options, model, read_notes(model_path), labelled=False)
     if is_for_micro(content):
         words = "Keras against TFLite Micro"
         return verify_tflm(model, content, _tracked(images, split, screen or Screen(), words))
@@ -308,7 +308,7 @@ def _open_for_tflite(content: bytes, options: DataOptions) -> tuple[Images, Mapp
     images = open_images(
         options,
         input_shape=(None, *runner.input.shape[1:]),
-        num_classes=runner.output.shape[-1],
+        num_classes=num_classes_of("the file", {n: t.shape for n, t in runner.outputs.items()}),
         pixels=pixels,
     )
     return images, pixels.sources

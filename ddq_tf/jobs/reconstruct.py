@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from ddq_tf.answers import threshold_of
 from ddq_tf.config import DDQConfig
-from ddq_tf.errors import DDQError
 from ddq_tf.jobs import plan
 from ddq_tf.jobs.images import Images, open_images
 from ddq_tf.jobs.loading import check_output, load_float_model, read_notes, save_model
@@ -26,6 +26,7 @@ from ddq_tf.reconstruction import (
     ReconstructionConfig,
     reconstruct_model,
 )
+from ddq_tf.reconstruction.reconstruct import single_input
 from ddq_tf.search import DDQModel
 from ddq_tf.training import answers_of, output_activation
 from ddq_tf.transform.quantize import examine, in_float32, rebuilt
@@ -156,15 +157,20 @@ def _recipe_rows(model: DDQModel, recipe: ReconstructionConfig, images: int) -> 
     return [("reconstruction", words), ("time", "told once the first steps are timed")]
 
 
-def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -> Fidelity:
+def fidelity_of(
+    wanted: np.ndarray, given: np.ndarray, *, probabilities: bool, threshold: float = 0.0
+) -> Fidelity:
     """Compares outputs with the float model's.
 
     Args:
-        wanted: the float model's, (inputs, classes).
+        wanted: the float model's, (inputs, classes), or of each pixel.
         given: likewise.
-        probabilities: whether they are.
+        probabilities: whether those of a row add up to 1.
+        threshold: that parts two classes where there is one value in a row.
     """
     same = wanted.argmax(axis=-1) == given.argmax(axis=-1)
+    if wanted.shape[-1] == 1:
+        same = (wanted > threshold) == (given > threshold)
     ratios = np.log(wanted + _TINY) - np.log(given + _TINY) if probabilities else None
     return Fidelity(
         num_samples=len(wanted),
@@ -174,11 +180,9 @@ def fidelity_of(wanted: np.ndarray, given: np.ndarray, *, probabilities: bool) -
 
 
 def _open(options: DataOptions, model: keras.Model, notes: dict[str, Any]) -> Images:
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple):
-        raise DDQError(f"model {model.name!r} must be built, with one input and one output")
+    interface = single_input(model)
     pixels = pixels_of_model(options, notes, model)
-    return open_images(options, input_shape=shape, pixels=pixels)
+    return open_images(options, input_shape=interface.shapes[0], pixels=pixels)
 
 
 def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fidelity:
@@ -186,5 +190,10 @@ def _fidelity(model: keras.Model, quantized: DDQModel, images: Images) -> Fideli
         batches = itertools.chain.from_iterable(map(images.batches, ("val", "test")))
         return np.concatenate([outputs for _, outputs in answers_of(asked, batches)])
 
-    probabilities = output_activation(model) == "softmax"
-    return fidelity_of(answers(model), answers(quantized), probabilities=probabilities)
+    ends = output_activation(model)
+    return fidelity_of(
+        answers(model),
+        answers(quantized),
+        probabilities=ends == "softmax",
+        threshold=threshold_of(ends) or 0.0,
+    )

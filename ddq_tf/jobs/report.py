@@ -16,7 +16,7 @@ from ddq_tf.export.sizes import code_entropy, deflated, itemize
 from ddq_tf.export.stock import stock_int8
 from ddq_tf.graph.flatten import functional_of
 from ddq_tf.jobs import collect
-from ddq_tf.jobs.images import Images, open_for_model
+from ddq_tf.jobs.images import Images, is_classifier, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes
 from ddq_tf.jobs.measure import compare, keras_accuracy, litert_accuracy, load_quietly, read_tflite
 from ddq_tf.jobs.quantize import Quantized, history_path, load_history
@@ -159,13 +159,13 @@ def subject_of_files(
     """
     others = compared_errors(compare) if compare else {}
     model, notes = load_ddq_model(path), read_notes(path)
-    past = load_history(path)
+    past, labelled = load_history(path), is_classifier(model)
     return Subject(
         model=model,
         content=read_tflite(tflite) if tflite else None,
         target=target,
         float_model=load_float_model(float_model) if float_model else None,
-        images=open_for_model(options, model, notes) if options else None,
+        images=open_for_model(options, model, notes, labelled=labelled) if options else None,
         split=split,
         history=past.history,
         bits_history=past.bits_history,
@@ -281,22 +281,25 @@ def _agreement(subject: Subject, content: bytes, screen: Screen) -> Agreement | 
 
 
 def _variants(subject: Subject, content: bytes, screen: Screen) -> tuple[ModelVariant, ...]:
-    """Returns all forms of the model, measured."""
+    """Returns all forms of the model, measured; accuracies are those of classifiers."""
     images, split = subject.images, subject.split
+    if images is not None and not is_classifier(subject.model):
+        screen.say("no accuracy is measured: the model is no classifier of images")
+        images = None
     count = images.count(split) if images else None
     average_bits = subject.model.weight_budget.average_bits
     variants = []
     if subject.float_model is not None:
         variants.append(_float_variant(subject.float_model, images, split, screen))
-    if subject.float_model is not None and images is not None:
+    if subject.float_model is not None and subject.images is not None:
         screen.say("converting the float model with the stock int8 converter")
-        stock = stock_int8(subject.float_model, images.calibration(_STOCK_CALIBRATION))
+        stock = stock_int8(subject.float_model, subject.images.calibration(_STOCK_CALIBRATION))
         variants.append(
             ModelVariant(
                 label=STOCK_LABEL,
                 size_bytes=len(stock),
                 deflate_bytes=deflated(stock),
-                accuracy=litert_accuracy(stock, images, split, screen),
+                accuracy=litert_accuracy(stock, images, split, screen) if images else None,
                 num_samples=count,
                 average_bits=8.0,
             )

@@ -26,6 +26,7 @@ from ddq_tf.kinds.rule import (
     on_any_rank,
     plain_copy,
 )
+from ddq_tf.kinds.steps import Steps
 from ddq_tf.layers import DDQFunction, DDQSoftmax, elu
 from ddq_tf.layers.formulas import ROWS
 from ddq_tf.targets import get_target
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ddq_tf.transform.canonical import Canonicalizer
 
 L = keras.layers
+_HIGHEST_RANK = 5  # of TensorFlow's softmax
 _ACTIVATIONS = (L.Activation, L.ReLU, L.Softmax, DDQFunction)
 
 
@@ -118,19 +120,21 @@ def _check(graph: FlatGraph, node: FlatNode) -> str | None:
     function = function_of(node.layer)
     if function is None:
         return (
-            f"needs to be one of {known_names()}, a softmax over the last axis. "
+            f"needs to be one of {known_names()}, a softmax over other axes than the batch. "
             f"Received: {checks.short_config(node.layer)}"
         )
     return None
 
 
-def _last_axis(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Softmax with the axis told as a tuple, or from the front."""
-    axes = node.layer.axis if isinstance(node.layer.axis, list | tuple) else [node.layer.axis]
-    if node.layer.axis == -1 or [*axes] not in ([-1], [len(node.shapes[0]) - 1]):
+def _along_axes(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
+    """Softmax over other axes than the last, or several, or of more than five."""
+    shape = node.shapes[0]
+    is_plain = len(shape) <= _HIGHEST_RANK or None in shape[1:]
+    if node.layer.axis == -1 and is_plain:
         return [node]
-    layer = to.layer(node.layer, "last axis", lambda: L.Softmax(name=node.name))
-    return [node.calling(layer)]
+    steps = Steps(to, node)
+    made = steps.of_rows(steps.inputs[0], node.layer.axis, lambda name: L.Softmax(name=name))
+    return [node] if made is None else steps.writing(made)
 
 
 # The DDQ twin
@@ -216,6 +220,11 @@ def _lower_prelu(into: Lowering, node: FlatNode) -> None:
 
 def _examples(*names: str) -> tuple[Example, ...]:
     return tuple(Example(build=lambda x, name=name: L.Activation(name)(x)) for name in names)
+
+
+def _softmax(axis: Any) -> Any:
+    """Keras's types know one axis alone."""
+    return L.Softmax(axis)
 
 
 _NOT_BY_NAME = ("clipped_relu", "exponential")  # no function of Keras's; beyond floats at 1e6
@@ -306,8 +315,8 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(L.Softmax,),
-            words="softmax over the last axis",
-            expand=_last_axis,
+            words="softmax over any axes",
+            expand=_along_axes,
             on_row=on_any_rank,
             problem=_check,
             output=_output,
@@ -316,6 +325,8 @@ FAMILY = Family(
                 Example(build=lambda x: L.Softmax()(x)),
                 Example(build=lambda x: L.Softmax()(L.Dense(5)(L.Flatten()(x)))),
                 Example(build=lambda x: L.Softmax(3)(x)),
+                Example(build=lambda x: _softmax((1, 2))(x)),
+                Example(build=lambda x: L.Softmax(1)(x), shape=(12, 4)),
             ),
         ),
         LayerRule(

@@ -74,7 +74,10 @@ def _check_center_crop(graph: FlatGraph, node: FlatNode) -> str | None:
 
 
 def _concatenate(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
-    """Tensors of weights between others: zeros in their place, and a sum."""
+    """Tensors of weights between others: zeros in their place, and a sum. One tensor: itself."""
+    if len(node.inputs) == 1:  # XNNPACK takes two at least
+        same = to.layer(node.layer, "alone", lambda: L.Identity(name=node.name))
+        return [node.calling(same)]
     axis = node.layer.axis % len(node.shapes[0])
     held = [_held_by(to.graph, tensor) for tensor in node.inputs]
     if not any(held) or all(held) or axis == 0 or len(node.shapes[0]) not in (3, 4):
@@ -270,6 +273,7 @@ FAMILY = Family(
             examples=(
                 Example(build=lambda x: L.Concatenate()([x, L.Conv2D(3, 1)(x)])),
                 Example(build=lambda x: L.Concatenate(1)([x, x, x, x, x, x, x])),
+                Example(build=lambda x: L.Concatenate()([L.Conv2D(3, 1)(x)])),
             ),
         ),
         LayerRule(

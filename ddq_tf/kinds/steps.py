@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _GRID = "_ddq_grid"
+_MOST_ROWS = 3  # axes between the batch and the last: TensorFlow's softmax takes five in all
 
 
 def on_one_grid(layer: Any, key: Any) -> Any:
@@ -125,6 +127,37 @@ class Steps:
         if axes == tuple(range(1, len(value.shape))):
             return value
         return self.call(role, lambda name: keras.layers.Permute(axes, name=name), value)
+
+    def of_rows(
+        self, value: Value, axis: int | Sequence[int], make: Callable[[str], Any]
+    ) -> Value | None:
+        """Returns what a layer that sees the last axis makes of others: put last, and joined.
+
+        What is left of more than five axes is joined too.
+
+        Args:
+            value: the value.
+            axis: which axes the layer is to see as one.
+            make: the layer, from its name.
+
+        Returns:
+            A value of the same shape; None if the batch is among the axes, or sizes vary.
+        """
+        shape, rank = value.shape, len(value.shape)
+        axes = sorted(each % rank for each in ([axis] if isinstance(axis, int) else axis))
+        if 0 in axes or len(set(axes)) < len(axes) or (len(axes) > 1 and None in shape[1:]):
+            return None
+        others = [n for n in range(1, rank) if n not in axes]
+        order = (*others, *axes)
+        value = self.permuted("last", value, order)
+        size = math.prod(shape[n] or 0 for n in axes) if len(axes) > 1 else shape[axes[0]]
+        rows = tuple(shape[n] for n in others)
+        if len(rows) > _MOST_ROWS and None not in rows:
+            rows = (math.prod(n or 0 for n in rows),)
+        value = self.reshaped("row", value, (*rows, size))
+        value = self.call("", make, value)
+        value = self.reshaped("axes", value, tuple(shape[n] for n in order))
+        return self.permuted("back", value, tuple(1 + order.index(n) for n in range(1, rank)))
 
     def cut(self, value: Value, axis: int, start: int, size: int, role: str = "") -> Value:
         """Returns some of the values along an axis; all of them as they are."""

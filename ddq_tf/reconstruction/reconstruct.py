@@ -107,7 +107,7 @@ def reconstruct_model(
     check_is("config", config, DDQConfig, cure="; it needs no labels")
     check_is("recipe", recipe, ReconstructionConfig)
     _check_backend(recipe)
-    interface = _single_input(model)
+    interface = single_input(model)
     parts = [array for (array,) in examples_of(images, interface, np.iinfo(np.int64).max)]
     examples = Rows(parts)
     if recipe.views > 1 and len(examples.shape) != 4:
@@ -349,8 +349,12 @@ class _Reporter:
         return keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: took())
 
 
-def _single_input(model: Any) -> Interface:
-    """Returns what a model of one input and one output takes."""
+def single_input(model: Any) -> Interface:
+    """Returns what a model of one input and one output takes.
+
+    Raises:
+        DDQError: if it has others.
+    """
     graph = flatten(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise DDQError(

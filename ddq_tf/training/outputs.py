@@ -54,8 +54,10 @@ def output_activation(model: keras.Model) -> str | None:
     graph = flatten(model)
     if len(graph.outputs) != 1:
         raise DDQError(
-            f"model {model.name!r} must have one output to tell whether it gives logits; otherwise "
-            f"pass from_logits=True or False. Received: {len(graph.outputs)} outputs"
+            f"model {model.name!r} must have one output, as a classifier, to tell whether it gives "
+            f"logits. Received: {len(graph.outputs)} outputs. With several, give Distillation a "
+            "loss, and measure by model.evaluate, or ddq_tf.export.evaluate(file, data, "
+            "metrics={output: [...]})"
         )
     node = graph.producer(graph.outputs[0])
     while node is not None:

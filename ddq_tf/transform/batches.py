@@ -24,7 +24,8 @@ from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.graph.flatten import Shape
 from ddq_tf.graph.tracing import TRIED_BATCH
 from ddq_tf.kinds import TRAINING_ONLY
-from ddq_tf.layers import DDQConstant, DDQMask
+from ddq_tf.kinds.operations import activations
+from ddq_tf.layers import DDQConstant, DDQMask, DDQMatmul, DDQRescaling
 
 L = keras.layers
 
@@ -61,7 +62,7 @@ class _Layout(NamedTuple):
 
 
 class _UnreadableError(Exception):
-    """An operation on such a tensor that is none of those below."""
+    """An operation on such a tensor that is none of those below, or not in that way."""
 
 
 class _Kept(NamedTuple):
@@ -71,19 +72,20 @@ class _Kept(NamedTuple):
     layouts: list[_Layout]
 
 
+def moves_batch(graph: FlatGraph) -> bool:
+    """Returns whether an operation puts the batch elsewhere, or joins windows to it."""
+    return not all(_is_plain(node) for node in graph.nodes)
+
+
 def batch_first(graph: FlatGraph) -> FlatGraph:
     """Returns the graph with the batch first in all tensors; as it is if that cannot be.
 
+    Then the layer that is in the way has that for a trouble.
+
     Args:
-        graph: as flattened.
+        graph: as flattened, but for `EXPANDED_FIRST`.
     """
-    if all(_is_plain(node) for node in graph.nodes):
-        return graph
-    walk = _Walk(graph)
-    try:
-        return walk.run()
-    except _UnreadableError:
-        return graph
+    return _Walk(graph).run() if moves_batch(graph) else graph
 
 
 def _is_plain(node: FlatNode) -> bool:
@@ -106,16 +108,16 @@ class _Walk:
         self._shapes: dict[int, Shape] = {}
 
     def run(self) -> FlatGraph:
-        """Returns the graph.
-
-        Raises:
-            _UnreadableError: if an operation is none of those below.
-        """
-        graph = self._graph
-        nodes = [self._rewritten(node) for node in graph.nodes]
-        if not all(self._layout(tensor).is_plain for tensor in graph.outputs):
-            raise _UnreadableError
-        return dataclasses.replace(graph, nodes=tuple(nodes))
+        """Returns the graph."""
+        graph, nodes = self._graph, []
+        for node in graph.nodes:
+            try:
+                nodes.append(self._rewritten(node))
+            except _UnreadableError:
+                told = dataclasses.replace(node, trouble=node.trouble or _TROUBLE)
+                return graph.replaced({node.outputs[0]: [told]})
+        plain = all(self._layout(tensor).is_plain for tensor in graph.outputs)
+        return dataclasses.replace(graph, nodes=tuple(nodes)) if plain else graph
 
     def _layout(self, tensor: int, rank: int = 0) -> _Layout:
         return self._layouts.get(tensor, _Layout(0, 1, rank))
@@ -133,7 +135,11 @@ class _Walk:
         moves = type(node.layer) in (op.Reshape, op.Transpose)
         if all(layout.is_plain for layout in layouts) and (not moves or _is_plain(node)):
             return node if shapes == node.shapes else changed
-        found = _rule(node)(changed, layouts, node)
+        changed = _as_operation(changed, node)
+        rule = _RULES.get(type(changed.layer))
+        if rule is None:
+            raise _UnreadableError
+        found = rule(changed, layouts, node)
         for tensor, layout in zip(node.outputs, found.layouts, strict=True):
             self._layouts[tensor] = layout
         self._note_shapes(found.node)
@@ -149,6 +155,7 @@ class _Walk:
         else:
             given = iter(tensors)
             args = [next(given) if c is None else c for c in node.constants] or tensors
+            args = [args] if isinstance(node.layer, op.Concatenate) else args
             spec: Any = node.layer.compute_output_spec(*args)
             found = [tuple(each.shape) for each in keras.tree.flatten(spec)]
         self._shapes.update(zip(node.outputs, found, strict=True))
@@ -160,6 +167,19 @@ def _of_kept(operation: Any, **changes: Any) -> Any:
     for name, value in changes.items():
         setattr(made, name, value)
     return made
+
+
+def _as_operation(node: FlatNode, given: FlatNode) -> FlatNode:
+    """A node on kept tensors; layers that move values, or see the last axis, as operations."""
+    layer = node.layer
+    shape = (None, *given.shapes[0][1:])
+    if isinstance(layer, L.Reshape | L.Flatten):
+        return node.calling(op.Reshape((-1, *layer.compute_output_shape(shape)[1:])))
+    if isinstance(layer, L.Permute):
+        return node.calling(op.Transpose((0, *layer.dims)))
+    if isinstance(layer, L.Softmax):
+        return node.calling(nn.Softmax(layer.axis))
+    return node.calling(op.Matmul()) if isinstance(layer, DDQMatmul) else node
 
 
 def _reshape(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
@@ -247,19 +267,35 @@ def _together(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _K
     return _Kept(node, [first])
 
 
+def _joined(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
+    """Tensors one after the other along an axis."""
+    first, *others = layouts
+    axis = first.kept(node.layer.axis)
+    if any(other != first for other in others) or axis is None:
+        raise _UnreadableError
+    return _Kept(node.calling(op.Concatenate(axis=axis)), [first])
+
+
+def _of_values(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
+    """An operation on single values, or along axes."""
+    (layout,) = layouts
+    axis = getattr(node.layer, "axis", None)
+    if axis is None:
+        return _Kept(node, [layout])
+    kept = [layout.kept(each) for each in ([axis] if isinstance(axis, int) else axis)]
+    if None in kept:
+        raise _UnreadableError
+    changed = _of_kept(node.layer, axis=kept[0] if isinstance(axis, int) else tuple(kept))
+    return _Kept(dataclasses.replace(node, layer=changed), [layout])
+
+
 def _of_rows(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
-    """What sees the last axis alone, or single values."""
+    """A layer that sees the last axis alone, or single values."""
     (layout,) = layouts
     axis = getattr(node.layer, "axis", -1)
-    axes = [axis] if isinstance(axis, int) else list(axis)
-    if layout.place == layout.rank - 1 or axes not in ([-1], [layout.rank - 1]):
+    if layout.place == layout.rank - 1 or axis not in (-1, [-1]):
         raise _UnreadableError
-    changed = node
-    if not isinstance(node.layer, L.Layer) and hasattr(node.layer, "axis"):
-        changed = dataclasses.replace(node, layer=_of_kept(node.layer, axis=-1))
-    elif axis not in (-1, [-1]) and isinstance(node.layer, L.Layer):
-        raise _UnreadableError
-    return _Kept(changed, [layout])
+    return _Kept(node, [layout])
 
 
 def _held(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
@@ -279,6 +315,7 @@ def _held(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
 
 
 _Rule = Callable[[FlatNode, Sequence[_Layout], FlatNode], _Kept]
+_FUNCTIONS = [kind for rule in activations.RULES for kind in rule.layers]
 _RULES: dict[type, _Rule] = {
     op.Reshape: _reshape,
     op.Transpose: _transpose,
@@ -286,18 +323,20 @@ _RULES: dict[type, _Rule] = {
     op.Split: _along,
     core.Unstack: _along,
     op.GetItem: _item,
+    op.Concatenate: _joined,
+    L.Concatenate: _joined,
     **dict.fromkeys((op.Add, op.Subtract, op.Multiply, op.TrueDivide, op.Matmul), _together),
     **dict.fromkeys((L.Add, L.Subtract, L.Multiply), _together),
-    **dict.fromkeys((nn.Softmax, nn.Gelu, nn.Relu, core.Cast, core.StopGradient), _of_rows),
-    **dict.fromkeys((L.Dense, L.LayerNormalization, L.Activation, L.Softmax, L.ReLU), _of_rows),
-    **dict.fromkeys(TRAINING_ONLY, _of_rows),
+    **dict.fromkeys((*_FUNCTIONS, core.Cast, core.StopGradient), _of_values),
+    **dict.fromkeys((L.Dense, L.LayerNormalization, L.RMSNormalization, DDQRescaling), _of_rows),
+    **dict.fromkeys((L.Activation, L.ReLU, L.LeakyReLU, L.ELU, *TRAINING_ONLY), _of_rows),
     DDQConstant: _held,
     DDQMask: _held,
 }
-
-
-def _rule(node: FlatNode) -> _Rule:
-    found = _RULES.get(type(node.layer))
-    if found is None:
-        raise _UnreadableError
-    return found
+# Products that name the batch in an equation or in their axes: what they are made of does not.
+EXPANDED_FIRST = (L.EinsumDense, L.Dot, op.Einsum, nn.DotProductAttention)
+_TROUBLE = (
+    "reads a tensor whose first axis is not the batch alone, as where windows are joined to it. "
+    "Until they are brought back, needs to be a dense layer, product, sum, activation, "
+    "normalization over the last axis, or what moves or cuts values"
+)

@@ -32,13 +32,13 @@ from ddq_tf.grids.affine import multiplies
 from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
 from ddq_tf.kinds.steps import grid_key, on_one_grid
 from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
-from ddq_tf.transform.batches import batch_first
+from ddq_tf.transform.batches import EXPANDED_FIRST, batch_first, moves_batch
 from ddq_tf.transform.sequences import is_sequence, join_reshapes, on_one_row
 
 
 def canonical(graph: FlatGraph) -> FlatGraph:
     """Returns an equivalent graph of layers that the integer graph knows, as far as they are."""
-    return Canonicalizer(batch_first(graph)).run()
+    return Canonicalizer(graph).run()
 
 
 class Canonicalizer:
@@ -57,6 +57,9 @@ class Canonicalizer:
 
     def run(self) -> FlatGraph:
         """Rewrites until nothing changes."""
+        if moves_batch(self.graph):
+            self._expand_all(EXPANDED_FIRST)
+            self.graph = batch_first(self.graph)
         while self._expand_all() or self._merge_all():
             pass
         return self.graph.named_apart(self._given)
@@ -83,12 +86,13 @@ class Canonicalizer:
                     on_one_grid(made, (shared, role))
         return self._layers[key]
 
-    def _expand_all(self) -> bool:
-        """Expands every node; returns whether any changed."""
-        expanded = {node.outputs[0]: self._expand(node) for node in self.graph.nodes}
+    def _expand_all(self, kinds: tuple[type, ...] = (object,)) -> bool:
+        """Expands every node of these kinds; returns whether any changed."""
+        nodes = [node for node in self.graph.nodes if isinstance(node.layer, kinds)]
+        expanded = {node.outputs[0]: self._expand(node) for node in nodes}
         changed = {
             node.outputs[0]: expanded[node.outputs[0]]
-            for node in self.graph.nodes
+            for node in nodes
             if expanded[node.outputs[0]] != [node]
         }
         if changed:
@@ -96,6 +100,8 @@ class Canonicalizer:
         return bool(changed)
 
     def _expand(self, node: FlatNode) -> list[FlatNode]:
+        if node.trouble:
+            return [node]
         rule = find_rule(node.layer)
         if is_sequence(node):
             return on_one_row(self, node)

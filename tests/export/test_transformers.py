@@ -226,3 +226,45 @@ def test_masks_need_float_operators():
     model = vit(Positions(), use_causal_mask=True)
     with pytest.raises(DDQError, match="masks need float operators"):
         quantize_model(model, DDQConfig(target="tflm", budget=None), calibration=IMAGES)
+
+
+def joined(build) -> keras.Model:
+    """What a user builds, on windows of 2 x 2 pixels that join the batch and are brought back."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    x = ops.reshape(L.Conv2D(8, 3, padding="same")(inputs), (-1, 4, 2, 4, 2, 8))
+    x = build(ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 4, 8)))
+    x = ops.transpose(ops.reshape(x, (-1, 4, 4, 2, 2, 8)), (0, 1, 3, 2, 4, 5))
+    x = L.Conv2D(8, 1)(ops.reshape(x, (-1, 8, 8, 8)))
+    return keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+
+
+def everything(x):
+    """Attention by layers, also over rows and columns, by keras.ops, and what stands between."""
+    x = L.Reshape((2, 2, 16))(block(L.Dense(16, "swish")(x)))
+    x = L.Reshape((4, 16))(L.MultiHeadAttention(2, 4)(x, x))
+    y = L.Reshape((4, 2, 8))(L.LeakyReLU(0.1)(L.Dense(16)(x)))
+    y = ops.dot_product_attention(y, ops.silu(y), y)
+    y = ops.einsum("abcd,abed->abce", L.Permute((2, 1, 3))(y), L.Permute((2, 1, 3))(y))
+    y = L.RMSNormalization()(L.Flatten()(y))
+    y = ops.softmax(L.Reshape((4, 8))(y), axis=1)
+    return L.Dense(8)(L.Concatenate(axis=2)([ops.concatenate([x, y], -1), x * 0.3]))
+
+
+def test_windows_join_the_batch_in_models_of_layers(tmp_path):
+    model = joined(everything)
+    twin = rebuilt(canonical(flatten(model)), DDQConfig(budget=None), model).model
+    without_grids(twin)
+    with float_network(twin):
+        ours, theirs = (array(each(IMAGES[:4], training=False)) for each in (twin, model))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    q = quantize_model(model, DDQConfig(budget=None), calibration=IMAGES)
+    found = verify(q, export_tflite(q, tmp_path / "net.tflite"), [IMAGES])
+    assert found.equal_codes_share == 1.0
+    assert found.delegation.is_complete
+
+
+def test_what_cannot_stand_among_windows_is_named():
+    model = joined(lambda x: L.Conv1D(8, 3, padding="same", name="mix")(x))
+    with pytest.raises(DDQError, match=r"'mix' \(Conv1D\): .*windows are joined.*a dense layer"):
+        quantize_model(model, DDQConfig(budget=None), calibration=IMAGES)

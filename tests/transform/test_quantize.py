@@ -259,7 +259,10 @@ REFUSED = {
         lambda: operator(np.arange(384.0).reshape(2, 8, 8, 3)),
         "needs two tensors, or a tensor and a number.*ndarray",
     ),
-    "softmax axis": (lambda: net(K.Conv2D(2, 1), K.Softmax(axis=1, name="s")), "'s'.*last axis"),
+    "softmax axis": (
+        lambda: net(K.Conv2D(2, 1), K.Softmax(axis=0, name="s")),
+        "'s'.*than the batch",
+    ),
     "cropping resize": (
         lambda: net(K.Conv2D(2, 1), K.Resizing(4, 8, crop_to_aspect_ratio=True, name="r")),
         "'r'.*no cropping and padding",

@@ -52,9 +52,8 @@ def _gelu(operation: Any, name: str) -> Any:
 
 
 def _log_softmax(steps: Steps, node: FlatNode) -> Made:
-    if node.layer.axis not in (-1, len(node.shapes[0]) - 1):
-        return None
-    return steps.call("", lambda name: DDQFunction("log_softmax", name=name), *steps.inputs)
+    (value,) = steps.inputs
+    return steps.of_rows(value, node.layer.axis, lambda name: DDQFunction("log_softmax", name=name))
 
 
 def _glu(steps: Steps, node: FlatNode) -> Made:
@@ -158,8 +157,8 @@ RULES: tuple[LayerRule, ...] = (
         "log_softmax",
         _log_softmax,
         nn.LogSoftmax,
-        needs="the last axis",
-        examples=(ops.log_softmax,),
+        needs="other axes than the batch",
+        examples=(ops.log_softmax, lambda x: ops.log_softmax(x, axis=1)),
     ),
     table_entry(
         "clip",
