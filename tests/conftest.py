@@ -41,10 +41,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _released() -> Iterator[None]:
-    """Lets go of what Keras and TensorFlow keep of a module's models."""
+    """Lets go of what Keras and TensorFlow keep of a module's models; what is left then stays."""
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -252,9 +252,9 @@ def _keep_from_middles(graph: FlatGraph, node: FlatNode) -> None:
 def _settle_weights(layer: Any) -> None:
     """Moves weights that a last bit would round otherwise a little towards the level they have."""
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
-    below, above = (
-        _on_levels(layer, kernel * factor) for factor in (1 - _LAST_BITS, 1 + _LAST_BITS)
-    )
+    # In one piece, along an axis that is not the channels'.
+    ends = np.concatenate([kernel * (1 - _LAST_BITS), kernel * (1 + _LAST_BITS)])
+    below, above = np.split(_on_levels(layer, ends), 2)
     # Levels do not depend on the kernel: where both are the same, so is what lies between.
     near = below != above
     if near.any():
