@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 Tensor = Any
+
+_FEW = 1 << 14  # values
 
 
 def has_native_kernels() -> bool:
@@ -43,7 +46,8 @@ def shared(function: Callable[..., Tensor], position: int) -> Callable[..., Tens
     """Returns the function, traced once for all tensors alike; elsewhere than TensorFlow, as it is.
 
     A graph of fifty quantizers is traced in a third of the time. Tensors are alike if they differ
-    in axes after the first alone, and not in which axes have size 1.
+    in axes after the first alone, and not in which axes have size 1. Of few values at once nothing
+    is traced: it takes as long as some hundred calls.
 
     Args:
         function: of tensors alone, without variables; equal functions share what is traced.
@@ -54,6 +58,8 @@ def shared(function: Callable[..., Tensor], position: int) -> Callable[..., Tens
     import tensorflow as tf
 
     def call(*tensors: Tensor) -> Tensor:
+        if tf.executing_eagerly() and math.prod(tensors[position].shape) <= _FEW:
+            return function(*tensors)
         given = [_with_gradient_of_its_shape(tf.convert_to_tensor(tensor)) for tensor in tensors]
         result = _traced(function, tuple(_spec(tensor) for tensor in given))(*given)
         result.set_shape(given[position].shape)

@@ -28,11 +28,25 @@ def test_traces_once_for_all_sizes_of_later_axes():
     function = _Counted()
     call = shared(function, 1)
     for size in (3, 5, 16):
-        x, table = np.ones((4, 7, size), np.float32), np.full((2, size), 3, np.float32)
+        x, table = np.ones((64, 100, size), np.float32), np.full((2, size), 3, np.float32)
         result = call(table, x)
         assert tuple(result.shape) == x.shape
         np.testing.assert_array_equal(ops.convert_to_numpy(result), 3 * x)
     assert function.traces == 1
+
+
+def test_few_values_are_not_traced_but_within_a_graph():
+    import tensorflow as tf
+
+    function = _Counted()
+    call = shared(function, 1)
+    for count in (4, 5):
+        call(np.ones((2, 3), np.float32), np.ones((4, count, 3), np.float32))
+    assert function.traces == 2
+    graph = tf.function(call, autograph=False)
+    for count in (4, 5):
+        graph(np.ones((2, 3), np.float32), np.ones((4, count, 3), np.float32))
+    assert function.traces == 3
 
 
 def test_axes_of_size_1_are_traced_apart():
@@ -40,7 +54,7 @@ def test_axes_of_size_1_are_traced_apart():
     function = _Counted()
     call = shared(function, 1)
     for size in (5, 1):
-        call(np.ones((2, size), np.float32), np.ones((4, 7, 5), np.float32))
+        call(np.ones((2, size), np.float32), np.ones((64, 100, 5), np.float32))
     assert function.traces == 2
 
 
