@@ -71,7 +71,7 @@ def outside_of_tracing() -> Iterator[None]:
     def eager(next_creator: Callable[..., Any], **options: Any) -> Any:
         return next_creator(**{**options, "experimental_enable_variable_lifting": False})
 
-    with tf.init_scope(), tf.variable_creator_scope(eager):
+    with tf.init_scope(), tf.variable_creator_scope(eager), variables_of_one_name():
         yield
 
 
