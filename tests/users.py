@@ -174,4 +174,13 @@ def functions():
     return keras.Model(x, L.Dense(3, activation=tf.nn.softmax)(L.GlobalAveragePooling1D()(y)))
 
 
+def steps():
+    """What is done to each step of a sequence, as recurrent networks are written."""
+    x = keras.Input((6, 4))
+    y = L.TimeDistributed(L.Dense(5, activation="relu"))(x)
+    y = L.TimeDistributed(L.LayerNormalization())(L.TimeDistributed(L.Dropout(0.1))(y))
+    y = L.TimeDistributed(L.Dense(4, activation=_hard_swish))(y)
+    return keras.Model(x, L.TimeDistributed(L.Dense(3), name="tags")(y))
+
+
 MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call, operations, functions)

@@ -464,7 +464,7 @@ _CURES = (
     (
         "add_loss",
         "what its call adds to the loss has no place in the DDQ model, which trains what the layer "
-        "is made of; use activity_regularizer, or add it in compute_loss() of the model",
+        "is made of; use keras.layers.ActivityRegularization, or compute_loss() of the model",
     ),
     (
         "stateless scope",
