@@ -26,7 +26,7 @@ def of(model, count=16):
     return interface.packed(given)
 
 
-@pytest.mark.parametrize("make", (*MODELS, steps), ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*MODELS, steps], ids=lambda make: make.__name__)
 def test_model_and_file_agree_after_a_step_of_training(make, tmp_path):
     keras.utils.set_random_seed(0)
     model = shake(make())
