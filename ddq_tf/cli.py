@@ -94,6 +94,10 @@ def _execute(command: Command, call: Call) -> int:
         if flags["verbosity"] not in ("info", "debug"):
             warnings.simplefilter("ignore")
         _import_quietly()
+        if flags["code"]:
+            from ddq_tf.jobs import load_code
+
+            load_code(flags["code"])
         outcome: Outcome = command.run(call)
     if flags["json"]:
         from ddq_tf.jobs.record import write_run

@@ -17,13 +17,19 @@ from ddq_tf.recipes import Recipe, TrainConfig
 _TARGETS: Mapping[str, str] = DDQConfig.__dataclass_fields__["target"].metadata["choices"]
 
 OUTPUT = Group(
-    title="Results",
+    title="Results, and code of yours",
     of=(
         flags.text(
             "json", "FILE", "also write the results as JSON, with versions, machine and commit"
         ),
         flags.choice(
             "verbosity", "what to log to stderr", ("error", "warning", "info", "debug"), "warning"
+        ),
+        flags.text(
+            "code",
+            "FILE.py",
+            "run this Python file first: it defines layers, models and functions of your own that "
+            "the model's file names",
         ),
     ),
 )

@@ -10,6 +10,7 @@ from ddq_tf.jobs.doctor import diagnose
 from ddq_tf.jobs.export import export_file
 from ddq_tf.jobs.images import Images, open_for_model
 from ddq_tf.jobs.loading import (
+    load_code,
     load_ddq_model,
     load_float_model,
     load_model,
@@ -52,6 +53,7 @@ __all__ = [
     "evaluate_file",
     "export_file",
     "layers_report",
+    "load_code",
     "load_ddq_model",
     "load_float_model",
     "load_model",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import io
 import json
 import os
+import re
+import sys
 import tempfile
+import traceback
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +26,7 @@ from ddq_tf.search import DDQModel
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _NOTES = "ddq_tf.json"
 _LONGEST_CAUSE = 300
+_UNKNOWN = re.compile(r"Could not locate (class|function) '([^']+)'")
 _MOST_UNPACKED = 200  # Keras stores weights as they are, and deflates only a little JSON
 
 
@@ -59,6 +65,43 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise DDQError(f"{str(path)!r} holds a {type(model).__name__}, not a Keras model")
     return model
+
+
+def load_code(path: str | os.PathLike[str]) -> None:
+    """Runs a Python file, so that model files may name the classes and functions in it.
+
+    Modules beside it can be imported from it.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DDQError: if there is no such file, or it raises.
+    """
+    path = Path(path)
+    if not path.is_file() or path.suffix != ".py":
+        raise DDQError(f"--code needs a Python file that exists. Received: {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise DDQError(f"--code cannot be imported. Received: {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # of whatever a user's code raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise DDQError(
+            f"--code: {str(path)!r} raised {type(error).__name__}: {_cause(error)} "
+            f"({where.filename}:{where.lineno})"
+        ) from error
+    named = {
+        name: value
+        for name, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+    keras.saving.get_custom_objects().update(named)
 
 
 def _check_archive(path: Path) -> None:
@@ -143,7 +186,23 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _cause(error: Exception) -> str:
-    """Returns the first line of an error; Keras appends whole configurations."""
+    """Returns the first line of an error; Keras appends whole configurations.
+
+    Of what a file names and this process does not know: what, and the cure.
+    """
+    unknown = _UNKNOWN.search(str(error))
+    if unknown:
+        return (
+            f"it names the {unknown[1]} {unknown[2]!r}, which is none of Keras's. Say which Python "
+            "file defines it: --code=FILE.py; in Python, keras.models.load_model with "
+            "custom_objects, then quantize_model"
+        )
+    if "Python lambda" in str(error):
+        return (
+            "it has a Lambda of a Python lambda, which Keras does not load unasked. Give it a "
+            "function with a name, from --code=FILE.py; or, in Python, load it with "
+            "keras.models.load_model(path, safe_mode=False), then quantize_model"
+        )
     lines = str(error).strip().splitlines() or [type(error).__name__]
     first = lines[0]
     return first if len(first) <= _LONGEST_CAUSE else f"{first[:_LONGEST_CAUSE]}…"

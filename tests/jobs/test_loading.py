@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from ddq_tf import DDQError, DDQModel, jobs
+from ddq_tf import DDQError, DDQModel, cli, jobs
 from ddq_tf.jobs.loading import check_output
 
 
@@ -131,3 +131,47 @@ def test_forged_notes_are_named(
         return
     with pytest.raises(DDQError, match=message):
         jobs.evaluate_file(path, options)
+
+
+_CODE = """
+import keras
+
+def twice(x):
+    return x * 2
+
+class Halved(keras.layers.Layer):
+    def call(self, x):
+        return x / 2
+"""
+
+
+def test_code_of_ones_own_is_asked_for_and_taken(tmp_path: Path) -> None:
+    code, names = tmp_path / "my_layers.py", {}
+    code.write_text(_CODE)
+    exec(_CODE, names)
+    x = keras.Input((8, 8, 1))
+    y = keras.layers.Conv2D(2, 3, activation=names["twice"])(x)
+    keras.Model(x, names["Halved"]()(y)).save(tmp_path / "own.keras")
+    with pytest.raises(DDQError, match=r"names the function 'twice'.*--code=FILE\.py"):
+        jobs.load_model(tmp_path / "own.keras")
+    with keras.saving.custom_object_scope({}):
+        assert cli.run(["doctor", str(tmp_path / "own.keras"), f"--code={code}"]) == 0
+        loaded = jobs.load_model(tmp_path / "own.keras")
+        assert type(loaded.layers[-1]).__name__ == "Halved"
+
+
+def test_a_lambda_without_a_name_has_a_cure(tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    keras.Model(x, keras.layers.Lambda(lambda t: t * 2)(x)).save(tmp_path / "odd.keras")
+    with pytest.raises(DDQError, match="function with a name"):
+        jobs.load_model(tmp_path / "odd.keras")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "that exists"), ("import nothing_like_it", r"my\.py:1")]
+)
+def test_code_that_does_not_run_is_told(tmp_path: Path, content: str | None, words: str) -> None:
+    if content:
+        (tmp_path / "my.py").write_text(content)
+    with pytest.raises(DDQError, match=words):
+        jobs.load_code(tmp_path / "my.py")
