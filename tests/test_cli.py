@@ -178,7 +178,7 @@ def _foreign(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "half.keras").write_bytes(b"PK\x03\x04")
     (tmp_path / "none.tflite").write_bytes(b"not a model at all")
     image = keras.Input((8, 8, 3))
-    x = keras.layers.Softmax(axis=1, name="odd")(image)
+    x = keras.layers.LayerNormalization(axis=1, name="odd")(image)
     x = keras.layers.Dense(10)(keras.layers.Flatten()(x))
     keras.Model(image, x).save(tmp_path / "odd.keras")
     return {p.stem: str(p) for p in tmp_path.iterdir()}

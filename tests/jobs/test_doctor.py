@@ -170,7 +170,7 @@ def test_structure_is_told() -> None:
 def test_every_layer_without_a_form_is_named() -> None:
     inputs = x = keras.Input((20, 8))
     for number in range(6):
-        x = K.Softmax(axis=1, name=f"sum_{number}")(x)
+        x = K.LayerNormalization(axis=1, name=f"sum_{number}")(x)
     x = K.AdditiveAttention(name="attention")([x, x])
     x = K.ConvLSTM1D(3, 1, return_sequences=True, name="cell")(K.Reshape((4, 5, 8))(x))
     x = K.Dense(3)(K.ConvLSTM2D(3, 1, name="memory")(K.Reshape((4, 5, 1, 3))(x)))
@@ -179,7 +179,7 @@ def test_every_layer_without_a_form_is_named() -> None:
     assert diagnosis.quantized is None
     named = {trouble.kind: trouble.layers for trouble in diagnosis.troubles}
     assert named == {
-        "Softmax": tuple(f"sum_{number}" for number in range(6)),
+        "LayerNormalization": tuple(f"sum_{number}" for number in range(6)),
         "AdditiveAttention": ("attention",),
         "ConvLSTM1D": ("cell",),
         "ConvLSTM2D": ("memory",),
@@ -316,7 +316,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     results = json.loads(record.read_text())["results"]
     assert results["quantized"]["least_bytes"] == _BYTES["litert"][1]
     assert results["troubles"] == []
-    bad = keras.Sequential([keras.Input((4, 8)), K.Dense(4), K.Softmax(axis=1, name="odd")])
+    bad = keras.Sequential(
+        [keras.Input((4, 8)), K.Dense(4), K.LayerNormalization(axis=1, name="odd")]
+    )
     file = _kept(bad, tmp_path / "bad.keras")
     assert cli.run(["doctor", file, f"--json={record}"]) == 1
     printed = capsys.readouterr().out

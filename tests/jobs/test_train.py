@@ -60,7 +60,7 @@ def test_a_diverged_training_saves_nothing(tmp_path: Path) -> None:
 
 def test_unsupported_layers_are_refused_before_training(tmp_path: Path) -> None:
     image = keras.Input((8, 8, 3))
-    x = keras.layers.Flatten()(keras.layers.Softmax(axis=1, name="odd")(image))
+    x = keras.layers.Flatten()(keras.layers.LayerNormalization(axis=1, name="odd")(image))
     model = keras.Model(image, keras.layers.Dense(10)(x))
     with pytest.raises(DDQError, match="'odd'"):
         jobs.quantize_float(model, _OPTIONS, DDQConfig(), TrainConfig(), out=tmp_path / "ddq.keras")

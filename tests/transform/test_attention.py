@@ -135,7 +135,7 @@ REFUSED = {
         lambda x: keras.ops.matmul(L.Reshape((3, 4, 8))(x), L.Reshape((1, 8, 12))(x)),
         "alike in all but the last two axes",
     ),
-    "normalized": (lambda x: L.Dot(2, normalize=True)([x, x]), "normalize=False"),
+    "normalized": (lambda x: L.Dot(1, normalize=True)([x, x]), "the last with normalize=True"),
     "lengths of vectors": (
         lambda x: keras.ops.dot_product_attention(*_heads(x, L.Dense(6)(x), x)),
         "three tensors of fixed sizes",
