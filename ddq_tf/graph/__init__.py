@@ -1,7 +1,8 @@
 """Reading Keras models as flat graphs of layers."""
 
 from ddq_tf.graph.beside import MOST_MASKED, numbers
-from ddq_tf.graph.flatten import FlatGraph, FlatNode, flatten
+from ddq_tf.graph.flat_graph import FlatGraph, FlatNode
+from ddq_tf.graph.flatten import flatten
 from ddq_tf.graph.values import as_float64
 
 __all__ = [

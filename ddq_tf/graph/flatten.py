@@ -1,16 +1,13 @@
 """One flat list of layer calls for any Keras model: with a graph, or read by tracing its `call`.
 
-With `ddq_tf.graph.tracing` the only file that reads Keras's private graph (`_nodes_by_depth`).
+With `tracing` and `functional` the only file that reads Keras's private graph (`_nodes_by_depth`).
 """
 
 from __future__ import annotations
 
-import collections
 import copy
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +17,8 @@ from keras.src.utils.naming import to_snake_case
 from ddq_tf.errors import DDQError
 from ddq_tf.graph.beside import Beside, operands
 from ddq_tf.graph.beside import numbers as numbers_beside
+from ddq_tf.graph.flat_graph import FlatGraph, FlatNode, Shape, read_by, unused
+from ddq_tf.graph.functional import Traced, functional_of, graph_of, input_names
 from ddq_tf.graph.origin import set_origin
 from ddq_tf.graph.tracing import (
     Call,
@@ -34,16 +33,6 @@ from ddq_tf.graph.tracing import (
 )
 from ddq_tf.layers import DDQConstant, DDQMask
 
-# Layers with a kernel, once SeparableConv2D and the layers on sequences are expanded. The DDQ ones
-# are subclasses.
-_WITH_KERNEL = (
-    keras.layers.Conv2D,
-    keras.layers.Conv2DTranspose,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Dense,
-)
-
-
 # Do to all rows of a sequence at once what they do to one.
 _OF_ROWS = (
     keras.layers.Activation,
@@ -54,299 +43,6 @@ _OF_ROWS = (
     keras.layers.LeakyReLU,
     keras.layers.ReLU,
 )
-
-Shape = tuple[int | None, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlatNode:
-    """One call of one layer.
-
-    Attributes:
-        layer: the Keras layer (or operation) called.
-        name: the layer's name, unique in the flat graph: prefixed with its model's where needed.
-        inputs: numbers of the tensors that it reads.
-        outputs: numbers of the tensors that it writes.
-        shapes: shapes of its inputs, None for the batch.
-        inference: whether an enclosing call said training=False.
-        constants: of an operation as in `x * 0.5`: the arguments that are no tensors, in order,
-            with None where a tensor stands.
-        place: in which of the user's layers it is called, and in which line; "" where a graph tells
-            neither.
-        trouble: why its layer could not be opened; "" if it was not to be.
-    """
-
-    layer: Any
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shapes: tuple[Shape, ...]
-    inference: bool = False
-    constants: tuple[Any, ...] = ()
-    place: str = ""
-    trouble: str = ""
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether it is a convolution or a dense layer, float or DDQ."""
-        return isinstance(self.layer, _WITH_KERNEL)
-
-    def calling(self, layer: Any, **changes: Any) -> FlatNode:
-        """Returns the node with another layer, called with tensors alone."""
-        return dataclasses.replace(self, layer=layer, constants=(), **changes)
-
-    def reading(self, tensor: int, shape: Any, layer: Any, name: str = "") -> FlatNode:
-        """Returns a node that reads one tensor of this shape and writes what this one wrote."""
-        return self.calling(
-            layer, name=name or layer.name, inputs=(tensor,), shapes=(tuple(shape),)
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlatGraph:
-    """A model without nesting; nodes in an order in which they can run."""
-
-    nodes: tuple[FlatNode, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    input_names: tuple[str, ...]
-    input_shapes: tuple[tuple[int | None, ...], ...]
-
-    @functools.cached_property
-    def _readers(self) -> Mapping[int, list[FlatNode]]:
-        found: dict[int, list[FlatNode]] = collections.defaultdict(list)
-        for node in self.nodes:
-            for tensor in dict.fromkeys(node.inputs):
-                found[tensor].append(node)
-        return dict(found)
-
-    @functools.cached_property
-    def _writers(self) -> Mapping[int, FlatNode]:
-        return {tensor: node for node in self.nodes for tensor in node.outputs}
-
-    @functools.cached_property
-    def _calls(self) -> collections.Counter[int]:
-        return collections.Counter(id(node.layer) for node in self.nodes)
-
-    def consumers(self, tensor: int) -> list[FlatNode]:
-        """Returns the nodes that read a tensor."""
-        return list(self._readers.get(tensor, ()))
-
-    def producer(self, tensor: int) -> FlatNode | None:
-        """Returns the node that writes a tensor; None for a model input."""
-        return self._writers.get(tensor)
-
-    def sole_consumer(self, tensor: int) -> FlatNode | None:
-        """Returns the only reader of a tensor; None if it has several or is an output."""
-        readers = self.consumers(tensor)
-        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
-
-    def calls(self, layer: Any) -> int:
-        """Returns how often a layer stands in the graph."""
-        return self._calls[id(layer)]
-
-    def norm_of(self, node: FlatNode) -> FlatNode | None:
-        """Returns the BatchNormalization that folds into a node, or None.
-
-        It alone reads a convolution or dense layer, float or DDQ, that has no activation itself.
-        The BatchNormalization, or the layer, may stand elsewhere too: see `calls`.
-        """
-        if not node.has_kernel:
-            return None
-        after = self.sole_consumer(node.outputs[0])
-        if after is None or not isinstance(after.layer, keras.layers.BatchNormalization):
-            return None
-        return after if node.layer.activation in (None, keras.activations.linear) else None
-
-    def replaced(self, changes: Mapping[int, Sequence[FlatNode]]) -> FlatGraph:
-        """Returns the graph with nodes, given by the tensor that they write first, replaced."""
-        nodes = [new for node in self.nodes for new in changes.get(node.outputs[0], (node,))]
-        return dataclasses.replace(self, nodes=tuple(nodes))
-
-    def named_apart(self, before: FlatGraph) -> FlatGraph:
-        """Returns the graph with no name used by two layers.
-
-        Args:
-            before: the graph that this one was made of; its layers keep their names, and what was
-                made in the place of one may have its name.
-        """
-        kept = {id(node.layer) for node in self.nodes}
-        names = {id(node.layer): node.name for node in before.nodes if id(node.layer) in kept}
-        taken = {*names.values(), *self.input_names}
-        for node in self.nodes:
-            if id(node.layer) not in names:
-                names[id(node.layer)] = unused(node.name, taken)
-                taken.add(names[id(node.layer)])
-        nodes = tuple(
-            node
-            if node.name == names[id(node.layer)]
-            else dataclasses.replace(node, name=names[id(node.layer)])
-            for node in self.nodes
-        )
-        return dataclasses.replace(self, nodes=nodes)
-
-    def without(self, node: FlatNode) -> FlatGraph:
-        """Returns the graph with the readers of a node's output reading its input."""
-        (gone,), (kept,) = node.outputs, node.inputs
-        nodes = tuple(
-            dataclasses.replace(n, inputs=tuple(kept if t == gone else t for t in n.inputs))
-            if gone in n.inputs
-            else n
-            for n in self.nodes
-            if n is not node
-        )
-        outputs = tuple(kept if t == gone else t for t in self.outputs)
-        return dataclasses.replace(self, nodes=nodes, outputs=outputs)
-
-
-def unused(name: str, taken: Container[str]) -> str:
-    """Returns the name, numbered where it is taken."""
-    unique, count = name, 1
-    while unique in taken:
-        count += 1
-        unique = f"{name}_{count}"
-    return unique
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Traced:
-    """A subclassed model as if it were a Functional one.
-
-    Attributes:
-        name: of the model.
-        input: the structure of its inputs; `inputs` in order.
-        output: the structure of its outputs; `outputs` in order.
-        output_names: in order.
-        found: what its `call` does.
-    """
-
-    name: str
-    input: Any
-    inputs: tuple[Any, ...]
-    output: Any
-    output_names: tuple[str, ...]
-    found: Trace
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The symbolic tensors of `output`, in order."""
-        return self.found.outputs
-
-
-def functional_of(model: Any) -> Any:
-    """Returns the Functional model behind a Sequential or Functional one; others as `Traced`.
-
-    Args:
-        model: a Keras model, or what this function returned.
-
-    Raises:
-        DDQError: if the model is unbuilt, or no Keras 3 model; if it is subclassed and its `call`
-            cannot be read.
-    """
-    if isinstance(model, Traced):
-        return model
-    if not isinstance(model, keras.Model):
-        raise DDQError(
-            "model must be a Keras 3 model (keras.Model; tf_keras models must be re-saved with "
-            f"Keras 3). Received: {type(model).__module__}.{type(model).__name__}"
-        )
-    own = graph_of(model)
-    if own is not None:
-        return own
-    if isinstance(model, keras.Sequential):
-        raise DDQError(
-            f"model {model.name!r} is not built: its input shape is unknown. Start it with "
-            "keras.Input(shape) or call model.build(input_shape)."
-        )
-    return _read(model)
-
-
-def graph_of(model: Any) -> Any | None:
-    """Returns the Functional model that says what a model computes, None if there is none.
-
-    There is none for layers, subclassed models and those whose class has a `call` of its own.
-    """
-    if not isinstance(model, keras.Model) or defines(type(model), "call"):
-        return None
-    if isinstance(model, keras.Sequential):
-        return getattr(model, "_functional", None)
-    return model if hasattr(model, "_nodes_by_depth") else None
-
-
-def _read(model: Any) -> Traced:
-    """What a model does whose class has a `call` of its own."""
-    given = _given(model)
-    try:
-        found = trace(model, (given,), {}, graph_of)
-    except NotReadableError as error:
-        raise DDQError(f"model {model.name!r} ({type(model).__name__}) {error}") from error
-    paths = [path for path, _ in keras.tree.flatten_with_path(found.output)]
-    names: list[str] = []
-    for path in paths:
-        names.append(unused("_".join(("output", *map(str, path))), names))
-    return Traced(
-        name=model.name,
-        input=given,
-        inputs=tuple(keras.tree.flatten(given)),
-        output=found.output,
-        output_names=tuple(names),
-        found=found,
-    )
-
-
-def _given(model: Any) -> Any:
-    """The inputs of a model without a graph, as symbolic tensors in their structure."""
-    if getattr(model, "inputs", None):  # made of a graph, with a call() of its own
-        return keras.tree.map_structure(lambda t: t, model.input)
-    parameters = [
-        p
-        for p in inspect.signature(model.call).parameters.values()
-        if p.name not in ("training", "mask") and p.default is p.empty and p.kind < p.VAR_POSITIONAL
-    ]
-    shapes = _shapes_seen(model)
-    if shapes is None:
-        state, cure = "was never called", "Call it once on a batch: model(images[:1])"
-        if model.built:
-            state = "was called, but Keras could not read its call()"
-            cure = "Say what it takes: model.build((None, 224, 224, 3))"
-        raise DDQError(
-            f"model {model.name!r} ({type(model).__name__}) {state}: its input shape is unknown. "
-            f"{cure}"
-        )
-    if len(parameters) > 1:
-        names = ", ".join(p.name for p in parameters)
-        raise DDQError(
-            f"model {model.name!r} ({type(model).__name__}) takes several arguments ({names}), of "
-            "which Keras keeps no shapes. Say them: keras.Model([a, b], model(a, b)) with a, b = "
-            "keras.Input(...) of each"
-        )
-    return _symbolic(shapes, (parameters[0].name if parameters else "inputs",))
-
-
-def _symbolic(shapes: Any, path: tuple[str, ...]) -> Any:
-    """Inputs of these shapes; those in a dictionary have the names of their keys."""
-    if isinstance(shapes, Mapping):
-        return {key: _symbolic(shape, (str(key),)) for key, shape in shapes.items()}
-    if all(isinstance(size, int | None) for size in shapes):
-        return keras.Input(batch_shape=(None, *shapes[1:]), name="_".join(path))
-    return [_symbolic(shape, (*path, str(number))) for number, shape in enumerate(shapes)]
-
-
-def _shapes_seen(model: Any) -> Any:
-    """The shapes that a model was built with, in the structure of its inputs, or None."""
-    built = getattr(model, "_build_shapes_dict", None)
-    return next(iter(built.values())) if model.built and built else None
-
-
-def is_keras(kind: type) -> bool:
-    """Returns whether a class is one of Keras's own."""
-    return kind.__module__.split(".")[0] == "keras"
-
-
-def defines(kind: type, name: str) -> bool:
-    """Returns whether a user's class, not Keras, says what a method of a model does."""
-    definer = next((base for base in kind.__mro__ if name in vars(base)), None)
-    return definer is not None and not is_keras(definer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -713,26 +409,6 @@ def _written_shapes(node: Any, shapes: tuple[Shape, ...], name: str) -> list[Sha
     return [tuple(tensor.shape) for tensor in keras.tree.flatten(written)]
 
 
-def input_names(functional: Any) -> tuple[str, ...]:
-    """Returns the names of a Functional or traced model's inputs, in order."""
-    return tuple(tensor._keras_history.operation.name for tensor in functional.inputs)
-
-
-def output_names(functional: Any) -> tuple[str, ...]:
-    """Returns what a Functional model calls its outputs, in order, each name once.
-
-    The keys of a dictionary; otherwise the names of the layers that write them.
-    """
-    names: list[str] = []
-    rows = zip(
-        keras.tree.flatten_with_path(functional.output), functional.output_names, strict=True
-    )
-    for (path, _), layer in rows:
-        by_key = bool(path) and all(isinstance(step, str) for step in path)
-        names.append(unused("_".join(path) if by_key else layer, names))
-    return tuple(names)
-
-
 def _constants(layer: Any, called: _Called) -> tuple[Any, ...]:
     """What an operation, not a layer, was called with beside tensors."""
     if isinstance(layer, keras.layers.Layer):
@@ -774,16 +450,6 @@ def _without_tensors(value: Any) -> Any:
 
 def _says_inference(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get("training") is False
-
-
-def read_by(outputs: Sequence[int], nodes: Sequence[FlatNode]) -> tuple[FlatNode, ...]:
-    """Returns the nodes that outputs depend on, in their order."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed & set(node.outputs):
-            needed |= set(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
 
 
 def flatten(model: Any) -> FlatGraph:

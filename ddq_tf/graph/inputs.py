@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.flatten import functional_of, input_names
+from ddq_tf.graph.functional import functional_of, input_names
 
 _BATCH = 32
 

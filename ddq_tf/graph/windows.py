@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from ddq_tf.graph.flatten import FlatNode
+from ddq_tf.graph.flat_graph import FlatNode
 
 EXACT_FACTORS = (1, 2, 4, 8, 16)  # by which LiteRT interpolates without rounding weights
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ddq_tf import data
 from ddq_tf.data import Dataset, Fit
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.flatten import functional_of, input_names
+from ddq_tf.graph.functional import functional_of, input_names
 from ddq_tf.jobs.pixels import DEFAULT_INPUT_RANGE, Pixels, pixels_of_model
 from ddq_tf.pictures import Augment, DataOptions, Range
 

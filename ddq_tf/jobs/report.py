@@ -14,7 +14,7 @@ from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.export.exporter import export_tflite, min_runtime
 from ddq_tf.export.sizes import code_entropy, deflated, itemize
 from ddq_tf.export.stock import stock_int8
-from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.functional import functional_of
 from ddq_tf.jobs import collect
 from ddq_tf.jobs.images import Images, is_classifier, open_for_model
 from ddq_tf.jobs.loading import check_output, load_ddq_model, load_float_model, read_notes

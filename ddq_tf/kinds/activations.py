@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras.src.ops.nn import Softmax
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -318,6 +319,7 @@ FAMILY = Family(
             words="softmax over any axes",
             expand=_along_axes,
             on_row=on_any_rank,
+            operation=lambda layer, shape: Softmax(layer.axis),
             problem=_check,
             output=_output,
             twin=_twin,

@@ -89,6 +89,7 @@ FAMILY = Family(
             "`where(mask, x, -inf)`, numbers below -50 that are added)",
             problem=_check_mask,
             output=Output.KEEPS,
+            in_floats=True,
             lower=lower_alias,
             examples=(
                 Example(

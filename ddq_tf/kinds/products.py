@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
+from keras.src.ops.numpy import Matmul
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -392,6 +393,8 @@ FAMILY = Family(
             problem=_check_terms,
             output=Output.OWN,
             lower=_lower,
+            operator="BATCH_MATMUL",
+            operation=lambda layer, shape: Matmul(),
             factor=lambda node: 1.0,
             examples=(
                 Example(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
 from ddq_tf.errors import DDQError
@@ -40,6 +41,8 @@ Problem = Callable[[FlatGraph, FlatNode], str | None]
 Twin = Callable[["DDQConfig", FlatNode, str], Any]
 Lower = Callable[["Lowering", FlatNode], None]
 Affine = Callable[[Any, int], tuple[np.ndarray, np.ndarray]]
+Move = Callable[[Any, np.ndarray], np.ndarray]
+Operation = Callable[[Any, Sequence[int | None]], keras.Operation]
 
 
 def no_problem(graph: FlatGraph, node: FlatNode) -> str | None:
@@ -121,6 +124,13 @@ class LayerRule:
         lift: with output ROUNDS, the share of a step that makes halves round up.
         twin: makes its copy in the DDQ model, under a name.
         lower: writes it as integer operators.
+        operator: the one of TFLite that it needs and not every target has; "" for none, or where
+            its function tells (`function_of`).
+        in_floats: whether only float operators do what it does.
+        move: of layers that only move the values of an example: the same of an array of one
+            example's shape.
+        operation: what does the same in keras.ops, whatever the size of the first axis, on an
+            input of a shape; None where nothing does.
         factor: what it multiplies the product of its inputs with, where that is one number.
         affine: of layers that multiply and shift each channel: float64 (gain, shift), each
             (channels,), of a layer in inference: y = gain * x + shift.
@@ -146,6 +156,10 @@ class LayerRule:
     lift: Callable[[FlatNode], float] = no_lift
     twin: Twin = plain_copy
     lower: Lower | None = None
+    operator: str = ""
+    in_floats: bool = False
+    move: Move | None = None
+    operation: Operation | None = None
     factor: Callable[[FlatNode], float | None] = no_factor
     affine: Affine | None = None
     cuts: bool = False

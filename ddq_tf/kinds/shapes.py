@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras.src.ops import numpy as ops
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.kinds import checks
@@ -114,7 +115,7 @@ def _concatenate(to: Canonicalizer, node: FlatNode) -> list[FlatNode]:
 
 def _held_by(graph: FlatGraph, tensor: int) -> DDQConstant | None:
     before = graph.producer(tensor)
-    return before.layer if before is not None and isinstance(before.layer, DDQConstant) else None
+    return before.layer if before is not None and before.is_constant else None
 
 
 def zero_padded(steps: Steps, value: Value, rows: Sequence[tuple[int, int]]) -> Value:
@@ -146,6 +147,18 @@ def _zeros(border: Sequence[Any], name: str) -> Any:
     if len(border) == 1:
         return L.ZeroPadding1D(border[0], name=name)
     return L.ZeroPadding2D(tuple(border), name=name)
+
+
+def _reshape_operation(layer: Any, shape: Sequence[int | None]) -> keras.Operation:
+    return ops.Reshape((-1, *layer.compute_output_shape((None, *shape[1:]))[1:]))
+
+
+def _reshaped(layer: Any, values: np.ndarray) -> np.ndarray:
+    return values.reshape(layer.compute_output_shape((None, *values.shape))[1:])
+
+
+def _permuted(layer: Any, values: np.ndarray) -> np.ndarray:
+    return values.transpose([axis - 1 for axis in layer.dims])
 
 
 # Integer operators
@@ -218,6 +231,7 @@ FAMILY = Family(
             expand=_flatten,
             output=Output.KEEPS,
             lower=_lower_reshape,
+            operation=_reshape_operation,
             examples=(
                 Example(build=lambda x: L.Flatten()(x)),
                 Example(build=lambda x: L.Flatten("channels_first")(x)),
@@ -229,6 +243,8 @@ FAMILY = Family(
             words="Reshape",
             output=Output.KEEPS,
             lower=_lower_reshape,
+            move=_reshaped,
+            operation=_reshape_operation,
             examples=(Example(build=lambda x: L.Reshape((4, -1, 4))(x)),),
         ),
         LayerRule(
@@ -236,6 +252,8 @@ FAMILY = Family(
             words="Permute",
             output=Output.KEEPS,
             lower=_lower_permute,
+            move=_permuted,
+            operation=lambda layer, shape: ops.Transpose((0, *layer.dims)),
             examples=(Example(build=lambda x: L.Permute((3, 1, 2))(x)),),
         ),
         LayerRule(

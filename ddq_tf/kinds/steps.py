@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 
 from ddq_tf.graph import FlatNode
-from ddq_tf.graph.flatten import Shape
+from ddq_tf.graph.flat_graph import Shape
 from ddq_tf.layers import DDQSlice
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import keras
 from absl import logging
 
 from ddq_tf.errors import DDQError
-from ddq_tf.graph.flatten import defines, is_keras
+from ddq_tf.graph.functional import defines, is_keras
 
 TRAINING = (
     "train_step",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddq_tf.errors import DDQError, raise_all
 from ddq_tf.graph import flatten
-from ddq_tf.graph.flatten import unused
+from ddq_tf.graph.flat_graph import unused
 from ddq_tf.tfmot.layers import (
     operation_of,
     plain_config,

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ddq_tf.errors import DDQError, raise_all
-from ddq_tf.graph.flatten import functional_of
+from ddq_tf.graph.functional import functional_of
 from ddq_tf.training.aid import TrainingAid
 from ddq_tf.training.outputs import output_activation
 

@@ -21,11 +21,11 @@ from keras.src.ops import core, nn
 from keras.src.ops import numpy as op
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.flatten import Shape
+from ddq_tf.graph.flat_graph import Shape
 from ddq_tf.graph.tracing import TRIED_BATCH
-from ddq_tf.kinds import TRAINING_ONLY
+from ddq_tf.kinds import TRAINING_ONLY, find_rule
 from ddq_tf.kinds.operations import activations
-from ddq_tf.layers import DDQConstant, DDQMask, DDQMatmul, DDQRescaling
+from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 
 L = keras.layers
 
@@ -171,15 +171,10 @@ def _of_kept(operation: Any, **changes: Any) -> Any:
 
 def _as_operation(node: FlatNode, given: FlatNode) -> FlatNode:
     """A node on kept tensors; layers that move values, or see the last axis, as operations."""
-    layer = node.layer
-    shape = (None, *given.shapes[0][1:])
-    if isinstance(layer, L.Reshape | L.Flatten):
-        return node.calling(op.Reshape((-1, *layer.compute_output_shape(shape)[1:])))
-    if isinstance(layer, L.Permute):
-        return node.calling(op.Transpose((0, *layer.dims)))
-    if isinstance(layer, L.Softmax):
-        return node.calling(nn.Softmax(layer.axis))
-    return node.calling(op.Matmul()) if isinstance(layer, DDQMatmul) else node
+    rule = find_rule(node.layer)
+    if rule is None or rule.operation is None:
+        return node
+    return node.calling(rule.operation(node.layer, given.shapes[0]))
 
 
 def _reshape(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
@@ -298,19 +293,23 @@ def _of_rows(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Ke
     return _Kept(node, [layout])
 
 
-def _held(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
+def _mask(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
+    """A mask, the same for all windows."""
+    kept = np.asarray(keras.ops.convert_to_numpy(node.layer.kept))
+    return _alike(node, layouts, DDQMask.keeping(kept[None], node.name))
+
+
+def _constant(node: FlatNode, layouts: Sequence[_Layout], given: FlatNode) -> _Kept:
     """Numbers beside a tensor, the same for all windows."""
+    values = np.asarray(keras.ops.convert_to_numpy(node.layer.value))
+    trained = node.layer.trainable
+    return _alike(node, layouts, DDQConstant.holding(values[None], node.name, trainable=trained))
+
+
+def _alike(node: FlatNode, layouts: Sequence[_Layout], layer: Any) -> _Kept:
     (layout,) = layouts
     if layout.place != 0:
         raise _UnreadableError
-    if isinstance(node.layer, DDQMask):
-        kept: Any = np.asarray(keras.ops.convert_to_numpy(node.layer.kept))
-        layer: Any = DDQMask.keeping(kept[None], node.name)
-    else:
-        values = keras.ops.convert_to_numpy(node.layer.value)
-        layer = DDQConstant.holding(
-            np.asarray(values)[None], node.name, trainable=node.layer.trainable
-        )
     return _Kept(dataclasses.replace(node, layer=layer), [layout])
 
 
@@ -330,8 +329,8 @@ _RULES: dict[type, _Rule] = {
     **dict.fromkeys((*_FUNCTIONS, core.Cast, core.StopGradient), _of_values),
     **dict.fromkeys((L.Dense, L.LayerNormalization, L.RMSNormalization, DDQRescaling), _of_rows),
     **dict.fromkeys((L.Activation, L.ReLU, L.LeakyReLU, L.ELU, *TRAINING_ONLY), _of_rows),
-    DDQConstant: _held,
-    DDQMask: _held,
+    DDQConstant: _constant,
+    DDQMask: _mask,
 }
 # Products that name the batch in an equation or in their axes: what they are made of does not.
 EXPANDED_FIRST = (L.EinsumDense, L.Dot, op.Einsum, nn.DotProductAttention)

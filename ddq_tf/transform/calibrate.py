@@ -17,6 +17,7 @@ from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface, as_array, in_parts
 from ddq_tf.layers import DDQActivation, activation_layers, examples_at_once, weighted_layers
 from ddq_tf.layers.activation import Observer
+from ddq_tf.layers.weighted import rounds_activations
 from ddq_tf.quantizers import optimal_activation_range, percentile_activation_range
 
 _VALUES_KEPT = 1 << 17
@@ -104,7 +105,7 @@ def tell_faint_columns(model: keras.Model, batches: list[Any]) -> None:
     rows = zip(*map(interface.arrays, batches), strict=True)
     for tensor, name, arrays in zip(graph.inputs, interface.names, rows, strict=True):
         node = graph.sole_consumer(tensor)
-        if node is None or not isinstance(node.layer, DDQActivation):
+        if node is None or not rounds_activations(node.layer):
             continue
         flat = [np.asarray(array, np.float32).reshape(-1, array.shape[-1]) for array in arrays]
         highest = np.max([x.max(axis=0) for x in flat], axis=0)

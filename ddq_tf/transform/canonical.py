@@ -30,6 +30,7 @@ from ddq_tf.graph import FlatGraph, FlatNode, as_float64
 from ddq_tf.graph.origin import set_origin
 from ddq_tf.grids.affine import multiplies
 from ddq_tf.kinds import activation_name, find_rule, function_of, is_activation
+from ddq_tf.kinds.rule import Move
 from ddq_tf.kinds.steps import grid_key, on_one_grid
 from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
 from ddq_tf.transform.batches import EXPANDED_FIRST, batch_first, moves_batch
@@ -194,26 +195,22 @@ def _scaled_kernel(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
 
 def _held_values(node: FlatNode | None) -> np.ndarray | None:
     """The weights of a `DDQConstant`; None for other nodes."""
-    if node is None or not isinstance(node.layer, DDQConstant):
-        return None
-    return as_float64(node.layer.value)
+    return as_float64(node.layer.value) if node is not None and node.is_constant else None
 
 
 def _constants(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """A tensor of weights that is moved, or added behind another; and what nothing reads."""
     before = to.graph.producer(node.inputs[0])
     values = _held_values(before)
-    if isinstance(node.layer, DDQConstant | DDQRescaling):
+    if node.is_constant or _is_rescaling(node):
         is_read = to.graph.consumers(node.outputs[0]) or node.outputs[0] in to.graph.outputs
         if not is_read:
             return to.graph.replaced({node.outputs[0]: []})
-        return _read_earlier(to.graph, node) if isinstance(node.layer, DDQConstant) else None
-    if before is None or values is None or not isinstance(node.layer, _MOVERS):
+        return _read_earlier(to.graph, node) if node.is_constant else None
+    move = _move_of(node)
+    if before is None or values is None or move is None:
         return _summed(to, node)
-    shape: Any = node.layer.compute_output_shape((None, *values.shape))
-    if isinstance(node.layer, keras.layers.Permute):
-        values = values.transpose([axis - 1 for axis in node.layer.dims])
-    moved = values.reshape(shape[1:])
+    moved = move(node.layer, values)
     layer = to.layer(
         before.layer, f"moved by {node.name}", lambda: DDQConstant.holding(moved, before.name)
     )
@@ -228,7 +225,7 @@ def _read_earlier(graph: FlatGraph, node: FlatNode) -> FlatGraph | None:
         return None
     tensor, held = _parts(graph, before)
     if held is None:
-        if not isinstance(before.layer, (*_MOVERS, keras.layers.ZeroPadding2D)):
+        if _move_of(before) is None and not isinstance(before.layer, keras.layers.ZeroPadding2D):
             return None
         tensor = before.inputs[0]
     shape = before.shapes[before.inputs.index(tensor)]
@@ -271,7 +268,7 @@ def _parts(graph: FlatGraph, node: FlatNode) -> tuple[int | None, FlatNode | Non
     if not isinstance(node.layer, keras.layers.Add) or len(node.inputs) != 2:
         return None, None
     writers = [graph.producer(tensor) for tensor in node.inputs]
-    held = [writer is not None and isinstance(writer.layer, DDQConstant) for writer in writers]
+    held = [writer is not None and writer.is_constant for writer in writers]
     if sum(held) != 1:
         return None, None
     return node.inputs[held.index(False)], writers[held.index(True)]
@@ -280,16 +277,15 @@ def _parts(graph: FlatGraph, node: FlatNode) -> tuple[int | None, FlatNode | Non
 def _moved_mask(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     """A mask, which stands right before its softmax."""
     before = to.graph.producer(node.inputs[0])
-    if before is None or not isinstance(before.layer, DDQMask):
+    move = _move_of(node)
+    if before is None or not before.is_mask or move is None:
         return None
-    if not isinstance(node.layer, _MOVERS) or to.graph.sole_consumer(node.inputs[0]) is not node:
+    if to.graph.sole_consumer(node.inputs[0]) is not node:
         return None
     kept = np.asarray(keras.ops.convert_to_numpy(before.layer.kept))
     kept = np.broadcast_to(kept, [size or 0 for size in node.shapes[0][1:]])
     shape: Any = node.layer.compute_output_shape(node.shapes[0])
-    if isinstance(node.layer, keras.layers.Permute):
-        kept = kept.transpose([axis - 1 for axis in node.layer.dims])
-    kept = kept.reshape(shape[1:])
+    kept = move(node.layer, kept)
     mask = to.layer(before.layer, "moved", lambda: DDQMask.keeping(kept, before.name))
     moved = to.new_tensor()
     changes: dict[int, list[FlatNode]] = {
@@ -302,14 +298,16 @@ def _moved_mask(to: Canonicalizer, node: FlatNode) -> FlatGraph | None:
     return to.graph.replaced(changes)
 
 
-_MOVERS = (keras.layers.Reshape, keras.layers.Permute)
+def _move_of(node: FlatNode) -> Move | None:
+    rule = find_rule(node.layer)
+    return None if rule is None else rule.move
 
 
 def _moves_before(graph: FlatGraph, node: FlatNode) -> list[FlatNode]:
     """The Reshapes and Permutes before a node that nothing else reads, in order."""
     found: list[FlatNode] = []
     before = graph.producer(node.inputs[0])
-    while before is not None and isinstance(before.layer, _MOVERS):
+    while before is not None and _move_of(before) is not None:
         if graph.sole_consumer(before.outputs[0]) is None:
             break
         found.insert(0, before)

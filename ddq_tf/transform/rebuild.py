@@ -18,7 +18,8 @@ import numpy as np
 from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.graph.flatten import functional_of, output_names, unused
+from ddq_tf.graph.flat_graph import unused
+from ddq_tf.graph.functional import functional_of, output_names
 from ddq_tf.graph.inputs import input_structure
 from ddq_tf.kinds import (
     FUNCTIONS,
@@ -33,7 +34,6 @@ from ddq_tf.kinds import (
 from ddq_tf.kinds.checks import does_linear
 from ddq_tf.layers import (
     DDQActivation,
-    DDQConstant,
     DDQConv2DTranspose,
     DDQFixedGrid,
     rounds_kernel,
@@ -276,7 +276,7 @@ def _ends(graph: FlatGraph) -> set[int]:
 def is_constant(graph: FlatGraph, tensor: int) -> bool:
     """Returns whether a tensor is the same for each example; a file holds it as INT8."""
     node = graph.producer(tensor)
-    return node is not None and isinstance(node.layer, DDQConstant)
+    return node is not None and node.is_constant
 
 
 def blocks_of_own_precision(graph: FlatGraph) -> list[list[FlatNode]]:

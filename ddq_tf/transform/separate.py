@@ -19,7 +19,7 @@ import keras
 from ddq_tf.graph import FlatGraph, FlatNode
 from ddq_tf.kinds import Output, output_of
 from ddq_tf.kinds.steps import grid_key, on_one_grid
-from ddq_tf.layers import DDQConstant, DDQMask, DDQRescaling
+from ddq_tf.layers import DDQRescaling
 from ddq_tf.transform.ties import Ties, shared_calls
 
 
@@ -59,8 +59,7 @@ def separate(graph: FlatGraph, places: Iterable[tuple[str, int | None]]) -> Flat
 def _reached(graph: FlatGraph, node: FlatNode, place: int) -> tuple[FlatNode, int]:
     """An input of a node, before the mask of a softmax, which no grid holds."""
     before = graph.producer(node.inputs[place])
-    masks = before is not None and isinstance(before.layer, DDQMask)
-    return (before, 0) if before is not None and masks else (node, place)
+    return (before, 0) if before is not None and before.is_mask else (node, place)
 
 
 class _Separator:
@@ -89,7 +88,7 @@ class _Separator:
     def after(self, node: FlatNode) -> None:
         """Rescales the output of a node; numbers beside others of a key go to the new grid."""
         key = grid_key(node.layer)
-        if key is not None and isinstance(node.layer, DDQConstant):
+        if key is not None and node.is_constant:
             on_one_grid(node.layer, (key, None))
         elif id(node) not in self._after:
             inner = self._new()

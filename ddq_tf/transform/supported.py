@@ -8,12 +8,10 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode, as_float64
-from ddq_tf.kinds import RULES, find_rule, function_of, is_activation
+from ddq_tf.kinds import RULES, find_rule, function_of, is_activation, rule_of
 from ddq_tf.layers import (
     DDQActivation,
     DDQFixedGrid,
-    DDQMask,
-    DDQMatmul,
     DDQWeightedLayer,
     FloatLayer,
 )
@@ -162,9 +160,9 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
 
 def _missing(node: FlatNode, target: Target) -> str | None:
     function = function_of(node.layer) if is_activation(node) else None
-    operator = "BATCH_MATMUL" if isinstance(node.layer, DDQMatmul) else ""
-    operator = operator if function is None else function.operator
-    if isinstance(node.layer, DDQMask) and not target.float_islands:
+    rule = rule_of(node.layer)
+    operator = rule.operator if function is None else function.operator
+    if rule.in_floats and not target.float_islands:
         return (
             f"masks need float operators, which the target {target.name!r} has none of. Choose "
             "another target"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from ddq_tf.graph.flatten import functional_of, graph_of
+from ddq_tf.graph.functional import functional_of, graph_of
 from ddq_tf.graph.inputs import Interface, input_structure
 from ddq_tf.recipes import DDQ_RECIPE
 from ddq_tf.report.diagnosis import StepTimes, TrainingCost

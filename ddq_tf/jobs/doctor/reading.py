@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.flatten import functional_of, output_names
+from ddq_tf.graph.functional import functional_of, output_names
 from ddq_tf.graph.inputs import Interface
 from ddq_tf.report.diagnosis import Port
 from ddq_tf.training import output_activation

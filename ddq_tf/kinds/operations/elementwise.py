@@ -12,7 +12,7 @@ from keras.src.ops import nn
 from keras.src.ops import numpy as op
 
 from ddq_tf.graph import MOST_MASKED, FlatNode, numbers
-from ddq_tf.graph.flatten import Shape
+from ddq_tf.graph.flat_graph import Shape
 from ddq_tf.kinds.operations.entry import (
     A_TENSOR,
     SEQUENCE,

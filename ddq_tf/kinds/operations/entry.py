@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ddq_tf.graph import FlatGraph, FlatNode
-from ddq_tf.graph.flatten import Shape
+from ddq_tf.graph.flat_graph import Shape
 from ddq_tf.kinds.rule import Example, LayerRule
 from ddq_tf.kinds.steps import Steps, Value
 from ddq_tf.layers import DDQRescaling
