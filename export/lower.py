@@ -117,7 +117,18 @@ def _needs_nothing(graph: FlatGraph, node: FlatNode) -> str | None:
 def _needs_quantizer(graph: FlatGraph, node: FlatNode) -> str | None:
     if quantizer_after(graph, _end_of_block(graph, node)) is not None:
         return None
-    return "needs a DDQActivation as the only reader of its output"
+    return f"needs a DDQActivation as the only reader of its output{_end_cure(graph, node)}"
+
+
+def _end_cure(graph: FlatGraph, node: FlatNode) -> str:
+    """What to do where a model was cut off before a quantizer."""
+    tensor = _end_of_block(graph, node)
+    if tensor not in graph.outputs or graph.consumers(tensor):
+        return ""
+    return (
+        ". Let the model end one layer later, at the output of the DDQActivation that stands "
+        "behind in the model that this one is cut out of (its name ends in '_quant')"
+    )
 
 
 def _needs_fixed_grid(graph: FlatGraph, node: FlatNode) -> str | None:

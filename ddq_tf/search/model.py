@@ -131,7 +131,7 @@ class DDQModel(keras.Model):
             given = [FiniteGuard(y), *given]  # first: what is not finite must not be kept
         monitors = searches[0].monitors = Monitors(given)
         count_calls(self)
-        spare_gates(self.optimizer)
+        spare_gates(self.optimizer, given)
         try:
             history = super().fit(x, y, *args, callbacks=given, **kwargs)
         finally:

@@ -229,6 +229,14 @@ def test_all_layers_without_an_integer_form_are_named_at_once(tmp_path):
     assert not list(tmp_path.iterdir()), "no part of a file is left"
 
 
+def test_a_model_that_was_cut_off_is_told_where_to_end():
+    model = chain(DDQActivation(), DDQDense(4, name="last"), DDQActivation(name="last_quant"))
+    features = keras.Model(model.inputs, model.get_layer("last").output)
+    with pytest.raises(DDQError, match=r"'last'.*one layer later.*'_quant'"):
+        lower(features)
+    lower(keras.Model(model.inputs, model.get_layer("last_quant").output))
+
+
 def test_a_diverged_model_is_refused():
     model = chain(DDQActivation(), DDQDense(4, name="bad"), DDQActivation())
     model.get_layer("bad").kernel.assign(np.full((3, 4), np.nan))

@@ -129,6 +129,16 @@ def test_averaged_weights_become_those_of_the_model(frequency, eager, tmp_path):
     assert verify(model, result, [X]).equal_codes_share == 1
 
 
+@pytest.mark.parametrize("swap_on_epoch", [True, False])
+def test_averages_that_are_swapped_in_leave_gates_alone(swap_on_epoch, tmp_path):
+    model = compiled(quantized(), keras.optimizers.Adam(0.01, use_ema=True), eager=False)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=swap_on_epoch)
+    for _ in range(2):
+        fit(model, 2, callbacks=[swap], validation_data=(X, Y))
+    result = export_tflite(model, tmp_path / "model.tflite")
+    assert verify(model, result, [X]).equal_codes_share == 1
+
+
 def test_inputs_that_are_not_finite_are_refused_before_any_step():
     model = compiled(quantized())
     before = [array(v) for v in model.weights]
