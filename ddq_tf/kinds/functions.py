@@ -89,7 +89,8 @@ FUNCTIONS: dict[str, Function] = {
 FUNCTIONS |= {
     name: Function(name=name, output=None, formula=formula)
     for name, formula in FORMULAS.items()
-    if name not in FUNCTIONS and name != "threshold"  # which needs arguments
+    # The threshold needs arguments.
+    if name not in FUNCTIONS and hasattr(keras.activations, name) and name != "threshold"
 }
 
 

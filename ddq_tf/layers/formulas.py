@@ -244,6 +244,11 @@ def _sparse_sigmoid(x: Value) -> Value:
     return ((x + 1.0) * 0.5).clip(0.0, 1.0)
 
 
+def _sqrt(x: Value) -> Value:
+    """The square root of x above 2^-40, a constant below: its gradient at 0 is 0, not infinite."""
+    return x.clip(2.0**-40).of("SQRT")
+
+
 def _hard_sigmoid(x: Value) -> Value:
     """X / 6 + 1/2 within [0, 1]."""
     return (x + 3.0).clip(0.0, 6.0) * (1 / 6)
@@ -260,9 +265,11 @@ def _relu(
     return kept - (threshold - x).clip(0.0) * negative_slope
 
 
-# By Keras's names.
+# By Keras's names, of activations or else of operations.
 FORMULAS: dict[str, Callable[..., Value]] = {
+    "absolute": abs,
     "celu": _celu,
+    "clip": lambda x, x_min, x_max: x.clip(x_min, x_max),
     "elu": _elu,
     "exponential": Value.exp,
     "gelu": _gelu,
@@ -279,6 +286,7 @@ FORMULAS: dict[str, Callable[..., Value]] = {
     "softsign": _softsign,
     "sparse_plus": _sparse_plus,
     "sparse_sigmoid": _sparse_sigmoid,
+    "sqrt": _sqrt,
     "squareplus": _squareplus,
     "tanh_shrink": _tanh_shrink,
     "threshold": _threshold,

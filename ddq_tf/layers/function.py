@@ -20,9 +20,10 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="ddq_tf")
 class DDQFunction(keras.layers.Layer):
-    """One of `keras.activations`, in inference computed step by step as the file does.
+    """One of `keras.activations` or `keras.ops`, in inference step by step as the file does.
 
-    Training takes Keras's own, whose gradients are right also where a formula has a corner.
+    Training takes Keras's own activation, whose gradients are right also where a formula has a
+    corner.
 
     Args:
         function: Keras's name, one of `formulas.FORMULAS`.
@@ -47,8 +48,9 @@ class DDQFunction(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Returns the function's values, of the inputs' shape."""
-        if training:
-            return getattr(keras.activations, self.function)(inputs, **self.arguments)
+        activation = getattr(keras.activations, self.function, None)
+        if training and activation is not None:
+            return activation(inputs, **self.arguments)
         return self.formula(Value(steps_in_keras, inputs)).tensor
 
     def compute_output_shape(self, input_shape: Any) -> Any:

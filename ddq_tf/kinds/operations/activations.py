@@ -32,8 +32,11 @@ L = keras.layers
 
 def _clip(operation: Any, name: str) -> Any:
     low, high = operation.x_min, operation.x_max
-    known = np.ndim(low) == np.ndim(high) == 0 and low == 0 and 0 < high < math.inf
-    return L.ReLU(float(high), name=name) if known else None
+    if np.ndim(low) or np.ndim(high) or not -math.inf < low < high < math.inf:
+        return None
+    if low == 0:
+        return L.ReLU(float(high), name=name)
+    return DDQFunction("clip", {"x_min": float(low), "x_max": float(high)}, name=name)
 
 
 def _relu_function(operation: Any, name: str) -> Any:
@@ -152,6 +155,8 @@ RULES: tuple[LayerRule, ...] = (
         lambda x: ops.threshold(x, 0.2, -0.1),
         names=("threshold", "default_value"),
     ),
+    _formula("absolute", op.Absolute, ops.absolute),
+    _formula("sqrt", op.Sqrt, lambda x: ops.sqrt(ops.square(x) + 0.01)),
     _formula("exponential", op.Exp, lambda x: ops.exp(ops.tanh(x)), words="exp"),
     table_entry(
         "log_softmax",
@@ -164,8 +169,8 @@ RULES: tuple[LayerRule, ...] = (
         "clip",
         one_layer(_clip),
         op.Clip,
-        needs="to clip to 0 and a number > 0, as a ReLU with a ceiling does",
-        examples=(lambda x: ops.clip(x, 0.0, 1.0),),
+        needs="two numbers, the first below the second",
+        examples=(lambda x: ops.clip(x, 0.0, 1.0), lambda x: ops.clip(x, -0.5, 0.7)),
     ),
     table_entry(
         "glu",
