@@ -180,7 +180,17 @@ def steps():
     y = L.TimeDistributed(L.Dense(5, activation="relu"))(x)
     y = L.TimeDistributed(L.LayerNormalization())(L.TimeDistributed(L.Dropout(0.1))(y))
     y = L.TimeDistributed(L.Dense(4, activation=_hard_swish))(y)
+    y = L.TimeDistributed(keras.Sequential([L.Dense(6, activation="relu"), L.Dense(4)]))(y)
     return keras.Model(x, L.TimeDistributed(L.Dense(3), name="tags")(y))
+
+
+def frames():
+    """A small CNN on each frame of a film, then one answer."""
+    film = keras.Input((3, 8, 8, 3))
+    frame = keras.Input((8, 8, 3))
+    y = L.GlobalAveragePooling2D()(L.ReLU()(L.BatchNormalization()(L.Conv2D(5, 3)(frame))))
+    y = L.TimeDistributed(keras.Model(frame, y, name="cnn"))(film)
+    return keras.Model(film, L.Dense(3)(L.GlobalAveragePooling1D()(y)))
 
 
 MODELS = (resnet, inside, lambdas, dictionaries, twice, own_call, operations, functions)

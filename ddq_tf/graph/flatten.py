@@ -33,17 +33,6 @@ from ddq_tf.graph.tracing import (
 )
 from ddq_tf.layers import DDQConstant, DDQMask
 
-# Do to all rows of a sequence at once what they do to one.
-_OF_ROWS = (
-    keras.layers.Activation,
-    keras.layers.BatchNormalization,
-    keras.layers.Dense,
-    keras.layers.Dropout,
-    keras.layers.LayerNormalization,
-    keras.layers.LeakyReLU,
-    keras.layers.ReLU,
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Called:
@@ -227,7 +216,6 @@ class _Flattener:
         constants: tuple[Any, ...] = (),
         trouble: str = "",
     ) -> list[int]:
-        called = dataclasses.replace(called, layer=self._of_all_steps(called.layer, reads))
         function = users_function(called.layer)
         if function is not None:
             if not isinstance(called.layer, keras.layers.Activation):
@@ -250,14 +238,6 @@ class _Flattener:
             )
         )
         return writes
-
-    def _of_all_steps(self, layer: Any, reads: Sequence[int]) -> Any:
-        """What a TimeDistributed does to each step, where it does the same to all at once."""
-        if type(layer) is not keras.layers.TimeDistributed or len(self._shapes[reads[0]]) != 3:
-            return layer
-        inner: Any = layer.layer
-        is_last = getattr(inner, "axis", -1) in (-1, [-1], (-1,))
-        return inner if type(inner) in _OF_ROWS and is_last else layer
 
     def _without_function(self, called: _Called) -> Any:
         """A layer without its activation, for all its calls; it has the layer's variables."""

@@ -47,6 +47,17 @@ _OPENED = (
     keras.layers.Attention,
     keras.layers.GroupQueryAttention,
     keras.layers.MultiHeadAttention,
+    keras.layers.TimeDistributed,
+)
+# Do to all rows of a sequence at once what they do to one.
+_OF_ROWS = (
+    keras.layers.Activation,
+    keras.layers.BatchNormalization,
+    keras.layers.Dense,
+    keras.layers.Dropout,
+    keras.layers.LayerNormalization,
+    keras.layers.LeakyReLU,
+    keras.layers.ReLU,
 )
 _OURS = "ddq_tf"
 _MACHINERY = ("keras", "tensorflow", "jax", "contextlib", "functools")
@@ -272,6 +283,8 @@ class _Tape:
         return output
 
     def _inside(self, called: Any, args: Any, kwargs: Any) -> Any:
+        if type(called) is keras.layers.TimeDistributed:
+            return self._steps(called.layer, *args, **kwargs)
         functional = self._walk(called)
         if functional is None:
             return called.call(*args, **kwargs)
@@ -288,6 +301,22 @@ class _Tape:
         packed = keras.tree.pack_sequence_as(functional.output, outputs)
         return packed[0] if isinstance(packed, list | tuple) and len(packed) == 1 else packed
 
+    def _steps(self, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """What a layer does to each step: to all at once where it is the same, else one by one."""
+        if mask is not None or inputs.shape[1] is None:
+            raise NotReadableError(
+                "needs a fixed number of steps, and no mask, which has no integer form. Received: "
+                f"shape {tuple(inputs.shape)}, mask={mask}"
+            )
+        before = len(self.calls)
+        with contextlib.suppress(Exception):  # of what does not take one axis more
+            output = layer(inputs, training=training)
+            if all(map(_is_of_rows, self.calls[before:])):
+                return output
+        del self.calls[before:]
+        steps = [layer(inputs[:, step], training=training) for step in range(inputs.shape[1])]
+        return keras.ops.stack(steps, axis=1)
+
     def _write(self, called: Any, args: Any, kwargs: Any, output: Any, trouble: str = "") -> None:
         self.calls.append(
             Call(
@@ -300,6 +329,12 @@ class _Tape:
                 trouble=trouble,
             )
         )
+
+
+def _is_of_rows(call: Call) -> bool:
+    """Whether a call does to each row the same, however many axes there are."""
+    is_last = getattr(call.layer, "axis", -1) in (-1, [-1], (-1,))
+    return type(call.layer) in _OF_ROWS and is_last and not call.trouble
 
 
 def in_order(functional: Any, values: tuple[Any, ...]) -> Any:

@@ -14,7 +14,7 @@ from ddq_tf.graph import flatten
 from ddq_tf.graph.inputs import Interface
 from ddq_tf.layers import DDQConv2D, DDQDense
 from tests.toys import array, images, shake
-from tests.users import MODELS, ResNet, functions, lambdas, operations, resnet, steps
+from tests.users import MODELS, ResNet, frames, functions, lambdas, operations, resnet, steps
 
 L = keras.layers
 
@@ -26,7 +26,7 @@ def of(model, count=16):
     return interface.packed(given)
 
 
-@pytest.mark.parametrize("make", [*MODELS, steps], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*MODELS, steps, frames], ids=lambda make: make.__name__)
 def test_model_and_file_agree_after_a_step_of_training(make, tmp_path):
     keras.utils.set_random_seed(0)
     model = shake(make())
