@@ -26,6 +26,7 @@ from keras.src.ops.nn import DotProductAttention
 from keras.src.ops.numpy import Einsum
 
 from ddq_tf.errors import DDQError
+from ddq_tf.graph.of_tensorflow import last_unknown, python_of, understood
 
 # Layers that put what they compute through an activation at last.
 _DO_ACTIVATIONS = (
@@ -287,7 +288,7 @@ class _Tape:
             return self._steps(called.layer, *args, **kwargs)
         functional = self._walk(called)
         if functional is None:
-            return called.call(*args, **kwargs)
+            return python_of(called.call)(*args, **kwargs)
         given = keras.tree.flatten(in_order(functional, (*args, *kwargs.values())))
         values = {id(t): v for t, v in zip(functional.inputs, given, strict=True)}
         for depth in sorted(functional._nodes_by_depth, reverse=True):
@@ -382,6 +383,7 @@ def _watched_by(tape: _Tape) -> Iterator[None]:
     filters = keras.config.is_traceback_filtering_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_LOCK)
+        stack.enter_context(understood())
         for kind, told in ((keras.Operation, tape.operation), (keras.layers.Layer, tape.layer)):
             replaced = watched(kind.symbolic_call, told)
             stack.enter_context(_set(kind, "symbolic_call", replaced))
@@ -479,7 +481,7 @@ def _words(error: Exception) -> str:
     ]
     where = f" at {_line(*frames[-1])}" if frames else ""
     said = " ".join(str(error).split())
-    cure = next(cure for sign, cure in _CURES if sign in said)
+    cure = next(cure for sign, cure in _CURES if sign in said).format(unknown=last_unknown())
     said = said.split(". ")[0]
     said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
     return f"cannot be read{where}: {cure}. Received: {type(error).__name__}: {said}"
@@ -494,7 +496,7 @@ _CURES = (
     ),
     (
         "as input to a TensorFlow function",
-        "it calls TensorFlow there; write the same by keras.ops or by Keras layers",
+        "it calls TensorFlow's {unknown} there; write the same by keras.ops or by Keras layers",
     ),
     (
         "add_loss",
