@@ -52,10 +52,36 @@ def _known(module: str) -> str:
 
 _RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 # By names of classes: what to do instead.
-_CURES: dict[str, str] = {
+CURES: dict[str, str] = {
     **dict.fromkeys(
         _RECURRENT, "put convolutions, such as Conv1D, in the place of recurrence and train again"
     ),
+    **dict.fromkeys(
+        (
+            *("Conv3D", "Conv3DTranspose", "MaxPooling3D", "AveragePooling3D", "UpSampling3D"),
+            *("GlobalMaxPooling3D", "GlobalAveragePooling3D", "ZeroPadding3D", "Cropping3D"),
+        ),
+        "LiteRT has no integer operators for volumes; call a model of Conv2D on each slice by "
+        "TimeDistributed, or put the slices side by side as channels",
+    ),
+    **dict.fromkeys(
+        ("Argmax", "Argmin", "TopK", "InTopK", "Argsort", "Sort"),
+        "let the model end before it, and choose among the file's outputs in the app: quantization "
+        "keeps their order but for ties",
+    ),
+    **dict.fromkeys(
+        (
+            *("CategoryEncoding", "Discretization", "Hashing", "HashedCrossing"),
+            *("IntegerLookup", "StringLookup", "TextVectorization", "OneHot", "MultiHot"),
+        ),
+        "do it in the app before the file is called, and give the model what it makes",
+    ),
+    **dict.fromkeys(
+        ("MelSpectrogram", "STFTSpectrogram", "STFT", "FFT", "FFT2", "RFFT"),
+        "compute it in the app before the file is called, and give the model what it makes",
+    ),
+    "Embedding": "look its rows up in the app, and let the model start with them: "
+    "keras.Input((length, dim))",
     "Masking": "a mask that varies has no integer form; give all sequences one length",
     "AdditiveAttention": "choose MultiHeadAttention, whose scores are products",
 }
@@ -153,7 +179,7 @@ def _problem_of(graph: FlatGraph, node: FlatNode) -> str | None:
         is_operation = kind.__module__.startswith("keras.src.ops")
         known = "docs/supported.md lists those of keras.ops that have one"
         known = known if is_operation else f"supported are {_known('keras.src.layers')}"
-        cure = _CURES.get(kind.__name__, known)
+        cure = CURES.get(kind.__name__, known)
         return f"has no integer form here; {cure}"
     return rule.problem(graph, node)
 

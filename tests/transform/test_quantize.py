@@ -2,14 +2,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.ops import math, nn, numpy
 
 from ddq_tf import DDQConfig, DDQError, quantize_model
 from ddq_tf.export import export_tflite, verify
 from ddq_tf.graph import flatten
+from ddq_tf.kinds import RULES
 from ddq_tf.layers import activation_layers, weighted_layers
 from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.quantize import rebuilt
+from ddq_tf.transform.supported import CURES
 from tests.toys import array, compiled, images, labels, mixed_net, shake
 
 K = keras.layers
@@ -245,9 +248,9 @@ REFUSED = {
     ),
     "activation": (lambda: net(K.Conv2D(6, 3, activation="sparsemax", name="g")), "'g'.*sparsemax"),
     "nothing passes": (lambda: net(K.Conv2D(6, 3), K.ReLU(0.0, name="l")), "'l'.*max_value=0.0"),
-    "clip from below 0": (
-        lambda: clipped(-1, 1),
-        "needs to clip to 0 and a number > 0.*x_min=-1, x_max=1",
+    "clip to nothing": (
+        lambda: clipped(1, -1),
+        "needs two numbers, the first below the second.*x_min=1, x_max=-1",
     ),
     "normalization of pixels": (
         lambda: net(
@@ -295,6 +298,13 @@ def test_refuses_models(case):
     make, words = REFUSED[case]
     with pytest.raises(DDQError, match=words):
         quantize_model(make(), FREE, X)
+
+
+def test_cures_are_of_layers_and_operations_that_keras_has_and_no_rule_knows():
+    modules = (keras.layers, nn, math, numpy)
+    kinds = [getattr(m, name) for name in CURES for m in modules if hasattr(m, name)]
+    assert {kind.__name__ for kind in kinds} == set(CURES)
+    assert [kind for kind in kinds if kind in {k for r in RULES.rules for k in r.layers}] == []
 
 
 def test_all_unsupported_layers_are_named_at_once():
