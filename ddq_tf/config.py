@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ddq_tf.arguments import check_types, same_as, setting
 from ddq_tf.errors import DDQError
+from ddq_tf.latency import MAKE, LatencyBudget, LatencyTable
 from ddq_tf.rules import Rule
 from ddq_tf.scheme import (
     MAX_BITS,
@@ -132,6 +134,11 @@ class DDQConfig:
         code_bits: limit for the mean bits of the weights' codes, beside the budget; by default
             none. For targets that store codes of fewer bits in wider tensors: what compresses a
             file later profits from it.
+        latency_budget: time that all layers with weights may take together for one example, beside
+            the budget: 0.95, "0.95x" or "95%" (of their time with INT8 weights), "850us" or
+            "1.2ms"; by default none. It needs `latency_table`.
+        latency_table: times of operators, measured where the file will run, or the JSON file of
+            them, as `ddq benchmark --table` and `ddq deploy --table` make it.
         per_channel: whether each output channel has a weight range of its own; otherwise one per
             tensor.
         channel_precision: whether each output channel has a weight precision of its own; otherwise
@@ -162,6 +169,8 @@ class DDQConfig:
     budget: Budget | float | str | None = setting(AUTO, shown="SIZE")
     precisions: tuple[int, ...] | None = setting(None, shown="4,8")
     code_bits: float | None = setting(None, within="(0, 8]", shown="BITS")
+    latency_budget: LatencyBudget | float | str | None = setting(None, shown="TIME")
+    latency_table: LatencyTable | str | Path | None = setting(None, shown="TABLE.json")
     per_channel: bool = same_as(WeightScheme, "per_channel")
     channel_precision: bool = same_as(WeightScheme, "channel_precision")
     narrow_range: bool = same_as(WeightScheme, "narrow_range")
@@ -182,6 +191,7 @@ class DDQConfig:
         check_types(self)
         if self.budget not in (None, AUTO):
             object.__setattr__(self, "budget", Budget.parse(self.budget))
+        self._read_latency()
         precisions = (MAX_BITS,) if self.precisions is None else self.precisions
         self._check_target(self._scheme(precisions, None), "")
         for rule in self.rules:
@@ -197,6 +207,29 @@ class DDQConfig:
                 "bits each there. Choose target 'litert-int8' or 'tflm', or levels='uniform'. "
                 "Received: levels='free'"
             )
+
+    def _read_latency(self) -> None:
+        if self.latency_budget is not None:
+            parsed = LatencyBudget.parse(self.latency_budget)
+            object.__setattr__(self, "latency_budget", parsed)
+            if self.latency_table is None:
+                raise DDQError(
+                    "latency_budget needs latency_table, the times of operators where the file "
+                    f"will run. Make one: {MAKE}. Received: latency_table=None"
+                )
+            if self.code_bits is not None:
+                raise DDQError(
+                    "latency_budget and code_bits exclude each other: code_bits is for targets "
+                    "that store all codes in one width, whose time no choice changes. Received: "
+                    f"code_bits={self.code_bits!r}"
+                )
+        if self.latency_table is not None and self.resolved_target.runtime != "LiteRT":
+            raise DDQError(
+                "latency_table holds times of LiteRT's operators, which target "
+                f"{self.target!r} does not run. Choose another target, or leave the table out"
+            )
+        if isinstance(self.latency_table, str | Path):
+            object.__setattr__(self, "latency_table", LatencyTable.load(self.latency_table))
 
     def _check_activations(self) -> None:
         check_precisions("activation_bits", self.activation_precisions)
@@ -273,8 +306,16 @@ class DDQConfig:
 
     def to_dict(self) -> dict[str, object]:
         """Returns plain values from which `from_dict` restores the configuration."""
-        plain = dataclasses.asdict(dataclasses.replace(self, rules=()))
-        return {**plain, "rules": [rule.to_dict() for rule in self.rules]}
+        bare = dataclasses.replace(self, rules=(), latency_budget=None, latency_table=None)
+        table, limit = self.latency_table, self.latency_budget
+        return {
+            **dataclasses.asdict(bare),
+            "rules": [rule.to_dict() for rule in self.rules],
+            "latency_budget": dataclasses.asdict(limit)
+            if isinstance(limit, LatencyBudget)
+            else None,
+            "latency_table": table.to_dict() if isinstance(table, LatencyTable) else None,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> DDQConfig:
@@ -283,6 +324,11 @@ class DDQConfig:
         budget = fields.get("budget")
         if isinstance(budget, dict):
             fields["budget"] = Budget(**budget)
+        limit, table = fields.get("latency_budget"), fields.get("latency_table")
+        if isinstance(limit, Mapping):
+            fields["latency_budget"] = LatencyBudget(**limit)
+        if isinstance(table, Mapping):
+            fields["latency_table"] = LatencyTable.from_dict(table)
         rules: Any = fields.get("rules", ())
         fields["rules"] = tuple(Rule.from_dict(rule) for rule in rules)
         return cls(**fields)  # type: ignore[arg-type]

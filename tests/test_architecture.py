@@ -15,6 +15,7 @@ BASE = {
     "arguments",
     "config",
     "errors",
+    "latency",
     "pictures",
     "recipes",
     "registration",

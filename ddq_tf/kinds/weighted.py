@@ -30,6 +30,7 @@ from ddq_tf.layers import (
     FloatConv2DTranspose,
     FloatDense,
     FloatDepthwiseConv2D,
+    missing_zeros,
     operator_kind,
 )
 
@@ -284,9 +285,7 @@ def _lower_transposed(into: Lowering, node: FlatNode) -> None:
     but make XNNPACK take the operator.
     """
     layer = node.layer
-    short = [max(s - k, 0) for s, k in zip(layer.strides, layer.kernel_size, strict=True)]
-    if layer.padding != "same":
-        short = [0, 0]
+    short = missing_zeros(layer)
 
     def layout(codes: np.ndarray) -> tuple[np.ndarray, int]:
         return _outputs_first(np.pad(codes, [*((0, n) for n in short), (0, 0), (0, 0)]))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ddq_tf.latency import OperatorShape
 from ddq_tf.layers.activation import DDQActivation, Probe
 from ddq_tf.layers.codes import LARGEST_CODE, Grids, sums_of_codes, wide
 from ddq_tf.layers.product import DDQMatmul
@@ -271,6 +272,50 @@ def operator_kind(layer: Any) -> OpKind:
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate)
     pointwise = layer.groups == 1 and all(tuple(g) == (1, 1) for g in geometry)
     return OpKind.POINTWISE if pointwise else OpKind.CONV
+
+
+def missing_zeros(layer: Any) -> tuple[int, int]:
+    """Returns how many rows and columns of zeros a transposed convolution's kernel gets in a file.
+
+    XNNPACK takes SAME padding only of kernels that are as long as the stride.
+    """
+    if layer.padding != "same":
+        return 0, 0
+    down, right = (max(s - k, 0) for s, k in zip(layer.strides, layer.kernel_size, strict=True))
+    return down, right
+
+
+def operator_shape(layer: Any, input_shape: Any, *, in_rows: bool) -> OperatorShape:
+    """Returns the operator that a call of a convolution or dense layer becomes, for one example.
+
+    Args:
+        layer: built, float or DDQ.
+        input_shape: of what it reads; all sizes but the batch's, the first, are fixed.
+        in_rows: whether pointwise convolutions become FULLY_CONNECTED.
+    """
+    kind, kernel = operator_kind(layer), tuple(layer.kernel.shape)
+    positions = tuple(layer.compute_output_shape(input_shape))[1:-1]
+    if kind is OpKind.DENSE or (kind is OpKind.POINTWISE and in_rows):
+        inputs, outputs = kernel[-2:]
+        rows = (int(np.prod(positions, dtype=int)),)
+        return OperatorShape(operator="FULLY_CONNECTED", positions=rows, weights=(outputs, inputs))
+    height, width, inputs, outputs = kernel
+    operator, weights = "CONV_2D", (outputs, height, width, inputs)
+    groups = int(getattr(layer, "groups", 1))
+    if kind is OpKind.DEPTHWISE:
+        operator, weights = "DEPTHWISE_CONV_2D", (1, height, width, inputs * outputs)
+        groups = inputs
+    elif kind is OpKind.TRANSPOSED:
+        down, right = missing_zeros(layer)
+        operator, weights = "TRANSPOSE_CONV", (outputs, height + down, width + right, inputs)
+    return OperatorShape(
+        operator=operator,
+        positions=positions,
+        weights=weights,
+        strides=tuple(layer.strides),
+        dilations=tuple(layer.dilation_rate),
+        groups=groups,
+    )
 
 
 def rounds_kernel(layer: Any) -> bool:

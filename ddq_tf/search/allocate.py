@@ -35,12 +35,17 @@ def allocate(
     if sum(float(c[-1]) for c in costs) <= capacity:  # rounded up, these might not fit
         return [len(c) - 1 for c in costs]
     extra = [np.ceil((c - c[0]) / room * _UNITS - 1e-9).astype(np.int64) for c in costs]
-    filled = [_with_fill(v, c) for v, c in zip(values, costs, strict=True)]
+    filled = [with_fill(v, c) for v, c in zip(values, costs, strict=True)]
     return _knapsack(filled, extra)
 
 
-def _with_fill(values: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Values that never fall as costs rise: an estimate below zero is noise, not a saving."""
+def with_fill(values: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Returns values that never fall as costs rise: an estimate below zero is noise, no saving.
+
+    Args:
+        values: shape (options,): what each option is worth.
+        costs: the same shape, never falling.
+    """
     steps = np.maximum(np.diff(np.asarray(values, np.float64)), 0.0)
     # Above 0 also where the cost stays: a higher precision for nothing is to be taken.
     floor = _FILL * np.maximum(np.diff(np.asarray(costs, np.float64)), 1.0)

@@ -12,8 +12,11 @@ import numpy as np
 
 from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.errors import DDQError
+from ddq_tf.latency import LatencyBudget, LatencyTable
 from ddq_tf.layers import activation_layers, constant_layers, weighted_layers
 from ddq_tf.scheme import MAX_BITS
+from ddq_tf.search.times import layer_times
+from ddq_tf.search.within import any_within, choose_within
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,10 @@ class PrecisionBudget:
         counts_codes: whether a channel costs what its own precision does; else all channels of a
             layer cost what the highest of them does.
         code_capacity_bits: a limit for the bits of the codes alone, or None.
+        times_ns: per layer, shape (precisions,): whole nanoseconds of its operators, by the
+            configuration's table; empty without one.
+        int8_ns: of all layers with INT8 weights.
+        capacity_ns: a limit for their sum, or None.
     """
 
     layers: tuple[Any, ...]
@@ -37,6 +44,18 @@ class PrecisionBudget:
     capacity_bits: float | None
     counts_codes: bool = False
     code_capacity_bits: float | None = None
+    times_ns: tuple[np.ndarray, ...] = ()
+    int8_ns: float = 0.0
+    capacity_ns: float | None = None
+
+    @property
+    def used_ns(self) -> float:
+        """Nanoseconds taken at the precisions in force."""
+        pairs = zip(self.layers, self.times_ns, strict=True) if self.times_ns else ()
+        return sum(self._taken(layer, times) for layer, times in pairs)
+
+    def _taken(self, layer: Any, times: np.ndarray) -> float:
+        return float(times[np.max(layer.quantizer.indices)])
 
     @property
     def used_bits(self) -> int:
@@ -80,10 +99,34 @@ class PrecisionBudget:
         """The same of the codes alone."""
         return dataclasses.replace(self, costs=self.code_costs).least_bits
 
+    def resources(self, descent: float = 1.0) -> tuple[list[tuple[np.ndarray, ...]], list[float]]:
+        """Returns the costs by layer of all that is limited, of which time is the last.
+
+        Args:
+            descent: how far the limits have sunk from what the highest precisions take, 0..1; none
+                sinks below its end, so that what keeps them in the end keeps them all along.
+
+        Returns:
+            The costs of each limit, and the limits.
+        """
+        found: list[tuple[np.ndarray, ...]] = []
+        limits = []
+        for costs, limit in ((self.costs, self.capacity_bits), (self.times_ns, self.capacity_ns)):
+            if limit is not None:
+                full = float(sum(cost[-1] for cost in costs))
+                found.append(costs)
+                limits.append(max(limit, full + descent * (limit - full)))
+        return found, limits
+
     def of_learning_layers(self) -> PrecisionBudget:
         """Returns what layers whose quantizers are trainable may take; the others keep theirs."""
         learn = [layer.quantizer.trainable for layer in self.layers]
         limit, code_limit = self.capacity_bits, self.code_capacity_bits
+        kept_ns = sum(
+            self._taken(layer, times)
+            for layer, times in zip(self.layers, self.times_ns, strict=False)
+            if not layer.quantizer.trainable
+        )
         return dataclasses.replace(
             self,
             layers=tuple(itertools.compress(self.layers, learn)),
@@ -92,6 +135,8 @@ class PrecisionBudget:
             code_capacity_bits=(
                 None if code_limit is None else code_limit - self._kept(self.code_costs)
             ),
+            times_ns=tuple(itertools.compress(self.times_ns, learn)),
+            capacity_ns=None if self.capacity_ns is None else self.capacity_ns - kept_ns,
         )
 
     def _kept(self, costs: tuple[np.ndarray, ...]) -> float:
@@ -104,7 +149,8 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
     """Returns the budget of a DDQ model's kernels: what its constants, at 8 bits, leave of it all.
 
     Raises:
-        DDQError: if the budget lies below what the lowest precisions take.
+        DDQError: if the budget lies below what the lowest precisions take, or that of time below
+            what any precisions within the budget take, or the table of times lacks layers.
     """
     target = config.resolved_target
     layers = tuple(weighted_layers(model))
@@ -150,7 +196,73 @@ def weight_budget(model: keras.Model, config: DDQConfig) -> PrecisionBudget:
             "it, or choose precisions that go lower."
         )
     left = None if capacity is None else capacity - fixed
-    return dataclasses.replace(budget, capacity_bits=left)
+    budget = dataclasses.replace(budget, capacity_bits=left)
+    return _with_times(budget, model, config, fixed)
+
+
+def _with_times(
+    budget: PrecisionBudget, model: keras.Model, config: DDQConfig, fixed: float
+) -> PrecisionBudget:
+    """Returns a budget of kernels with the times of its layers and their limit.
+
+    With the budget "auto" the bytes may be more: the least that the limit of time allows.
+
+    Args:
+        budget: without times.
+        model: a DDQ model.
+        config: of it.
+        fixed: bits that count in the budget, but are no choice.
+
+    Raises:
+        DDQError: see `weight_budget`.
+    """
+    times = layer_times(model, config)
+    if times is None:
+        return budget
+    budget = dataclasses.replace(budget, times_ns=times.by_precision, int8_ns=times.int8)
+    if not isinstance(config.latency_budget, LatencyBudget):
+        return budget
+    limit = config.latency_budget.us_of(times.int8 / 1e3) * 1e3
+    budget = dataclasses.replace(budget, capacity_ns=limit)
+    learning = budget.of_learning_layers()
+    if any_within(*learning.resources()) is not None:
+        return budget
+    in_time = choose_within(learning.costs, [learning.times_ns], [learning.capacity_ns or 0.0])
+    if in_time is None:
+        raise _too_fast(budget, model, config, within="")
+    needed = sum(float(c[i]) for c, i in zip(learning.costs, in_time, strict=True))
+    needed += (budget.capacity_bits or 0.0) - (learning.capacity_bits or 0.0)
+    if config.budget == AUTO:
+        return dataclasses.replace(budget, capacity_bits=needed)
+    whole = int(((budget.capacity_bits or 0.0) + fixed) / 8)
+    raise _too_fast(
+        budget,
+        model,
+        config,
+        within=f" within the budget of {whole} bytes",
+        cure=f", or budget='{math.ceil((needed + fixed) / 8)}bytes', the least in that time",
+    )
+
+
+def _too_fast(
+    budget: PrecisionBudget, model: keras.Model, config: DDQConfig, *, within: str, cure: str = ""
+) -> DDQError:
+    """Returns the error of a limit of time that no precisions keep."""
+    learning = budget.of_learning_layers()
+    limits = ([], []) if not within else ([learning.costs], [learning.capacity_bits or 0.0])
+    fastest = choose_within(learning.times_ns, *limits) or []
+    kept = (budget.capacity_ns or 0.0) - (learning.capacity_ns or 0.0)
+    least = kept + sum(float(t[i]) for t, i in zip(learning.times_ns, fastest, strict=True))
+    least_us = math.ceil(least / 10) / 100
+    table = config.latency_table
+    return DDQError(
+        f"the latency budget is impossible: by latency_table "
+        f"({table.origin if isinstance(table, LatencyTable) else ''}) the "
+        f"{len(budget.layers)} layers with weights of model {model.name!r} take at least "
+        f"{least_us:g} us{within} ({least / budget.int8_ns:.3f} of the {budget.int8_ns / 1e3:g} us "
+        f"with INT8 weights). Received: {config.latency_budget}, "
+        f"{(budget.capacity_ns or 0.0) / 1e3:g} us. Write latency_budget='{least_us:g}us'{cure}"
+    )
 
 
 def _lower_than(config: DDQConfig) -> str:

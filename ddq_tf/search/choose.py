@@ -1,4 +1,4 @@
-"""The best precisions within a budget, of layers or of their channels."""
+"""The best precisions within a budget of bytes, codes and time, of layers or their channels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ddq_tf.search.allocate import allocate
+from ddq_tf.errors import DDQError
+from ddq_tf.search.allocate import allocate, with_fill
 from ddq_tf.search.budget import PrecisionBudget
+from ddq_tf.search.within import choose_within
 
 _HALVINGS = 40
 _DECADES = (-16.0, 4.0)  # of the price of a layer's bits, in units of all losses
@@ -35,13 +37,31 @@ def best_choice(
     if budget.counts_codes and any(loss.shape[1] > 1 for loss in losses):
         capacity, code_capacity = np.inf, min(capacity, code_capacity)
     if np.isinf(code_capacity):
-        values = [loss.sum(axis=1) for loss in losses]
-        options = allocate([v[0] - v for v in values], budget.costs, capacity)
+        values = [loss[0].sum() - loss.sum(axis=1) for loss in losses]
+        if budget.capacity_ns is None:
+            options = allocate(values, budget.costs, capacity)
+        else:
+            options = _in_time(budget, values, descent)
         return [
             np.full(loss.shape[1], option, np.int32)
             for loss, option in zip(losses, options, strict=True)
         ]
     return _priced(losses, budget.costs, budget.code_costs, capacity, code_capacity)
+
+
+def _in_time(budget: PrecisionBudget, values: Sequence[np.ndarray], descent: float) -> list[int]:
+    """The best choice within limits of bytes, if there is one, and of time."""
+    filled = [with_fill(value, cost) for value, cost in zip(values, budget.costs, strict=True)]
+    losses = [value[-1] - value for value in filled]
+    for sunk in (descent, 1.0):
+        chosen = choose_within(losses, *budget.resources(sunk))
+        if chosen is not None:
+            return chosen
+    raise DDQError(
+        "no precisions keep the limits of bytes and of time any more. Received: "
+        f"{budget.capacity_bits} bits and {(budget.capacity_ns or 0) / 1e3:g} us for the layers "
+        "that learn. Quantizers that were held back since `quantize_model` must learn again"
+    )
 
 
 def _sunk(full: float, limit: float | None, descent: float) -> float:
