@@ -14,7 +14,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,53 @@ def deploy(
         DDQError: if adb, a ready device or the tool is missing, or something fails on the way; it
             says what to do.
     """
-    content = _checked_model(Path(model))
+    return deploy_several(
+        [model],
+        tool=tool,
+        serial=serial,
+        num_threads=num_threads,
+        cpu_mask=cpu_mask,
+        num_runs=num_runs,
+        warmup_runs=warmup_runs,
+        use_xnnpack=use_xnnpack,
+        timeout_s=timeout_s,
+    )[0]
+
+
+def deploy_several(
+    models: Sequence[str | os.PathLike[str]],
+    *,
+    tool: str | os.PathLike[str] | None = None,
+    serial: str | None = None,
+    num_threads: int = 1,
+    cpu_mask: str | None = None,
+    num_runs: int = 50,
+    warmup_runs: int = 1,
+    use_xnnpack: bool = True,
+    timeout_s: float = 300.0,
+    on_done: Callable[[int, int], None] = lambda done, total: None,
+) -> list[DeployResult]:
+    """Runs several models on a phone, one after the other; the tool is copied once.
+
+    Args:
+        models: paths of .tflite files.
+        tool: as for `deploy`, like all others that are not named here.
+        serial: likewise.
+        num_threads: likewise.
+        cpu_mask: likewise.
+        num_runs: likewise.
+        warmup_runs: likewise.
+        use_xnnpack: likewise.
+        timeout_s: for each run.
+        on_done: called after each model with how many are done, of all.
+
+    Returns:
+        A result for each model, in their order.
+
+    Raises:
+        DDQError: as `deploy`.
+    """
+    contents = [_checked_model(Path(model)) for model in models]
     flags = _flags(num_threads, cpu_mask, num_runs, warmup_runs, use_xnnpack)
     tool_path, tool_abi = _checked_tool(tool)
     adb = _Adb.connect(serial)
@@ -161,23 +207,29 @@ def deploy(
             "armeabi-v7a)"
         )
     leftovers: list[str] = []
+    logs = []
     with _remote_folder(adb, leftovers) as folder:
         adb.push(tool_path, f"{folder}/benchmark_model")
-        adb.push(content, f"{folder}/model.tflite")
         command = _command(folder, flags, cpu_mask)
         # The shell's number becomes the tool's; the clean-up ends it by that.
         start = f"chmod 755 {folder}/benchmark_model && echo $$ >{folder}/pid && exec {command}"
-        log = adb.shell(start, timeout_s)
-        measured = _parse(log)
-    return DeployResult(
-        serial=adb.serial,
-        device=name,
-        abi=abi,
-        command=command,
-        leftover="".join(leftovers),
-        log=log,
-        **measured,
-    )
+        for done, content in enumerate(contents, 1):
+            adb.push(content, f"{folder}/model.tflite")
+            logs.append(adb.shell(start, timeout_s))
+            on_done(done, len(contents))
+        measured = [_parse(log) for log in logs]
+    return [
+        DeployResult(
+            serial=adb.serial,
+            device=name,
+            abi=abi,
+            command=command,
+            leftover="".join(leftovers),
+            log=log,
+            **numbers,
+        )
+        for log, numbers in zip(logs, measured, strict=True)
+    ]
 
 
 def _checked_model(path: Path) -> Path:

@@ -16,10 +16,12 @@ from ddq_tf.export.interpreter import check_loads
 from ddq_tf.export.ir import DType, Graph
 from ddq_tf.export.lower import lower, named_target
 from ddq_tf.export.model_metadata import ModelMetadata
+from ddq_tf.export.operator_times import prediction_of
 from ddq_tf.export.passes import run_passes
 from ddq_tf.export.sizes import ByteSizes, CompressedSizes, compressed, itemize
 from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.grids import align_if_needed
+from ddq_tf.latency import LatencyPrediction, LatencyTable
 from ddq_tf.layers import weighted_layers
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.targets import Target
@@ -42,6 +44,8 @@ class ExportResult:
             holds it too.
         sizes: what the bytes are spent on.
         compressed: how few they are behind a compressor.
+        prediction: what the operators with weights take in time by the model's `latency_table`;
+            None without one, or where it lacks an operator, as of a file for another target.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class ExportResult:
     min_runtime: str
     sizes: ByteSizes
     compressed: CompressedSizes
+    prediction: LatencyPrediction | None = None
 
     def __fspath__(self) -> str:
         """Stands for its file, wherever a path is taken."""
@@ -142,6 +147,7 @@ def export_tflite(
         min_runtime=oldest,
         sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
         compressed=compressed(data, plain),
+        prediction=_prediction(model, graph),
     )
 
 
@@ -200,6 +206,14 @@ def _warn_above_budget(model: Any) -> None:
         budget.used_bits // 8,
         int(budget.capacity_bits / 8),
     )
+
+
+def _prediction(model: Any, graph: Graph) -> LatencyPrediction | None:
+    config = getattr(model, "ddq_config", None)
+    table = None if config is None else config.latency_table
+    if not isinstance(table, LatencyTable):
+        return None
+    return prediction_of(graph, table, {layer.name for layer in weighted_layers(model)})
 
 
 def _narrowest(graph: Graph) -> int:

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
-from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT
+from ddq_tf.command_line.latency import TABLE, say_table
+from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT, target_flag
 
 _SLOWEST = 12  # operators that a profile shows; JSON has all
 
@@ -19,6 +20,8 @@ def _run(call: Call) -> Outcome:
     from ddq_tf.export import benchmark
 
     values = call.flags
+    if values["table"]:
+        return _table(call)
     rows = benchmark(
         {path: path for path in call.files},
         runs=values["runs"],
@@ -46,6 +49,16 @@ def _run(call: Call) -> Outcome:
     return Outcome(results=results)
 
 
+def _table(call: Call) -> Outcome:
+    """Writes the times of the files' operators."""
+    from ddq_tf.jobs.latency import host_table
+
+    names = ("target", "runs", "num_threads")
+    told = {name: call.flags[name] for name in names}
+    made = host_table(call.files, call.flags["table"], **told, screen=call.screen)
+    return say_table(call, made)
+
+
 def _profile(call: Call, path: str) -> list[dict[str, Any]]:
     """Times each operator of a file and prints the slowest."""
     from ddq_tf.export import profile
@@ -69,7 +82,10 @@ COMMAND = Command(
     name="benchmark",
     summary="Time .tflite files on this host, in turns.",
     files=("FILE.tflite", "MORE.tflite..."),
-    notes="The first file is the yardstick: give the stock int8 file first.",
+    notes=(
+        "The first file is the yardstick: give the stock int8 file first. With --table the files "
+        "may also be .keras files, of float or DDQ models."
+    ),
     groups=(
         Group(
             title="Flags",
@@ -80,6 +96,8 @@ COMMAND = Command(
                     "delegate", "XNNPACK, as in every app; off, built-in kernels run", True
                 ),
                 flags.switch("profile", "also time each operator by itself, and show the slowest"),
+                TABLE,
+                target_flag("litert"),
             ),
         ),
         OUTPUT,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
-from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT
+from ddq_tf.command_line.latency import TABLE, say_table
+from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT, target_flag
 
 
 def _run(call: Call) -> Outcome:
     from ddq_tf.export import deploy
 
     asked = call.flags
-    result = deploy(
-        call.files[0],
-        tool=asked["tool"],
-        serial=asked["serial"],
-        num_threads=asked["num_threads"],
-        cpu_mask=asked["cpu_mask"],
-        num_runs=asked["num_runs"],
-        warmup_runs=asked["warmup_runs"],
-        use_xnnpack=asked["use_xnnpack"],
-        timeout_s=asked["timeout"],
-    )
+    names = ("tool", "serial", "num_threads", "cpu_mask", "num_runs", "warmup_runs", "use_xnnpack")
+    options = {**{name: asked[name] for name in names}, "timeout_s": asked["timeout"]}
+    if asked["table"]:
+        return _table(call, options)
+    result = deploy(call.files[0], **options)
     spread = f"{result.min_ms:.3f} to {result.max_ms:.3f}, std {result.std_ms:.3f}"
     rows = [
         ("device", f"{result.device} ({result.serial}, {result.abi})"),
@@ -42,13 +38,23 @@ def _run(call: Call) -> Outcome:
     return Outcome(results=values)
 
 
+def _table(call: Call, options: dict[str, Any]) -> Outcome:
+    """Writes the times of the file's operators."""
+    from ddq_tf.jobs.latency import device_table
+
+    target, out = call.flags["target"], call.flags["table"]
+    made = device_table(call.files, out, target=target, **options, screen=call.screen)
+    return say_table(call, made)
+
+
 COMMAND = Command(
     name="deploy",
     summary="Run a .tflite file on an Android phone and time it there.",
     files=("FILE.tflite",),
     notes=(
         "Needs adb, a phone with USB debugging, and benchmark_model built for Android; what is "
-        "missing is said, with where to get it. The phone is left as it was."
+        "missing is said, with where to get it. The phone is left as it was. With --table the file "
+        "may also be the .keras file of a float or DDQ model."
     ),
     groups=(
         Group(
@@ -74,6 +80,8 @@ COMMAND = Command(
                 ),
                 flags.switch("use_xnnpack", "as in every app; off, built-in kernels run", True),
                 flags.number("timeout", "SECONDS", "for the run on the device", 300.0),
+                TABLE,
+                target_flag("litert"),
             ),
         ),
         OUTPUT,

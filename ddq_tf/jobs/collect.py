@@ -13,7 +13,7 @@ from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.export.verification import Verification
 from ddq_tf.layers import DDQActivation, activation_layers, weighted_layers
 from ddq_tf.report import ActivationReport, Agreement, LayerReport, WeightHistogram
-from ddq_tf.search import DDQModel
+from ddq_tf.search import DDQModel, PrecisionBudget
 from ddq_tf.targets import Target
 
 
@@ -104,6 +104,22 @@ def budget_text(config: DDQConfig) -> str:
     if budget.size_bytes is not None:
         return f"{budget.size_bytes:,} bytes"
     return f"{budget.average_bits:g} bits per weight"
+
+
+def time_text(budget: PrecisionBudget) -> str:
+    """Returns what the operators with weights take in time, "" without a table of times."""
+    if not budget.times_ns:
+        return ""
+    us, int8 = budget.used_ns / 1e3, budget.int8_ns / 1e3
+    most = "" if budget.capacity_ns is None else f", at most {budget.capacity_ns / 1e3:.1f} us"
+    words = f"{us:.1f} us predicted ({us / int8:.3f} x of INT8's {int8:.1f} us{most})"
+    return f"operators with weights {words}" if int8 else ""
+
+
+def budgets_text(model: DDQModel) -> str:
+    """Returns a model's budget of bytes and what there is of one of time, in words."""
+    texts = (budget_text(model.ddq_config), time_text(model.weight_budget))
+    return "; ".join(filter(None, texts))
 
 
 def rule_texts(config: DDQConfig) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ddq_tf.export.model_metadata import ModelMetadata
 from ddq_tf.export.stream import told_states
 from ddq_tf.files import atomic_write_bytes
 from ddq_tf.jobs import android as app
+from ddq_tf.jobs.latency import measured
 from ddq_tf.jobs.loading import check_output, load_ddq_model, read_notes
 from ddq_tf.jobs.pixels import pixels_of_model
 from ddq_tf.pictures import DataOptions
@@ -116,10 +117,14 @@ def read_lines(path: Path) -> list[str]:
 
 
 def export_results(result: ExportResult) -> dict[str, Any]:
-    """Returns what JSON should hold of an export."""
+    """Returns what JSON should hold of an export.
+
+    That is also the file's time, if the model has a table of times, of this computer.
+    """
     kinds: dict[str, int] = {}
     for op in result.graph.ops:
         kinds[op.kind] = kinds.get(op.kind, 0) + 1
+    predicted, timed = result.prediction, measured(result)
     return {
         "path": str(result.path),
         "size_bytes": result.size_bytes,
@@ -132,4 +137,9 @@ def export_results(result: ExportResult) -> dict[str, Any]:
         "num_ops": len(result.graph.ops),
         "ops": kinds,
         "states": list(told_states(result.graph)),
+        "predicted_us": None if predicted is None else predicted.us,
+        "predicted_int8_us": None if predicted is None else predicted.int8_us,
+        "measured_us": None if timed is None else timed.us,
+        "measured_int8_us": None if timed is None else timed.int8_us,
+        "measured_ratio": None if timed is None else timed.ratio,
     }

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from ddq_tf.config import DDQConfig
-from ddq_tf.jobs.collect import budget_text
+from ddq_tf.jobs.collect import budget_text, time_text
 from ddq_tf.jobs.images import Images
 from ddq_tf.jobs.pixels import BY_DEFAULT
 from ddq_tf.jobs.screen import Screen
@@ -86,6 +86,7 @@ def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:
         ),
         ("target", f"{config.target}, precisions of {', '.join(map(str, learned))} bits"),
         ("budget", words),
+        *([("time", f"{time_text(budget)} now")] if budget.times_ns else []),
     ]
 
 

@@ -8,6 +8,8 @@ import pytest
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.device import TOOL_VARIABLE, deploy
+from ddq_tf.jobs.latency import device_table
+from ddq_tf.latency import LatencyTable
 from tests.export.graphs import small_network
 
 PIXEL = "3A141FDJH000AB        device usb:1-2 product:husky model:Pixel_8_Pro device:husky "
@@ -189,6 +191,26 @@ def test_a_flag_that_the_tool_ignores_is_an_error(phone):
     phone.state["log"] = LITERT2_LOG.replace("xnnpack=true", "xnnpack=false")
     with pytest.raises(DDQError, match="does not know --use_xnnpack=false"):
         phone.deploy(use_xnnpack=False)
+
+
+def test_a_table_of_times_runs_every_operator_on_the_device(phone, tmp_path):
+    (phone.folder / "state.json").write_text(json.dumps(phone.state))
+    out = tmp_path / "table.json"
+    made = device_table([phone.model], out, tool=phone.tool, cpu_mask="f0")
+    assert LatencyTable.load(out) == made
+    assert (made.machine, made.runtime) == ("Pixel 8 Pro (arm64-v8a)", "benchmark_model")
+    # The fake phone takes 10,990 us for every file, the smallest included, which is taken off.
+    assert made.overhead_us == 10990
+    assert {(row.median_us, row.low_us, row.high_us) for row in made.rows} == {(0, 0, 2010)}
+    (convolution, *_, dense) = dict.fromkeys(row.shape for row in made.rows)
+    assert [row.bits for row in made.rows if row.shape == convolution] == [8]
+    assert [row.bits for row in made.rows if row.shape == dense] == [2, 4, 8]
+    pushed = [call[3] for call in phone.calls if call[2:3] == ["push"]]
+    ran = [call[3] for call in phone.calls if "exec taskset f0" in " ".join(call)]
+    assert pushed[0] == str(phone.tool)
+    assert len(pushed) - 1 == len(set(pushed[1:])) == len(ran) == 1 + len(made.rows)
+    made_folders, removed = phone.folders
+    assert made_folders == removed
 
 
 def test_no_adb(phone):

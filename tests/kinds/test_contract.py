@@ -12,9 +12,11 @@ import pytest
 
 from ddq_tf import DDQConfig, quantize_model
 from ddq_tf.export import export_tflite, first_difference, verify
+from ddq_tf.export.operator_times import shape_of
 from ddq_tf.graph import as_float64, flatten
 from ddq_tf.kinds import RULES, Output, find_rule
-from ddq_tf.layers import DDQFixedGrid, DDQSoftmax
+from ddq_tf.layers import DDQFixedGrid, DDQSoftmax, weighted_layers
+from ddq_tf.search.times import layer_shapes
 from ddq_tf.transform.calibrate import float_network
 from ddq_tf.transform.canonical import canonical
 from ddq_tf.transform.quantize import rebuilt
@@ -85,11 +87,22 @@ def test_every_example_is_the_float_layer_and_then_computed_exactly(name, tmp_pa
     q.save(tmp_path / "net.keras")
     # The file of what was saved and loaded, against the model that was saved.
     loaded = keras.models.load_model(tmp_path / "net.keras")
-    found = verify(q, export_tflite(loaded, tmp_path / "net.tflite"), [x])
+    file = export_tflite(loaded, tmp_path / "net.tflite")
+    assert_timed_as_it_is_stored(loaded, file)
+    found = verify(q, file, [x])
     assert found.weight_codes_identical
     assert found.delegation.is_complete
     assert first_difference(q, x) is None
     assert found.equal_codes_share == 1.0
+
+
+def assert_timed_as_it_is_stored(model, file):
+    """What a budget of time takes each layer for is the operator in the file."""
+    found = {layer.name: [] for layer in weighted_layers(model)}
+    for op in file.graph.ops:
+        if op.source in found:
+            found[op.source].append(shape_of(op, file.graph))
+    assert layer_shapes(model, file.target) == found
 
 
 def assert_float(name, twin, model, x):
