@@ -2,14 +2,15 @@
 
     taskset -c 0 python benchmarks/latency_budget.py [--images=100] [--sets=5]
 
-Two networks: the pretrained dog-breeds MobileNetV2 (160 px), reconstructed from sample images
-without labels, and a small network of wide pointwise and dense layers, trained on the embedded
-digits. Of each, at some numbers of bytes, once with the bytes alone and once with a limit of time
-beside them, by a table of times that is measured first (`ddq benchmark --table`; the medians of
-several tables count). Then all files run in turns, one thread, beside the first one's codes in
-INT8; figures are medians of the sets'. Fidelity is that to the float outputs on the sample images
-with index % 5 == 0, which nothing learns from; accuracy that on the digits' test images. Use a
-quiet machine. Writes benchmarks/results/latency_budget.json.
+Three networks: the pretrained dog-breeds MobileNetV2 (160 px), reconstructed from sample images
+without labels; and two small networks, trained on the embedded digits: one of wide pointwise and
+dense layers, and one that has spatial convolutions too, for target litert-compact, whose INT4
+convolutions run in scalar built-in kernels. Of each, at some numbers of bytes, once with the bytes
+alone and once with a limit of time beside them, by a table of times that is measured first (`ddq
+benchmark --table`; the medians of several tables count). Then all files run in turns, one thread,
+beside the first one's codes in INT8; figures are medians of the sets'. Fidelity is that to the
+float outputs on the sample images with index % 5 == 0, which nothing learns from; accuracy that on
+the digits' test images. Use a quiet machine. Writes benchmarks/results/latency_budget.json.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from ddq_tf.latency import LatencyTable
 
 K = keras.layers
 INT8 = "int8"
-DOGS, DIGITS = "dog_breeds", "digits"
+DOGS, DIGITS, SPATIAL = "dog_breeds", "digits", "digits_spatial"
+TARGETS = {SPATIAL: "litert-compact"}
 FLOAT_EPOCHS, EPOCHS = 12, 12
 
 
@@ -81,29 +83,38 @@ ROWS = {
         Row(precisions=ALL, budget=0.32),
         Row(precisions=ALL, budget=0.32, latency_budget="1.3x"),
     ),
+    SPATIAL: (
+        Row(precisions=USUAL, budget=0.65),
+        Row(precisions=USUAL, budget=0.65, latency_budget="1.02x"),
+    ),
 }
 # Learns from a configuration, and measures a file.
 Learn = Callable[[ddq_tf.DDQConfig], Any]
 Worth = Callable[[bytes], dict[str, float]]
 
 
-def measured_table(model: Any, tables: int, runs: int) -> LatencyTable:
+def measured_table(model: Any, target: str, tables: int, runs: int) -> LatencyTable:
     """Returns the row by row medians of several tables."""
     with tempfile.TemporaryDirectory() as folder:
-        made = [host_table([model], Path(folder) / "t.json", runs=runs) for _ in range(tables)]
+        out = Path(folder) / "table.json"
+        made = [host_table([model], out, target=target, runs=runs) for _ in range(tables)]
     rows = []
     for same in zip(*(table.rows for table in made), strict=True):
         numbers = {
-            name: statistics.median(getattr(row, name) for row in same)
+            name: round(statistics.median(getattr(row, name) for row in same), 3)
             for name in ("median_us", "low_us", "high_us")
         }
         rows.append(dataclasses.replace(same[0], **numbers))
     return dataclasses.replace(made[0], rows=tuple(rows))
 
 
-def learned(row: Row, learn: Learn, worth: Worth, table: LatencyTable, path: Path) -> Any:
+def learned(
+    row: Row, target: str, learn: Learn, worth: Worth, table: LatencyTable, path: Path
+) -> Any:
     """Learns one row's model, writes its file and returns what was promised of it."""
-    config = ddq_tf.DDQConfig(**dataclasses.asdict(row), latency_table=table, narrow_range=False)
+    config = ddq_tf.DDQConfig(
+        **dataclasses.asdict(row), target=target, latency_table=table, narrow_range=False
+    )
     quantized = learn(config)
     file = ddq_tf.export.export_tflite(quantized, path)
     budget, told = quantized.weight_budget, file.prediction
@@ -127,15 +138,15 @@ def learned(row: Row, learn: Learn, worth: Worth, table: LatencyTable, path: Pat
 
 def compared(name: str, model: Any, learn: Learn, worth: Worth, options: Any) -> dict[str, Any]:
     """Learns all rows of a network, runs all files and returns what came out."""
-    load = [os.getloadavg()]
-    table = measured_table(model, options.sets, options.runs)
+    target, load = TARGETS.get(name, "litert"), [os.getloadavg()]
+    table = measured_table(model, target, options.sets, options.runs)
     load.append(os.getloadavg())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths: dict[str, Path] = {INT8: Path(folder) / f"{INT8}.tflite"}
         for number, row in enumerate(ROWS[name]):
             paths[row.name] = Path(folder) / f"{number}.tflite"
-            rows.append(learned(row, learn, worth, table, paths[row.name]))
+            rows.append(learned(row, target, learn, worth, table, paths[row.name]))
             print(row.name, {k: v for k, v in rows[-1].items() if k != "bits"}, flush=True)
         load.append(os.getloadavg())
         sets = [ddq_tf.export.benchmark(paths, runs=options.runs) for _ in range(options.sets)]
@@ -151,7 +162,13 @@ def compared(name: str, model: Any, learn: Learn, worth: Worth, options: Any) ->
         }
         shown = ("budget", "latency_budget", "predicted_ratio", "measured_ratio")
         print(name, {key: row[key] for key in shown}, flush=True)
-    return {"int8_ms": int8_ms, "load_average": load, "rows": rows, "table": table.to_dict()}
+    return {
+        "target": target,
+        "int8_ms": int8_ms,
+        "load_average": load,
+        "rows": rows,
+        "table": table.to_dict(),
+    }
 
 
 def dog_breeds(options: argparse.Namespace) -> tuple[Any, Learn, Worth]:
@@ -170,7 +187,7 @@ def dog_breeds(options: argparse.Namespace) -> tuple[Any, Learn, Worth]:
     return model, lambda config: ddq_tf.reconstruct_model(model, given, config)[0], worth
 
 
-def digits() -> tuple[Any, Learn, Worth]:
+def digits(name: str) -> tuple[Any, Learn, Worth]:
     """A float network, trained; how it learns precisions; and how good a file is."""
     data = ddq_tf.data.load("digits")
     train, test = (ddq_tf.data.batches(data, split, batch_size=64) for split in ("train", "test"))
@@ -178,13 +195,16 @@ def digits() -> tuple[Any, Learn, Worth]:
     image = keras.Input((32, 32, 3))
     x = K.Conv2D(64, 4, strides=4, use_bias=False)(image)
     x = K.ReLU(6.0)(K.BatchNormalization(momentum=0.9)(x))
+    for number in range(2 if name == SPATIAL else 0):
+        x = K.Conv2D(64, 3, padding="same", use_bias=False, name=f"spatial_{number}")(x)
+        x = K.ReLU(6.0)(K.BatchNormalization(momentum=0.9)(x))
     for number in range(4):  # of 64 rows
         x = K.Conv2D(192, 1, use_bias=False, name=f"pointwise_{number}")(x)
         x = K.ReLU(6.0)(K.BatchNormalization(momentum=0.9)(x))
     x = K.Flatten()(K.AveragePooling2D(4)(x))
     for number in range(2):  # of one row
         x = K.Dense(256, activation="relu", name=f"dense_{number}")(x)
-    model: Any = keras.Model(image, K.Dense(10, name="logits")(x), name=DIGITS)
+    model: Any = keras.Model(image, K.Dense(10, name="logits")(x), name=name)
 
     def fit(net: Any, epochs: int) -> Any:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -209,11 +229,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="to learn from")
     parser.add_argument("--sets", type=int, default=5, help="of timed runs, and tables")
     parser.add_argument("--runs", type=int, default=300, help="of each file in a set")
-    parser.add_argument("--networks", default=f"{DIGITS},{DOGS}")
+    parser.add_argument("--networks", default=",".join((DIGITS, SPATIAL, DOGS)))
     options = parser.parse_args()
     results: dict[str, Any] = {"images": options.images, "threads": 1}
     for name in options.networks.split(","):
-        found = digits() if name == DIGITS else dog_breeds(options)
+        found = dog_breeds(options) if name == DOGS else digits(name)
         results[name] = compared(name, *found, options)
     write_result("latency_budget", results, seed=0)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddq_tf.config import Budget, DDQConfig
 from ddq_tf.errors import DDQError
+from ddq_tf.latency import LatencyBudget, LatencyTable
 from ddq_tf.recipes import ReconstructionConfig
 from ddq_tf.registration import load_model, register
 from ddq_tf.rules import Rule
@@ -28,6 +29,8 @@ __all__ = [
     "DDQError",
     "DDQModel",
     "KernelRange",
+    "LatencyBudget",
+    "LatencyTable",
     "PrecisionSearch",
     "Ranges",
     "ReconstructionConfig",

@@ -317,6 +317,12 @@ class DDQConfig:
             "latency_table": table.to_dict() if isinstance(table, LatencyTable) else None,
         }
 
+    def fingerprint(self) -> dict[str, object]:
+        """Returns plain values that tell configurations apart, of a table few letters."""
+        table = self.latency_table
+        known = {"latency_table": table.digest} if isinstance(table, LatencyTable) else {}
+        return {**self.to_dict(), **known}
+
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> DDQConfig:
         """Restores a configuration, for example from a saved model."""

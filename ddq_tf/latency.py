@@ -5,12 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
 import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -231,12 +232,6 @@ class LatencyTable:
         """
         return self._medians.get((shape, bits))
 
-    def only(self, shapes: Iterable[OperatorShape]) -> LatencyTable:
-        """Returns the table with the rows of these shapes alone."""
-        kept = set(shapes)
-        rows = tuple(row for row in self.rows if row.shape in kept)
-        return dataclasses.replace(self, rows=rows)
-
     @property
     def spread(self) -> float:
         """How far apart a row's low and high times are, over its median: the median of rows."""
@@ -248,6 +243,11 @@ class LatencyTable:
         """Where and when the times were measured, in words."""
         threads = "1 thread" if self.num_threads == 1 else f"{self.num_threads} threads"
         return f"{self.machine}, {self.runtime}, {threads}, {self.created}"
+
+    @property
+    def digest(self) -> str:
+        """Tells tables apart, in few letters."""
+        return hashlib.sha256(self.dumps()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values from which `from_dict` restores the table."""

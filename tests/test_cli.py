@@ -15,6 +15,7 @@ import pytest
 from ddq_tf import cli
 from ddq_tf.commands import COMMANDS
 from ddq_tf.export.exporter import min_runtime
+from ddq_tf.latency import LatencyTable
 from ddq_tf.report import load
 
 _DATA = ("--data=digits", "--limit=128", "--batch_size=32")
@@ -165,6 +166,35 @@ def test_benchmark_profiles_operators(
     assert kinds.count("ADD") == 3
 
 
+def test_a_table_of_times_goes_from_benchmark_to_the_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, ddq, table = str(folder / "float.keras"), tmp_path / "ddq.keras", tmp_path / "table.json"
+    compact = "--target=litert-compact"
+    timed = ["benchmark", base, f"--table={table}", "--runs=3", compact]
+    assert cli.run(timed) == 0
+    printed = capsys.readouterr().out
+    assert "CONV_2D 8x8, weights 16x3x3x3" in printed
+    assert "for entering and leaving the runtime" in printed
+    # The rows of the file are those of the model that it was made from.
+    assert cli.run(["benchmark", str(folder / "ddq.tflite"), *timed[2:]]) == 0
+    shapes = {row.shape for row in LatencyTable.load(table).rows}
+    assert cli.run(timed) == 0
+    assert {row.shape for row in LatencyTable.load(table).rows} <= shapes
+    few = ["--limit=64", "--search_views=1", "--views=1", "--steps=0"]
+    limits = [f"--latency_table={table}", "--latency_budget=1.0x"]
+    made = ["reconstruct", base, "--data=digits", *few, compact, *limits, f"--out={ddq}"]
+    capsys.readouterr()
+    assert cli.run(made) == 0
+    assert "us predicted (1.000 x of INT8's " in " ".join(capsys.readouterr().out.split())
+    out, record = tmp_path / "ddq.tflite", tmp_path / "export.json"
+    assert cli.run(["export", str(ddq), f"--out={out}", f"--json={record}"]) == 0
+    told = json.loads(record.read_text())["results"]
+    assert 0 <= told["predicted_us"] <= told["predicted_int8_us"]
+    assert told["measured_us"] > 0
+    assert "us predicted for operators with weights" in " ".join(capsys.readouterr().out.split())
+
+
 def test_report_without_data_tells_sizes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "sizes.html"
     assert cli.run(["report", str(folder / "ddq.keras"), f"--out={out}"]) == 0
@@ -194,6 +224,14 @@ _BAD = {
     "beyond any number": (["evaluate", "{float}", "--batch_size=99999999999999999999"], "99999"),
     "range of one": (["evaluate", "{float}", "--input_range=1"], "two numbers"),
     "missing file": (["quantize", "{out}x.keras", "{data}", "--out={out}.keras"], "not exist"),
+    "no table": (
+        ["quantize", "{float}", "{data}", "--latency_budget=1", "--out={out}.keras"],
+        "needs latency_table",
+    ),
+    "a table of times": (
+        ["quantize", "{float}", "{data}", "--latency_table={none}", "--out={out}.keras"],
+        "cannot read the latency table",
+    ),
     "truncated": (["quantize", "{half}", "{data}", "--out={out}.keras"], "half.keras"),
     "no tflite": (["evaluate", "{none}", "--data=digits"], "none.tflite"),
     "float to export": (["export", "{float}", "--out={out}.tflite"], "float model"),

@@ -38,7 +38,7 @@ DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
 LANGUAGES = {"python", "sh", "kotlin", "text"}
 # How many blocks of a page cannot run here; each has its reason beside it.
-NOT_RUN = {"android.md": 3, "distributed.md": 1, "streaming.md": 1, "web.md": 1}
+NOT_RUN = {"android.md": 3, "choosing.md": 1, "distributed.md": 1, "streaming.md": 1, "web.md": 1}
 _PARTS = re.compile(r"<!--(.*?)-->|^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

@@ -48,6 +48,10 @@ def test_a_table_goes_to_a_file_and_back(tmp_path):
     assert restored == config
     assert restored.latency_table == TABLE
     assert "rows" not in repr(restored)
+    other = dataclasses.replace(config, latency_table=dataclasses.replace(TABLE, rows=()))
+    told = [c.fingerprint()["latency_table"] for c in (config, restored, other, DDQConfig())]
+    assert told[0] == told[1] != told[2]
+    assert told[3] is None
 
 
 def changed(**fields) -> bytes:

@@ -238,7 +238,7 @@ class _State:
             check_folder(folder)
         self._path = None if folder is None else Path(folder) / FILE
         self._settings = {
-            **config.to_dict(),
+            **config.fingerprint(),
             **{f"recipe.{name}": v for name, v in dataclasses.asdict(recipe).items()},
             "inputs": _hashed(examples),
         }

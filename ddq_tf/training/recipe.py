@@ -198,7 +198,7 @@ def _kept(
         return None
     settings = {**dataclasses.asdict(config), "steps_per_epoch": steps_per_epoch}
     if hasattr(model, "ddq_config"):
-        settings |= model.ddq_config.to_dict()
+        settings |= model.ddq_config.fingerprint()
     companions = [callback for callback in callbacks if isinstance(callback, Resumable)]
     return Checkpoint(checkpoint_dir, companions, settings)
 
