@@ -34,7 +34,6 @@ from reconstruction import NETWORKS, Measured, thinned
 
 import ddq_tf
 from ddq_tf.export import tflite
-from ddq_tf.export.operator_times import with_int8_weights
 from ddq_tf.jobs.latency import host_table
 from ddq_tf.jobs.loading import load_float_model
 from ddq_tf.latency import LatencyTable
@@ -124,7 +123,8 @@ def learned(
     assert abs(budget.used_ns / 1e3 - told.us) < 1e-6
     twin = path.with_name(f"{INT8}.tflite")
     if not twin.exists():
-        twin.write_bytes(tflite.write(with_int8_weights(file.graph)))
+        assert file.int8_graph is not None
+        twin.write_bytes(tflite.write(file.int8_graph))
     return {
         **dataclasses.asdict(row),
         "weight_bytes": budget.used_bits // 8,

@@ -46,6 +46,7 @@ class ExportResult:
         compressed: how few they are behind a compressor.
         prediction: what the operators with weights take in time by the model's `latency_table`;
             None without one, or where it lacks an operator, as of a file for another target.
+        int8_graph: with a prediction, the graph with the same codes stored in INT8; else None.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class ExportResult:
     sizes: ByteSizes
     compressed: CompressedSizes
     prediction: LatencyPrediction | None = None
+    int8_graph: Graph | None = dataclasses.field(default=None, repr=False)
 
     def __fspath__(self) -> str:
         """Stands for its file, wherever a path is taken."""
@@ -139,6 +141,7 @@ def export_tflite(
         _warn_of_slow_ops(graph)
     atomic_write_bytes(Path(path), data)
     _warn_above_budget(model)
+    prediction = _prediction(model, graph)
     return ExportResult(
         path=Path(path),
         size_bytes=len(data),
@@ -147,7 +150,8 @@ def export_tflite(
         min_runtime=oldest,
         sizes=tflm.itemize_compressed(plain, data) if chosen.lookup_tables else itemize(data),
         compressed=compressed(data, plain),
-        prediction=_prediction(model, graph),
+        prediction=prediction,
+        int8_graph=prediction and run_passes(lowered, chosen.at_least(MAX_BITS)),
     )
 
 

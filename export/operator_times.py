@@ -9,7 +9,6 @@ the runtime takes, measured with the smallest operator there is, is taken off.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ _KINDS = {
 }
 _US = 1e3  # in a millisecond
 _DIGITS = 3  # of microseconds
+_MOST_MS = 3000.0  # of timing a file
 
 Key = tuple[OperatorShape, int]
 
@@ -76,41 +76,32 @@ def prediction_of(
     return LatencyPrediction(us=us, int8_us=int8_us, table=table)
 
 
-def with_int8_weights(graph: Graph) -> Graph:
-    """Returns the graph with the same codes stored in INT8: it computes the same."""
-    tensors = {
-        name: dataclasses.replace(tensor, dtype=DType.INT8)
-        if tensor.is_constant and tensor.dtype in _TYPES.values()
-        else tensor
-        for name, tensor in graph.tensors.items()
-    }
-    return dataclasses.replace(graph, tensors=tensors)
+def side_by_side(graph: Graph, other: Graph, *, num_threads: int = 1) -> tuple[float, float, float]:
+    """Times two files in turns, on this computer.
 
-
-def beside_int8(
-    graph: Graph, *, runs: int = 200, num_threads: int = 1
-) -> tuple[float, float, float]:
-    """Times a file and the same one with INT8 weights in turns, on this computer.
+    Each runs 10 to 200 times, as fit into about three seconds, after a tenth as often untimed.
 
     Args:
-        graph: of the file.
-        runs: timed inferences of each, after ten that are not.
+        graph: of a file.
+        other: of another.
         num_threads: of each operator.
 
     Returns:
-        The median times of the file and of its INT8 twin in microseconds, and the median ratio of
-        two times in one round.
+        The median times of the two in microseconds, and the median ratio of two times in one
+        round.
 
     Raises:
         DDQError: if one cannot be run.
     """
     interpreters = [
         prepared(tflite.write(each), num_threads=num_threads, delegate=True, seed=0)
-        for each in (graph, with_int8_weights(graph))
+        for each in (graph, other)
     ]
-    interleaved_ms(interpreters, WARMUP_RUNS)
-    own, int8 = interleaved_ms(interpreters, runs) * _US
-    return float(np.median(own)), float(np.median(int8)), float(np.median(own / int8))
+    round_ms = float(interleaved_ms(interpreters, 1).sum())
+    runs = int(np.clip(_MOST_MS / max(round_ms, 1e-3), 10, 200))
+    interleaved_ms(interpreters, runs // 10)
+    first, second = interleaved_ms(interpreters, runs) * _US
+    return float(np.median(first)), float(np.median(second)), float(np.median(first / second))
 
 
 def shape_of(op: Op, graph: Graph) -> OperatorShape:

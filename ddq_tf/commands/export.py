@@ -47,20 +47,20 @@ def _run(call: Call) -> Outcome:
             ("target", result.target.name),
             ("runs on", f"{result.target.runtime} {result.min_runtime} or later"),
             ("operators", ops),
-            *_time_rows(results),
+            *_latency_rows(results),
             *streams,
         ],
     )
     return Outcome(results=results)
 
 
-def _time_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+def _latency_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     """What the file was predicted to take, and what it took."""
     if results["predicted_us"] is None:
         return []
     us, int8 = results["predicted_us"], results["predicted_int8_us"]
     words = f"{us:.1f} us predicted for operators with weights; {int8:.1f} us if stored in INT8"
-    rows = [("time", words)]
+    rows = [("latency", words)]
     if results["measured_us"] is not None:
         rows.append(
             (

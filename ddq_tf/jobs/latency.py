@@ -14,7 +14,7 @@ from ddq_tf.config import DDQConfig
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
 from ddq_tf.export.exporter import ExportResult
-from ddq_tf.export.operator_times import beside_int8, device_times, host_times, shapes_in
+from ddq_tf.export.operator_times import device_times, host_times, shapes_in, side_by_side
 from ddq_tf.files import atomic_write_bytes, check_writable
 from ddq_tf.jobs.loading import load_model
 from ddq_tf.jobs.record import machine, now
@@ -128,9 +128,10 @@ def measured(result: ExportResult) -> Measured | None:
         result: of the export.
     """
     told = result.prediction
-    if told is None or told.table.machine != _this_machine():
+    twin = result.int8_graph
+    if told is None or twin is None or told.table.machine != _this_machine():
         return None
-    us, int8_us, ratio = beside_int8(result.graph, num_threads=told.table.num_threads)
+    us, int8_us, ratio = side_by_side(result.graph, twin, num_threads=told.table.num_threads)
     return Measured(us=us, int8_us=int8_us, ratio=ratio)
 
 

@@ -86,7 +86,7 @@ def quantization_rows(model: DDQModel, config: DDQConfig) -> list[Row]:
         ),
         ("target", f"{config.target}, precisions of {', '.join(map(str, learned))} bits"),
         ("budget", words),
-        *([("time", f"{time_text(budget)} now")] if budget.times_ns else []),
+        *([("latency", f"{time_text(budget)} now")] if budget.times_ns else []),
     ]
 
 

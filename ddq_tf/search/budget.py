@@ -12,7 +12,7 @@ import numpy as np
 
 from ddq_tf.config import AUTO, AUTO_FRACTION, Budget, DDQConfig
 from ddq_tf.errors import DDQError
-from ddq_tf.latency import LatencyBudget, LatencyTable
+from ddq_tf.latency import LatencyBudget
 from ddq_tf.layers import activation_layers, constant_layers, weighted_layers
 from ddq_tf.scheme import MAX_BITS
 from ddq_tf.search.times import layer_times
@@ -21,7 +21,7 @@ from ddq_tf.search.within import any_within, choose_within
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrecisionBudget:
-    """Bits that each layer can take, and the limit for their sum.
+    """Bits, and time, that each layer can take, and the limits for their sums.
 
     Attributes:
         layers: the DDQ layers, in network order.
@@ -228,40 +228,51 @@ def _with_times(
     if any_within(*learning.resources()) is not None:
         return budget
     in_time = choose_within(learning.costs, [learning.times_ns], [learning.capacity_ns or 0.0])
-    if in_time is None:
-        raise _too_fast(budget, model, config, within="")
-    needed = sum(float(c[i]) for c, i in zip(learning.costs, in_time, strict=True))
-    needed += (budget.capacity_bits or 0.0) - (learning.capacity_bits or 0.0)
-    if config.budget == AUTO:
+    needed = None
+    if in_time is not None:
+        needed = sum(float(c[i]) for c, i in zip(learning.costs, in_time, strict=True))
+        needed += (budget.capacity_bits or 0.0) - (learning.capacity_bits or 0.0)
+    if needed is not None and config.budget == AUTO:
         return dataclasses.replace(budget, capacity_bits=needed)
-    whole = int(((budget.capacity_bits or 0.0) + fixed) / 8)
-    raise _too_fast(
-        budget,
-        model,
-        config,
-        within=f" within the budget of {whole} bytes",
-        cure=f", or budget='{math.ceil((needed + fixed) / 8)}bytes', the least in that time",
-    )
+    raise _too_fast(budget, model, config, fixed, needed)
 
 
 def _too_fast(
-    budget: PrecisionBudget, model: keras.Model, config: DDQConfig, *, within: str, cure: str = ""
+    budget: PrecisionBudget,
+    model: keras.Model,
+    config: DDQConfig,
+    fixed: float,
+    needed: float | None,
 ) -> DDQError:
-    """Returns the error of a limit of time that no precisions keep."""
+    """Returns the error of a limit of time that no precisions keep.
+
+    Args:
+        budget: with its limits.
+        model: a DDQ model.
+        config: of it.
+        fixed: see `_with_times`.
+        needed: the least bits in that time; None if none are enough.
+    """
     learning = budget.of_learning_layers()
-    limits = ([], []) if not within else ([learning.costs], [learning.capacity_bits or 0.0])
+    limits: Any = ([], [])
+    within = cure = ""
+    if budget.capacity_bits is not None and config.budget != AUTO:
+        limits = ([learning.costs], [learning.capacity_bits])
+        within = f" within the budget of {int((budget.capacity_bits + fixed) / 8)} bytes"
+    if needed is not None:
+        cure = f", or budget='{math.ceil((needed + fixed) / 8)}bytes', the least in that time"
     fastest = choose_within(learning.times_ns, *limits) or []
     kept = (budget.capacity_ns or 0.0) - (learning.capacity_ns or 0.0)
     least = kept + sum(float(t[i]) for t, i in zip(learning.times_ns, fastest, strict=True))
     least_us = math.ceil(least / 10) / 100
-    table = config.latency_table
+    table: Any = config.latency_table
     return DDQError(
-        f"the latency budget is impossible: by latency_table "
-        f"({table.origin if isinstance(table, LatencyTable) else ''}) the "
+        f"the latency budget is impossible: by latency_table ({table.origin}) the "
         f"{len(budget.layers)} layers with weights of model {model.name!r} take at least "
-        f"{least_us:g} us{within} ({least / budget.int8_ns:.3f} of the {budget.int8_ns / 1e3:g} us "
-        f"with INT8 weights). Received: {config.latency_budget}, "
-        f"{(budget.capacity_ns or 0.0) / 1e3:g} us. Write latency_budget='{least_us:g}us'{cure}"
+        f"{least_us:.2f} us{within} ({least / (budget.int8_ns or 1):.3f} of the "
+        f"{budget.int8_ns / 1e3:.2f} us with INT8 weights). Received: {config.latency_budget}, "
+        f"{(budget.capacity_ns or 0.0) / 1e3:.2f} us. Write "
+        f"latency_budget='{least_us:.2f}us'{cure}"
     )
 
 

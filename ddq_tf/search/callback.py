@@ -30,7 +30,8 @@ class PrecisionSearch(keras.callbacks.Callback):
     over the search the limit sinks, from full precision to the budget after 70 % of it, and the
     choice that saves most loss within the limit comes into force. After `search_fraction` of the
     training the choice is final: exploration ends and the weights settle. Weights and activations
-    have budgets of their own; layers whose quantizers are not trainable keep their precision.
+    have budgets of their own, weights also one of time, which sinks with that of bytes; layers
+    whose quantizers are not trainable keep their precision.
 
     `DDQModel.fit` adds it by itself. Works on whatever length `fit` was asked for; if training
     stops earlier, the choice is made then. Once final it stays: later `fit` calls train on. All of
@@ -215,9 +216,10 @@ class PrecisionSearch(keras.callbacks.Callback):
         self.monitors.release()
         weights = weight_budget(self._trained, self.config)
         logging.info(
-            "precision is final: %.3f bits per weight, %d bytes",
+            "precision is final: %.3f bits per weight, %d bytes%s",
             weights.average_bits,
             weights.used_bits // 8,
+            f", {weights.used_ns / 1e3:.1f} us predicted" if weights.times_ns else "",
         )
 
 

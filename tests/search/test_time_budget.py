@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model, reconstruct_model
-from ddq_tf.export import export_tflite
+from ddq_tf.export import Runner, export_tflite, tflite
 from ddq_tf.latency import LatencyRow, LatencyTable, OperatorShape
 from ddq_tf.layers import weighted_layers
 from ddq_tf.search.times import layer_shapes
@@ -121,9 +121,17 @@ def test_a_reconstruction_keeps_both_limits_and_its_file_takes_what_was_promised
     learned.save(tmp_path / "ddq.keras")
     loaded = keras.models.load_model(tmp_path / "ddq.keras")
     assert loaded.ddq_config == learned.ddq_config
-    told = export_tflite(loaded, tmp_path / "ddq.tflite").prediction
+    file = export_tflite(loaded, tmp_path / "ddq.tflite")
+    told = file.prediction
     assert told.us == pytest.approx(budget.used_ns / 1e3, abs=1e-9)
     assert told.int8_us == pytest.approx(budget.int8_ns / 1e3, abs=1e-9)
+    # The same codes in INT8 compute the same.
+    codes = np.random.default_rng(0).integers(-128, 128, (9, 8, 8, 3)).astype(np.int8)
+    ours, theirs = (Runner(tflite.write(g)).run(codes) for g in (file.graph, file.int8_graph))
+    assert min(t.dtype.bits for t in file.graph.tensors.values()) < 8
+    assert {t.dtype.bits for t in file.int8_graph.tensors.values()} == {8, 32}
+    for one, other in zip(ours.values(), theirs.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
     # A file of another target has other operators.
     other = export_tflite(loaded, tmp_path / "int8.tflite", target="litert-int8")
     assert other.prediction is None
@@ -134,7 +142,7 @@ def test_impossible_limits_tell_the_least(scalar_int4):
         with pytest.raises(DDQError, match=match):
             quantize_model(mixed_net(), DDQConfig(latency_table=scalar_int4, **fields), X)
 
-    least = r"at least 7\.57 us \(0\.998 of the 7\.584 us with INT8 weights\)"
+    least = r"at least 7\.57 us \(0\.998 of the 7\.58 us with INT8 weights\)"
     refused(rf"impossible.*{least}.*Received: 0\.9 x of INT8.*'7\.57us'$", latency_budget="90%")
     within = r"at least 13\.72 us within the budget of 441 bytes .*least in that time"
     refused(f"{within}", latency_budget=1, budget=441)
