@@ -11,6 +11,8 @@ import pytest
 
 from ddq_tf import DDQConfig, DDQError, quantize_model, reconstruct_model
 from ddq_tf.export import Runner, export_tflite, tflite
+from ddq_tf.jobs.collect import budgets_text
+from ddq_tf.jobs.plan import quantization_rows
 from ddq_tf.latency import LatencyRow, LatencyTable, OperatorShape
 from ddq_tf.layers import weighted_layers
 from ddq_tf.search.times import layer_shapes
@@ -91,7 +93,11 @@ def test_where_int4_is_slow_the_search_avoids_it(scalar_int4, fast_int4):
 
 def test_both_limits_are_those_of_what_the_layers_take(model, scalar_int4):
     config = DDQConfig(latency_table=scalar_int4, latency_budget="60us", budget=None)
-    budget = quantize_model(mixed_net(), config, X).weight_budget
+    quantized = quantize_model(mixed_net(), config, X)
+    words = "operators with weights 7.6 us predicted (1.000 x of INT8's 7.6 us, at most 60.0 us)"
+    assert budgets_text(quantized) == words
+    assert ("latency", f"{words} now") in quantization_rows(quantized, config)
+    budget = quantized.weight_budget
     products = {"conv": 16 * 216, "expand": 16 * 128, "project": 16 * 128, "logits": 32}
     assert budget.int8_ns == budget.used_ns == sum(products.values())
     assert budget.capacity_ns == 60_000
