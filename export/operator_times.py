@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from ddq_tf.errors import DDQError
 from ddq_tf.export import tflite
@@ -265,6 +266,8 @@ def device_times(
     contents = _contents(shapes, target)
     with _files(contents) as paths:
         results = deploy_several(paths, num_threads=num_threads, on_done=on_round, **options)  # type: ignore[arg-type]
+    if results[0].leftover:
+        logging.warning("the folder %s could not be removed from the device", results[0].leftover)
     times = {}
     for key, result in zip(contents, results, strict=True):
         middle = result.avg_ms if result.median_ms is None else result.median_ms

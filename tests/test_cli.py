@@ -224,6 +224,14 @@ _BAD = {
     "beyond any number": (["evaluate", "{float}", "--batch_size=99999999999999999999"], "99999"),
     "range of one": (["evaluate", "{float}", "--input_range=1"], "two numbers"),
     "missing file": (["quantize", "{out}x.keras", "{data}", "--out={out}.keras"], "not exist"),
+    "table and profile": (
+        ["benchmark", "{float}", "--table={out}.json", "--profile"],
+        "Leave them out",
+    ),
+    "table of built-in kernels": (
+        ["deploy", "{float}", "--table={out}.json", "--nouse_xnnpack"],
+        "Leave it out",
+    ),
     "no table": (
         ["quantize", "{float}", "{data}", "--latency_budget=1", "--out={out}.keras"],
         "needs latency_table",

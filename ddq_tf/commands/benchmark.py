@@ -12,6 +12,7 @@ from rich.text import Text
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
 from ddq_tf.command_line.latency import TABLE, say_table
 from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT, target_flag
+from ddq_tf.errors import DDQError
 
 _SLOWEST = 12  # operators that a profile shows; JSON has all
 
@@ -53,6 +54,11 @@ def _table(call: Call) -> Outcome:
     """Writes the times of the files' operators."""
     from ddq_tf.jobs.latency import host_table
 
+    if call.flags["profile"] or not call.flags["delegate"]:
+        raise DDQError(
+            "--table times operators one by one, in XNNPACK as apps run them. Received: --profile "
+            "or --nodelegate too. Leave them out"
+        )
     names = ("target", "runs", "num_threads")
     told = {name: call.flags[name] for name in names}
     made = host_table(call.files, call.flags["table"], **told, screen=call.screen)

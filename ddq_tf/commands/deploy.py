@@ -8,6 +8,7 @@ from typing import Any
 from ddq_tf.command_line import Call, Command, Group, Outcome, flags
 from ddq_tf.command_line.latency import TABLE, say_table
 from ddq_tf.command_line.shared import NUM_THREADS, OUTPUT, target_flag
+from ddq_tf.errors import DDQError
 
 
 def _run(call: Call) -> Outcome:
@@ -42,6 +43,11 @@ def _table(call: Call, options: dict[str, Any]) -> Outcome:
     """Writes the times of the file's operators."""
     from ddq_tf.jobs.latency import device_table
 
+    if not call.flags["use_xnnpack"]:
+        raise DDQError(
+            "--table times operators in XNNPACK, as apps run them. Received: --nouse_xnnpack too. "
+            "Leave it out"
+        )
     target, out = call.flags["target"], call.flags["table"]
     made = device_table(call.files, out, target=target, **options, screen=call.screen)
     return say_table(call, made)
