@@ -95,6 +95,18 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         "INT4 and INT8 in 1,245,000 weight bytes",
         {"budget": "1245000bytes"},
     ),
+    "int4_int8_half": (
+        "INT4 and INT8 in 1,176,000 weight bytes",
+        {"budget": "1176000bytes"},
+    ),
+    "int2_int4_int8_less": (
+        "INT2, INT4 and INT8 in 1,005,000 weight bytes",
+        {"budget": "1005000bytes", "precisions": (2, 4, 8)},
+    ),
+    "int2_int4_int8_2355000": (
+        "INT2, INT4 and INT8 in 2,355,000 weight bytes",
+        {"budget": "2355000bytes", "precisions": (2, 4, 8)},
+    ),
     "int4": ("INT4 and few INT8, 4.2 stored bits on average", {"budget": "4.2bits"}),
     "half": ("INT4 and INT8, 60 % of the int8 bytes", {"budget": 0.6}),
     **{

@@ -121,7 +121,7 @@ def examples_of(data: Any, interface: Interface, limit: int) -> list[list[np.nda
     taken = 0
     for number, batch in enumerate(batches_of(data, interface)):
         columns = interface.arrays(batch)
-        rows = [as_array(column)[: limit - taken] for column in columns]
+        rows = [x[: limit - taken] if x.ndim else x for x in map(as_array, columns)]
         arrays = checked(rows, interface, f"calibration batch {number}")
         found.append(arrays)
         taken += len(arrays[0])
@@ -197,11 +197,15 @@ def checked(columns: Sequence[Any], interface: Interface, label: str) -> list[np
     Raises:
         DDQError: if they are no finite numbers, or do not fit the model.
     """
+    kinds = [np.asarray(column).dtype for column in columns]
     try:
+        if any(kind.kind == "c" for kind in kinds):
+            raise TypeError("complex numbers have no order")
         arrays = [np.asarray(column, np.float32) for column in columns]
     except (TypeError, ValueError) as error:
-        kinds = ", ".join(str(np.asarray(column, object).dtype) for column in columns)
-        raise DDQError(f"{label} must hold numbers. Received: arrays of type {kinds}") from error
+        raise DDQError(
+            f"{label} must hold numbers. Received: arrays of type {', '.join(map(str, kinds))}"
+        ) from error
     _check_batch(arrays, interface, label)
     return arrays
 

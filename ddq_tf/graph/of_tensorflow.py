@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,7 @@ def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def _shape(input: Any, out_type: Any = None) -> tuple[Any, ...]:
+def _shape(input: Any, out_type: Any = None) -> Any:
     return ops.shape(input)
 
 
@@ -144,12 +145,11 @@ def _squeezed(input: Any, axis: Any = None) -> Any:
 
 def _split(value: Any, num_or_size_splits: Any, axis: int = 0, num: Any = None) -> Any:
     if isinstance(num_or_size_splits, int):
-        return list(ops.split(value, num_or_size_splits, axis=axis))
-    ends, total = [], 0
-    for size in list(num_or_size_splits)[:-1]:
-        total += int(size)
-        ends.append(total)
-    return list(ops.split(value, ends, axis=axis))
+        parts: Any = ops.split(value, num_or_size_splits, axis=axis)
+    else:
+        *sizes, _ = (int(size) for size in num_or_size_splits)
+        parts = ops.split(value, list(itertools.accumulate(sizes)), axis=axis)
+    return list(parts)
 
 
 def _depth_to_space(input: Any, block_size: int, data_format: str = "NHWC") -> Any:

@@ -267,7 +267,7 @@ def _relu(
 
 # By Keras's names, of activations or else of operations.
 FORMULAS: dict[str, Callable[..., Value]] = {
-    "absolute": abs,
+    "absolute": Value.__abs__,
     "celu": _celu,
     "clip": lambda x, x_min, x_max: x.clip(x_min, x_max),
     "elu": _elu,

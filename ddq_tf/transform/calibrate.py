@@ -107,7 +107,8 @@ def tell_faint_columns(model: keras.Model, batches: list[Any]) -> None:
         node = graph.sole_consumer(tensor)
         if node is None or not rounds_activations(node.layer):
             continue
-        flat = [np.asarray(array, np.float32).reshape(-1, array.shape[-1]) for array in arrays]
+        columns = arrays[0].shape[-1] if arrays[0].ndim > 1 else 1
+        flat = [np.asarray(array, np.float32).reshape(-1, columns) for array in arrays]
         highest = np.max([x.max(axis=0) for x in flat], axis=0)
         lowest = np.min([x.min(axis=0) for x in flat], axis=0)
         steps = (highest - lowest) / float(node.layer.step)

@@ -139,7 +139,7 @@ class Stock(L.Layer):
     def call(self, x):
         import tensorflow as tf
 
-        return tf.nn.relu(x)
+        return tf.math.erf(x)
 
     def compute_output_shape(self, shape):
         return shape
@@ -155,7 +155,7 @@ def line_of(words):
     [
         (Flow, "if ops.mean(x) > 0", "control flow"),
         (Numpy, "np.tanh(np.asarray(x))", "keras.ops"),
-        (Stock, "return tf.nn.relu(x)", "TensorFlow"),
+        (Stock, "return tf.math.erf(x)", "TensorFlow's erf"),
     ],
 )
 def test_what_cannot_be_read_names_layer_line_and_cure(layer, line, words):

@@ -338,12 +338,18 @@ def nan_image():
         ("images/", "array of inputs or an iterable.*images/"),
         (X[:0], "empty"),
         ([], "empty"),
+        ([None], r"needs the shape \(batch, 8, 8, 3\). Received: \(\)"),
+        (X.astype(str), "must hold numbers. Received: arrays of type <U"),
+        (X.astype(complex), "must hold numbers.*complex128"),
         (X[0], r"shape \(batch, 8, 8, 3\)"),
         (X[..., :1], r"Received: \(32, 8, 8, 1\)"),
         (list(X), "pass dataset.batch"),
         (nan_image(), "batch 1 holds NaN"),
     ],
-    ids=["none", "path", "no rows", "no batches", "one image", "channels", "images", "nan"],
+    ids=[
+        *("none", "path", "no rows", "no batches", "nothing", "words", "complex"),
+        *("one image", "channels", "images", "nan"),
+    ],
 )
 def test_refuses_calibration_data(calibration, words):
     with pytest.raises(DDQError, match=words):
