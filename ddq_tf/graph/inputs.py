@@ -199,8 +199,8 @@ def checked(columns: Sequence[Any], interface: Interface, label: str) -> list[np
     """
     kinds = [np.asarray(column).dtype for column in columns]
     try:
-        if any(kind.kind == "c" for kind in kinds):
-            raise TypeError("complex numbers have no order")
+        if any(kind.kind in "cSU" for kind in kinds):
+            raise TypeError("numpy would drop a part of complex numbers, and read words")
         arrays = [np.asarray(column, np.float32) for column in columns]
     except (TypeError, ValueError) as error:
         raise DDQError(
