@@ -278,8 +278,10 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
     """Draws quality over file bytes; the line joins the points that no other beats."""
     from matplotlib.figure import Figure
 
-    points = [(line["file_bytes"] / 1000, 100 * (score(line) or 0.0)) for line in lines]
-    figure = Figure(figsize=(9.5, 4.8), layout="constrained", facecolor="white")
+    points = [(line["file_bytes"] / 1024, 100 * (score(line) or 0.0)) for line in lines]
+    # Names stand below, where long ones take nothing from the panel.
+    height = 4.4 + 0.2 * len(lines)
+    figure = Figure(figsize=(8.5, height), layout="constrained", facecolor="white")
     panel: Axes = figure.subplots()
     panel.set_xscale("log")
     best = max(quality for _, quality in points)
@@ -317,7 +319,7 @@ def pareto_figure(network: str, lines: list[dict[str, Any]]) -> Any:
         )
     _axes(panel, points, floor, best, network)
     for mark in figure.legend(
-        handles=marks, fontsize=8, frameon=False, loc="outside right center", handlelength=1
+        handles=marks, fontsize=8, frameon=False, loc="outside lower left", handlelength=1
     ).legend_handles:
         mark.set_markersize(7)  # type: ignore[union-attr]
     figure.suptitle(NETWORKS[network], fontsize=11, color=_INK)
@@ -335,7 +337,7 @@ def _axes(
     panel.set_xticks(steps, [f"{step:,.0f}" for step in steps])
     panel.set_xticks([], minor=True)
     words = "top-1 agreement with float, held-out" if network in UNLABELED else "test accuracy"
-    panel.set_xlabel("file size, kB (log)", fontsize=9, color=_INK)
+    panel.set_xlabel("file size, KiB (log)", fontsize=9, color=_INK)
     panel.set_ylabel(f"{words}, %", fontsize=9, color=_INK)
     panel.grid(color=_GRID, lw=0.6)
     panel.set_axisbelow(True)
