@@ -23,7 +23,7 @@ _READS = threading.local()
 @contextlib.contextmanager
 def understood() -> Iterator[None]:
     """Lets functions of TensorFlow take symbolic tensors meanwhile, in this thread."""
-    if "tensorflow" in sys.modules:
+    if sys.modules.get("tensorflow") is not None:
         _dispatcher()
     before = getattr(_READS, "now", False)
     _READS.now = True
