@@ -7,6 +7,7 @@ stores, and the exporter writes them: all three read this one table.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from ddq_tf import xnnpack
 from ddq_tf.errors import DDQError
@@ -40,6 +41,8 @@ class Target:
         min_runtime: the oldest release of it that does, by how wide the narrowest weights are.
         missing_operators: what the runtime lacks of the operators that ddq_tf writes, or is not
             known to compute exactly.
+        most_axes: of what an operator reads, with the batch, where the runtime takes fewer than
+            ddq_tf may write.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Target:
     float_islands: bool = False
     runtime: str = "LiteRT"
     missing_operators: tuple[str, ...] = ()
+    most_axes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def counts_codes(self) -> bool:
@@ -198,6 +202,7 @@ TARGETS: dict[str, Target] = {
             fully_connected_pointwise=False,
             runtime="tflite-micro",
             missing_operators=("GELU", "BATCH_MATMUL"),
+            most_axes={"STRIDED_SLICE": 4, "TRANSPOSE": 5},
             min_runtime={8: "0.dev20260203"},
             code_bits=(2, 3, 4, 8),
             lookup_tables=True,

@@ -307,7 +307,7 @@ class _Tape:
         if mask is not None or inputs.shape[1] is None:
             raise NotReadableError(
                 "needs a fixed number of steps, and no mask, which has no integer form. Received: "
-                f"shape {tuple(inputs.shape)}, mask={mask}"
+                f"(steps, ...) of {tuple(inputs.shape[1:])}, mask={mask}"
             )
         before = len(self.calls)
         with contextlib.suppress(Exception):  # of what does not take one axis more

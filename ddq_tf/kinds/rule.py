@@ -124,8 +124,8 @@ class LayerRule:
         lift: with output ROUNDS, the share of a step that makes halves round up.
         twin: makes its copy in the DDQ model, under a name.
         lower: writes it as integer operators.
-        operator: the one of TFLite that it needs and not every target has; "" for none, or where
-            its function tells (`function_of`).
+        operator: the one of TFLite that it needs and not every target has, or not for as many
+            axes; "" for none, or where its function tells (`function_of`).
         in_floats: whether only float operators do what it does.
         move: of layers that only move the values of an example: the same of an array of one
             example's shape.

@@ -252,6 +252,7 @@ FAMILY = Family(
             words="Permute",
             output=Output.KEEPS,
             lower=_lower_permute,
+            operator="TRANSPOSE",
             move=_permuted,
             operation=lambda layer, shape: ops.Transpose((0, *layer.dims)),
             examples=(Example(build=lambda x: L.Permute((3, 1, 2))(x)),),
@@ -296,6 +297,7 @@ FAMILY = Family(
         ),
         LayerRule(
             layers=(DDQSlice,),
+            operator="STRIDED_SLICE",
             output=Output.KEEPS,
             lower=_lower_slice,
         ),

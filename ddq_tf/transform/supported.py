@@ -193,6 +193,13 @@ def _missing(node: FlatNode, target: Target) -> str | None:
             f"masks need float operators, which the target {target.name!r} has none of. Choose "
             "another target"
         )
+    most = target.most_axes.get(operator, len(node.shapes[0]))
+    if len(node.shapes[0]) > most:
+        return (
+            f"{target.runtime}, where the target {target.name!r} runs, takes at most {most} axes "
+            f"in {operator}, the batch among them. Received: shape {node.shapes[0]}. Join axes "
+            "that stay together first, or choose another target"
+        )
     if operator not in target.missing_operators:
         return None
     other = "target" if function is None else "activation or target"

@@ -384,3 +384,32 @@ def test_an_operator_that_tflite_micro_lacks_is_refused_before_any_work(tmp_path
     q = quantize_model(gelu, DDQConfig(target="litert-int8", budget=None), images(4))
     with pytest.raises(DDQError, match=r"(?s)'tflm' cannot run the model.*'bump.* has no GELU"):
         export.export_tflite(q, tmp_path / "model.tflite", target="tflm")
+
+
+def swapped(axes):
+    """Two axes change places, of as many with the batch."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Reshape((2, 3) * (axes // 2 - 1) + (2,) * (axes % 2 + 1))(
+        keras.layers.Dense(6 ** (axes // 2 - 1) * 2 ** (axes % 2 + 1))(inputs)
+    )
+    return keras.Model(inputs, keras.layers.Permute((2, 1, *range(3, axes)))(x))
+
+
+def cut(axes):
+    """The first of an axis, of as many with the batch."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Reshape((2,) * (axes - 1))(keras.layers.Dense(2 ** (axes - 1))(inputs))
+    return keras.Model(inputs, x[:, :1])
+
+
+@needs_tflm
+@pytest.mark.parametrize(("operator", "make"), [("TRANSPOSE", swapped), ("STRIDED_SLICE", cut)])
+def test_more_axes_than_the_runtime_takes_are_refused_before_work(operator, make, tmp_path):
+    config = DDQConfig(budget=None, target="tflm")
+    x = images(8, (4,))
+    most = config.resolved_target.most_axes[operator]
+    model = quantize_model(make(most), config, x)
+    result = export.export_tflite(model, tmp_path / "net.tflite")
+    assert verify_tflm(model, result, [x]).equals_reference
+    with pytest.raises(DDQError, match=rf"at most {most} axes in {operator}, the batch among"):
+        quantize_model(make(most + 1), config, x)
