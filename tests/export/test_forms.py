@@ -70,9 +70,9 @@ def test_inference_multiplies_codes_alone(trained, monkeypatch):
     assert any(isinstance(layer, DDQMatmul) and layer.grids for layer in trained.layers)
 
 
-def test_the_benchmark_runs_on_a_few_images(tmp_path, monkeypatch):
+def test_the_benchmark_runs_on_a_few_images(shared_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("provenance.RESULTS", tmp_path)
-    forward_forms.main(["--images=64"])
+    forward_forms.main(["--images=64", f"--models={shared_dir / 'models'}"])
     results = json.loads((tmp_path / "forward_forms.json").read_text())["results"]
     assert results["output_codes"] == 640
     assert {row["different"] for row in results["forms"].values()} == {0}
