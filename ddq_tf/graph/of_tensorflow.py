@@ -26,7 +26,7 @@ def understood() -> Iterator[None]:
     if sys.modules.get("tensorflow") is not None:
         _dispatcher()
     before = getattr(_READS, "now", False)
-    _READS.now = True
+    _READS.now, _READS.unknown = True, ""
     try:
         yield
     finally:
@@ -47,8 +47,9 @@ def _dispatcher() -> Any:
                 return self.NOT_SUPPORTED
             known = _functions().get(_key(op))
             if known is None:
-                _READS.unknown = op.__name__.removesuffix("_v2")
+                _READS.unknown = op.__name__.split("_v2")[0]
                 return self.NOT_SUPPORTED
+            _READS.unknown = ""
             kwargs = {key: value for key, value in kwargs.items() if key != "name"}
             return known(*args, **kwargs)
 
@@ -58,7 +59,7 @@ def _dispatcher() -> Any:
 
 
 def last_unknown() -> str:
-    """Returns the function that could not be read last in this thread; "" if all could."""
+    """Returns the function that this thread could not read, if it has a name here."""
     return getattr(_READS, "unknown", "")
 
 
@@ -110,10 +111,6 @@ def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def _shape(input: Any, out_type: Any = None) -> Any:
-    return ops.shape(input)
-
-
 def _softmax(logits: Any, axis: int | None = None) -> Any:
     return ops.softmax(logits, axis=-1 if axis is None else axis)
 
@@ -137,10 +134,6 @@ def _matmul(
         raise NotImplementedError(f"tf.matmul with {others}")
     left = ops.swapaxes(a, -1, -2) if transpose_a else a
     return ops.matmul(left, ops.swapaxes(b, -1, -2) if transpose_b else b)
-
-
-def _squeezed(input: Any, axis: Any = None) -> Any:
-    return ops.squeeze(input, axis=axis)
 
 
 def _split(value: Any, num_or_size_splits: Any, axis: int = 0, num: Any = None) -> Any:
@@ -203,25 +196,19 @@ def _pooled(function: Callable[..., Any]) -> Callable[..., Any]:
     return pooled
 
 
-def _conv(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def convolved(
-        input: Any,
-        strides: Any,
-        padding: str,
-        data_format: Any = None,
-        dilations: Any = None,
-        **kernel: Any,
-    ) -> Any:
-        _last(input, data_format)
-        dilation = 1 if dilations is None else _window(dilations)
-        (weights,) = kernel.values()
-        return function(
-            input, weights, _window(strides), padding.lower(), "channels_last", dilation
-        )
-
-    return lambda input, weights=None, *args, **kwargs: convolved(
-        input, *args, **{name: kwargs.pop(name, weights)}, **kwargs
-    )
+def _conv(
+    input: Any,
+    filters: Any,
+    strides: Any,
+    padding: str,
+    data_format: str | None = None,
+    dilations: Any = None,
+    *,
+    function: Callable[..., Any] = ops.conv,
+) -> Any:
+    _last(input, data_format)
+    dilation = 1 if dilations is None else _window(dilations)
+    return function(input, filters, _window(strides), padding.lower(), "channels_last", dilation)
 
 
 def _bias_add(value: Any, bias: Any, data_format: str | None = None) -> Any:
@@ -272,18 +259,18 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "math.reduce_min": _reduced(ops.min),
     "matmul": _matmul,
     "einsum": lambda equation, *inputs: ops.einsum(equation, *inputs),
-    "shape": _shape,
+    "shape": lambda input, out_type=None: ops.shape(input),
     "reshape": lambda tensor, shape: ops.reshape(tensor, tuple(shape)),
     "transpose": lambda a, perm=None, conjugate=False: ops.transpose(a, perm),
     "concat": lambda values, axis: ops.concatenate(values, axis=axis),
     "stack": lambda values, axis=0: ops.stack(values, axis=axis),
     "unstack": lambda value, num=None, axis=0: ops.unstack(value, num, axis),
     "split": _split,
-    "squeeze": _squeezed,
+    "squeeze": lambda input, axis=None: ops.squeeze(input, axis=axis),
     "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
     "tile": lambda input, multiples: ops.tile(input, tuple(multiples)),
     "pad": _pad,
-    "identity": lambda input: ops.add(input, 0.0),
+    "identity": lambda input: input,
     "cast": _cast,
     "stop_gradient": lambda input: ops.stop_gradient(input),
     "where": lambda condition, x=None, y=None: ops.where(condition, x, y),
@@ -292,7 +279,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "image.resize": _resize,
     "nn.max_pool2d": _pooled(ops.max_pool),
     "nn.avg_pool2d": _pooled(ops.average_pool),
-    "nn.conv2d": _conv(ops.conv, "filters"),
-    "nn.depthwise_conv2d": _conv(ops.depthwise_conv, "filter"),
+    "nn.conv2d": _conv,
+    "nn.depthwise_conv2d": lambda input, filter, *args, **kwargs: _conv(
+        input, filter, *args, function=ops.depthwise_conv, **kwargs
+    ),
     "nn.bias_add": _bias_add,
 }

@@ -481,7 +481,8 @@ def _words(error: Exception) -> str:
     ]
     where = f" at {_line(*frames[-1])}" if frames else ""
     said = " ".join(str(error).split())
-    cure = next(cure for sign, cure in _CURES if sign in said).format(unknown=last_unknown())
+    cure = next(cure for sign, cure in _CURES if sign in said)
+    cure = cure.format(unknown=last_unknown() or "functions")
     said = said.split(". ")[0]
     said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
     return f"cannot be read{where}: {cure}. Received: {type(error).__name__}: {said}"

@@ -104,6 +104,9 @@ def test_what_is_not_known_is_refused_with_a_cure():
     model = keras.Model(x, L.Lambda(lambda x: tf.math.erf(x))(x))
     (node,) = flatten(model).nodes
     assert "TensorFlow's erf there; write the same by keras.ops" in node.trouble
+    model = keras.Model(x, L.Lambda(lambda x: tf.convert_to_tensor(x))(x))
+    (node,) = flatten(model).nodes
+    assert "TensorFlow's convert_to_tensor there" in node.trouble
 
 
 def test_a_call_that_is_a_function_of_tensorflow_is_read():
